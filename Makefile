@@ -1,0 +1,99 @@
+# Make is the index; the logic is in Go. `make help` lists what there is.
+SHELL := bash
+.DEFAULT_GOAL := help
+
+BIN      := $(CURDIR)/bin
+OUT      ?= $(CURDIR)/out
+LAB      ?= netns
+TOPOLOGY ?= three-nodes
+FOCUS    ?=
+LABELS   ?= !slow
+SEED     ?=
+FUZZTIME ?= 30s
+
+export CGO_ENABLED ?= 0
+export AMBIENTLAB_BIN := $(BIN)
+
+DAEMONS  := ztunnel control cni-agent ambient-cni
+PLUGINS  := ptp host-local
+LINT      = cd tools/lint && go build -o $(BIN)/tools/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+E2E_FLAGS = -ginkgo.randomize-all -ginkgo.fail-on-empty -ginkgo.fail-on-pending -ginkgo.label-filter='$(LABELS)' \
+	$(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(SEED),-ginkgo.seed=$(SEED))
+
+##@ People's three
+
+.PHONY: e2e
+e2e: deps build ## Run the scenarios on a lab (LAB=netns), results in OUT=; FOCUS= and LABELS= choose, SEED= repeats an order
+	@mkdir -p $(OUT)
+	AMBIENTLAB_E2E=$(LAB) AMBIENTLAB_OUT=$(OUT) go test ./scenarios -count=1 -timeout 20m -v $(E2E_FLAGS)
+
+.PHONY: lab-up
+lab-up: deps build ## Leave a mesh standing to poke at (TOPOLOGY=, a file or a name of `bin/lab topologies`)
+	$(BIN)/lab up $(TOPOLOGY) --detach
+
+.PHONY: lab-down
+lab-down: ## Take that mesh down
+	$(BIN)/lab down
+
+##@ For contributors
+
+.PHONY: test
+test: deps build unit e2e ## All that a change must pass: unit, golden and kernel tests, then the scenarios
+
+.PHONY: unit
+unit: deps ## Unit, golden and kernel tests; no lab is started
+	go test ./...
+
+.PHONY: race
+race: deps ## The same under the race detector (needs a C compiler)
+	CGO_ENABLED=1 go test -race ./...
+
+.PHONY: bench
+bench: build ## Benchmarks with allocations (hbone against stock HTTP/2 and bare TLS, catalog, authz, telemetry, idle memory)
+	go test -run '^$$' -bench . -benchmem ./dataplane/... | tee $(OUT)/bench.txt
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME= each
+	@set -e; for pkg in $$(go list ./...); do \
+	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+	    echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+
+.PHONY: build
+build: ## Build the daemons, the commands and the CNI plugins into bin/
+	@mkdir -p $(BIN)/cni
+	go build -o $(BIN)/ $(addprefix ./dataplane/cmd/,$(DAEMONS)) ./topologies/cmd/... ./topologies/workload/cmd/...
+	go build -o $(BIN)/cni/ github.com/containernetworking/plugins/plugins/main/ptp github.com/containernetworking/plugins/plugins/ipam/host-local
+
+.PHONY: deps
+deps: ## Install what a fresh Debian or Ubuntu lacks, or say what is missing
+	@tools/deps.sh
+
+.PHONY: generate
+generate: ## Regenerate the protobuf code (protoc is a Debian package: protobuf-compiler)
+	go generate ./...
+
+.PHONY: fmt
+fmt: ## Format the code and tidy the module
+	gofmt -w $$(git ls-files '*.go')
+	go mod tidy
+
+.PHONY: lint
+lint: ## Run the linters of .golangci.yml
+	@mkdir -p $(BIN)/tools
+	$(LINT)
+	$(BIN)/tools/golangci-lint run ./...
+
+.PHONY: verify
+verify: ## Fail where `make fmt` or `make generate` would change something, or go vet complains
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run make fmt"; exit 1; }
+	go mod tidy -diff
+	go vet ./...
+
+.PHONY: clean
+clean: ## Remove bin/ and out/
+	rm -rf $(BIN) $(OUT)
+
+.PHONY: help
+help: ## This list
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
