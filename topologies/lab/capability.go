@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"maps"
+	"slices"
+)
+
+// Capability is something that a driver may or may not be able to do on this host.
+type Capability string
+
+// Capabilities that scenarios ask for.
+const (
+	CapIPv4     Capability = "ipv4"     // pods have IPv4 addresses
+	CapIPv6     Capability = "ipv6"     // pods have IPv6 addresses
+	CapCapture  Capability = "capture"  // packets can be recorded
+	CapInspect  Capability = "inspect"  // rules, routes and sockets can be read
+	CapSignal   Capability = "signal"   // daemons can be signalled, stopped and started
+	CapLink     Capability = "link"     // links can be cut
+	CapExternal Capability = "external" // external hosts exist
+	CapPodCaps  Capability = "podcaps"  // pods can be given NET_ADMIN and the like
+)
+
+// Capabilities tells for each capability why it is missing; "" means that it is there. One that is not in the map is
+// missing too.
+type Capabilities map[Capability]string
+
+// Has reports whether c is there.
+func (cs Capabilities) Has(c Capability) bool {
+	why, ok := cs[c]
+	return ok && why == ""
+}
+
+// Missing gives the reason for each wanted capability that is not there, in the order asked; empty means all are.
+func (cs Capabilities) Missing(want ...Capability) []string {
+	var reasons []string
+	for _, c := range want {
+		why, ok := cs[c]
+		switch {
+		case !ok:
+			reasons = append(reasons, string(c)+": this driver does not have it")
+		case why != "":
+			reasons = append(reasons, string(c)+": "+why)
+		}
+	}
+	return reasons
+}
+
+// List names the capabilities that are there, sorted.
+func (cs Capabilities) List() []Capability {
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(cs)), func(c Capability) bool { return !cs.Has(c) })
+}

@@ -1,0 +1,177 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package lab
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"os"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/ambientlab/ambientlab/topologies"
+)
+
+// Driver realises one topology. Its methods may be called concurrently after Up has returned; each blocks until the
+// effect is there or ctx ends. An error names the object, the cause and, where one can act, the cure.
+type Driver interface {
+	// Up brings the whole topology up and returns once every daemon is ready, every pod runs, and every pod that its
+	// labels enrol is enrolled. On error nothing is left. A driver is good for one Up.
+	Up(ctx context.Context, spec *topologies.Spec, o UpOptions) error
+
+	// Down removes everything that Up and later calls made. Down after Down, or without Up, succeeds.
+	Down(ctx context.Context) error
+
+	// Apply creates or replaces objects, like `kubectl apply`: a Pod is started on its spec.nodeName (or on the first
+	// node), a Service without clusterIPs gets some. It returns once the objects are stored, not once they took effect:
+	// wait with Pods, or with what the daemons say. A Pod that exists is not restarted: only its metadata changes.
+	Apply(ctx context.Context, objs ...runtime.Object) error
+
+	// Delete removes objects by kind, namespace and name. A Pod is stopped and its CNI DEL has run when Delete returns.
+	// Deleting what is not there succeeds.
+	Delete(ctx context.Context, objs ...runtime.Object) error
+
+	// Exec runs argv in a pod, as a process of the pod with the pod's own rights; argv[0] is looked up in the pod's PATH,
+	// where the workload binary is "workload". exit is the process's exit code, 128+n if signal n ended it; err is set
+	// only when it could not be run. When ctx ends, the process is killed.
+	Exec(ctx context.Context, pod PodRef, argv []string, stdio Stdio) (exit int, err error)
+
+	// Daemon is a handle on a daemon: DaemonZtunnel and DaemonCNIAgent with a node, DaemonControl with node "".
+	// The handle is made without I/O; an unknown daemon's methods return an error.
+	Daemon(node, name string) Daemon
+
+	// Link is a handle on the underlay between two nodes, or a node and an external host.
+	Link(a, b string) Link
+
+	// Capture records packets at t and returns once recording has begun, so that no later packet is missed.
+	Capture(ctx context.Context, t Target) (Capture, error)
+
+	// Inspect reads the network state of a pod or a node for evidence. It changes nothing.
+	Inspect(ctx context.Context, t Target) (Inspection, error)
+
+	// Pods lists every pod, those of istio-system too, sorted by namespace and name.
+	Pods(ctx context.Context) ([]PodInfo, error)
+
+	// Capabilities says what this driver can do on this host. Constant after Up.
+	Capabilities() Capabilities
+}
+
+// Names of daemons.
+const (
+	DaemonZtunnel  = "ztunnel"
+	DaemonCNIAgent = "cni-agent"
+	DaemonControl  = "control"
+)
+
+// UpOptions are what a caller may choose about a lab besides its topology. The zero value is good.
+type UpOptions struct {
+	Dir string // the lab's directory; "" lets the driver choose by the topology's name
+	Bin string // where the project's binaries are; "" lets the driver look in $AMBIENTLAB_BIN and beside the executable
+	Log *slog.Logger
+
+	// DaemonEnv adds environment variables, "NAME=value", to daemons by name: this is how a scenario shortens timers.
+	DaemonEnv map[string][]string
+}
+
+// Stdio are the streams of a process; nil is the null device. A driver passes an *os.File on as it is, and copies
+// anything else.
+type Stdio struct {
+	In  io.Reader
+	Out io.Writer
+	Err io.Writer
+
+	// TTY asks for a terminal: In and Out are its two ends, Err is unused.
+	TTY *Terminal
+}
+
+// Terminal is a pseudo terminal's initial size and how it changes.
+type Terminal struct {
+	Size   WindowSize
+	Resize <-chan WindowSize // may be nil
+}
+
+// WindowSize is in characters.
+type WindowSize struct{ Rows, Cols uint16 }
+
+// Daemon is one process of the mesh. A driver does not restart one that a scenario stopped or killed.
+type Daemon interface {
+	// Signal sends sig and does not wait.
+	Signal(ctx context.Context, sig os.Signal) error
+	// Stop ends the daemon with SIGTERM, after its grace period with SIGKILL, and waits. It stays down until Start.
+	Stop(ctx context.Context) error
+	// Start starts the daemon if it is not running, with the command and environment of Up, and does not wait for Ready.
+	Start(ctx context.Context) error
+	// Restart is Stop and Start.
+	Restart(ctx context.Context) error
+	// Ready blocks until the daemon's own readiness check succeeds.
+	Ready(ctx context.Context) error
+	// Status is a look at the process.
+	Status(ctx context.Context) (Status, error)
+	// Logs holds at least every line written since that time and until now, across restarts; earlier lines may precede
+	// them. The caller closes it.
+	Logs(ctx context.Context, since time.Time) (io.ReadCloser, error)
+	// Admin reaches the daemon's own network: the port of a request's URL is the port dialled there on loopback
+	// (15000 admin, 15020 metrics, 15021 readiness); its host is ignored.
+	Admin() http.RoundTripper
+}
+
+// Status is a daemon's process at one moment.
+type Status struct {
+	Running  bool
+	PID      int // as the host's root namespace knows it; 0 if not running or if the driver cannot say
+	Started  time.Time
+	ExitCode int // of the last run, if not Running; 128+n if signal n ended it
+}
+
+// Link is a cable of the underlay.
+type Link interface {
+	// Cut drops every packet in both directions, without any answer, until Restore.
+	Cut(ctx context.Context) error
+	// Restore undoes Cut; without Cut it does nothing.
+	Restore(ctx context.Context) error
+}
+
+// Target names a network namespace: a pod's, a node's or an external host's. Exactly one of the three is set.
+type Target struct {
+	Pod      PodRef
+	Node     string
+	External string
+
+	Interface string // "" captures on all interfaces
+	Filter    string // in the syntax of package wire; "" captures everything
+}
+
+// Capture is a running packet capture.
+type Capture interface {
+	// Stop ends the recording once every packet that was sent before the call is in it. drops counts packets that the
+	// kernel could not hand over: with drops, absence of a packet proves nothing. A second Stop returns an error.
+	Stop(ctx context.Context) (pcapng []byte, drops int, err error)
+}
+
+// Inspection is a namespace's network state as text for people; an empty part was not to be had.
+type Inspection struct {
+	Links   string // interfaces and addresses
+	Routes  string // routes and policy rules of both families
+	Rules   string // netfilter rules with counters
+	Sockets string // listening and connected sockets
+}
+
+// PodRef names a pod.
+type PodRef struct{ Namespace, Name string }
+
+// PodInfo is a pod at one moment.
+type PodInfo struct {
+	PodRef
+	UID            string
+	Node           string
+	ServiceAccount string
+	Labels         map[string]string
+	IPs            []netip.Addr // in the order of status.podIPs; empty before the network is there
+	Ready          bool
+	Enrolled       bool   // the agent says that capture is in place
+	Problem        string // why the pod is not ready, if it is known: a refused CNI ADD, an exit code
+}
