@@ -1,0 +1,134 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// DefaultTimeout bounds one call if Options.Timeout is 0.
+const DefaultTimeout = 10 * time.Second
+
+// Options say how to call. The zero value makes one call on one connection and reads its whole answer.
+type Options struct {
+	Count       int           // calls to make; 0 means 1, or with Duration as many as fit
+	Concurrency int           // calls at a time; 0 means 1
+	Interval    time.Duration // from one call's start to the next one's; 0 means at once
+	Duration    time.Duration // stop starting calls after this; 0 means Count decides
+	Timeout     time.Duration // for one call; 0 means DefaultTimeout
+
+	KeepOpen  bool          // reuse one connection per concurrent caller, and open a new one only after a failure
+	HalfClose bool          // TCP: send all, close the sending side, then read to the end
+	Silent    time.Duration // TCP: stay silent for so long after connecting, before the first byte
+	PingPong  int           // TCP, UDP, WebSocket, gRPC: so many exchanges of Size bytes, each answered before the next
+	Size      int64         // bytes to send: HTTP body (makes it a POST), TCP, WebSocket and gRPC message, datagram
+	Download  int64         // HTTP: ask for /size/<n> and check the bytes
+
+	HTTP2  bool     // https: offer only h2
+	Method string   // HTTP: overrides GET or POST
+	Header []string // HTTP: "Name: value"
+	Family int      // 4 or 6: use only addresses of this family; 0: the first that the name has
+}
+
+// Args is the command line that ParseCall reads back to o and url.
+func (o Options) Args(url string) []string {
+	var a []string
+	num := func(name string, v int64) {
+		if v != 0 {
+			a = append(a, "--"+name, strconv.FormatInt(v, 10))
+		}
+	}
+	dur := func(name string, v time.Duration) {
+		if v != 0 {
+			a = append(a, "--"+name, v.String())
+		}
+	}
+	set := func(name string, v bool) {
+		if v {
+			a = append(a, "--"+name)
+		}
+	}
+	num("count", int64(o.Count))
+	num("concurrency", int64(o.Concurrency))
+	dur("interval", o.Interval)
+	dur("duration", o.Duration)
+	dur("timeout", o.Timeout)
+	set("keep-open", o.KeepOpen)
+	set("half-close", o.HalfClose)
+	dur("silent", o.Silent)
+	num("ping-pong", int64(o.PingPong))
+	num("size", o.Size)
+	num("download", o.Download)
+	set("http2", o.HTTP2)
+	if o.Method != "" {
+		a = append(a, "--method", o.Method)
+	}
+	for _, h := range o.Header {
+		a = append(a, "--header", h)
+	}
+	num("family", int64(o.Family))
+	return append(a, url)
+}
+
+// ParseCall reads the arguments of `workload call`. Messages about usage go to stderr.
+func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
+	var o Options
+	fs := flag.NewFlagSet("workload call", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		_, _ = fmt.Fprintln(stderr, "usage: workload call [flags] URL\n\nURL: http, https, h2c, grpc, ws, wss, tcp, tcp-first or udp.")
+		fs.PrintDefaults()
+	}
+	fs.IntVar(&o.Count, "count", 0, "calls to make (default 1, or with --duration as many as fit)")
+	fs.IntVar(&o.Concurrency, "concurrency", 0, "calls at a time (default 1)")
+	fs.DurationVar(&o.Interval, "interval", 0, "from one call's start to the next one's")
+	fs.DurationVar(&o.Duration, "duration", 0, "stop starting calls after this")
+	fs.DurationVar(&o.Timeout, "timeout", 0, "for one call (default 10s)")
+	fs.BoolVar(&o.KeepOpen, "keep-open", false, "reuse the connection until a call fails")
+	fs.BoolVar(&o.HalfClose, "half-close", false, "tcp: send all, close the sending side, read to the end")
+	fs.DurationVar(&o.Silent, "silent", 0, "tcp: stay silent for so long before the first byte")
+	fs.IntVar(&o.PingPong, "ping-pong", 0, "exchanges of --size bytes, each answered before the next")
+	fs.Int64Var(&o.Size, "size", 0, "bytes to send")
+	fs.Int64Var(&o.Download, "download", 0, "http: bytes to ask for and check")
+	fs.BoolVar(&o.HTTP2, "http2", false, "https: offer only h2")
+	fs.StringVar(&o.Method, "method", "", "http: method (default GET, with --size POST)")
+	fs.Func("header", "http: `Name: value`, repeatable", func(s string) error {
+		if name, _, ok := strings.Cut(s, ":"); !ok || name == "" {
+			return errors.New("want Name: value")
+		}
+		o.Header = append(o.Header, s)
+		return nil
+	})
+	fs.IntVar(&o.Family, "family", 0, "4 or 6: use only addresses of this family")
+	if err := fs.Parse(args); err != nil {
+		return o, "", err
+	}
+	if fs.NArg() != 1 {
+		fs.Usage()
+		return o, "", fmt.Errorf("want one URL, got %d arguments", fs.NArg())
+	}
+	return o, fs.Arg(0), o.validate(fs.Arg(0))
+}
+
+func (o Options) validate(url string) error {
+	if _, err := parseTarget(url); err != nil {
+		return err
+	}
+	switch {
+	case o.Count < 0 || o.Concurrency < 0 || o.Size < 0 || o.Download < 0 || o.PingPong < 0:
+		return errors.New("numbers must not be negative")
+	case o.Family != 0 && o.Family != 4 && o.Family != 6:
+		return fmt.Errorf("--family %d: want 4 or 6", o.Family)
+	case o.HalfClose && o.PingPong > 0:
+		return errors.New("--half-close and --ping-pong exclude each other")
+	case o.Interval < 0 || o.Duration < 0 || o.Timeout < 0 || o.Silent < 0:
+		return errors.New("durations must not be negative")
+	}
+	return nil
+}
