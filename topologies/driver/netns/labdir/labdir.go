@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package labdir knows where a lab of namespaces keeps its files, and tells a lab that stands from files that were left
+// behind: its holder keeps a lock, which the kernel releases however the holder ends. Process ids are not trusted.
+// It leaves the content of the files to those who write them.
+// Source: the project's design, section "Labs: one scenario, three worlds".
+package labdir
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// maxSocketPath is the longest path that a Unix socket address holds (unix(7)), without its terminating zero.
+const maxSocketPath = 107
+
+// ErrTaken means that a holder keeps the lab.
+var ErrTaken = errors.New("the lab stands already")
+
+// Dir is a lab's directory, an absolute path.
+type Dir string
+
+// Root is where labs keep their directories: $AMBIENTLAB_DIR, or below $XDG_STATE_HOME or the home directory.
+func Root(getenv func(string) string) (string, error) {
+	switch dir, state, home := getenv("AMBIENTLAB_DIR"), getenv("XDG_STATE_HOME"), getenv("HOME"); {
+	case dir != "":
+		return filepath.Abs(dir)
+	case state != "":
+		return filepath.Abs(filepath.Join(state, "ambientlab"))
+	case home != "":
+		return filepath.Abs(filepath.Join(home, ".local", "state", "ambientlab"))
+	}
+	return "", errors.New("find the labs' directory: set AMBIENTLAB_DIR, for there is no HOME")
+}
+
+// New is the directory of the lab name below root. It refuses a path that is too long for the lab's socket.
+func New(root, name string) (Dir, error) {
+	d := Dir(filepath.Join(root, name))
+	if n := len(d.Socket()); n > maxSocketPath {
+		return "", fmt.Errorf("name lab %s: its socket's path would have %d bytes, the kernel takes %d: set AMBIENTLAB_DIR to a shorter directory", name, n, maxSocketPath)
+	}
+	return d, nil
+}
+
+// Name is the lab's name.
+func (d Dir) Name() string { return filepath.Base(string(d)) }
+
+func (d Dir) join(parts ...string) string { return filepath.Join(append([]string{string(d)}, parts...)...) }
+
+// Lock is the file that the holder locks.
+func (d Dir) Lock() string { return d.join("lock") }
+
+// Socket is where the holder listens.
+func (d Dir) Socket() string { return d.join("hold.sock") }
+
+// Objects is the directory of the cluster's objects.
+func (d Dir) Objects() string { return d.join("objects") }
+
+// Status is the directory of the status files of one owner.
+func (d Dir) Status(owner string) string { return d.join("objects", "status", owner) }
+
+// Logs is the directory of all logs.
+func (d Dir) Logs() string { return d.join("logs") }
+
+// Log is the log file of a pod, a daemon or the holder.
+func (d Dir) Log(name string) string { return d.join("logs", name+".log") }
+
+// CA is the control plane's private directory.
+func (d Dir) CA() string { return d.join("ca") }
+
+// RootCert is a directory of its own, so that pods can see it and nothing else.
+func (d Dir) RootCert() string { return d.join("root-cert") }
+
+// JWKS holds the public keys of the token issuer.
+func (d Dir) JWKS() string { return d.join("jwks.json") }
+
+// Node is a path below a node's directory.
+func (d Dir) Node(node string, parts ...string) string {
+	return d.join(append([]string{"nodes", node}, parts...)...)
+}
+
+// Pod is a path below a pod's directory.
+func (d Dir) Pod(uid string, parts ...string) string {
+	return d.join(append([]string{"pods", uid}, parts...)...)
+}
+
+// Topology is the file that describes the lab.
+func (d Dir) Topology() string { return d.join("topology.yaml") }
+
+// Acquire makes the directory if need be and locks it for this process: it fails with ErrTaken while another holds it.
+// The lock ends with the returned file, which no child inherits.
+func (d Dir) Acquire() (*os.File, error) {
+	for {
+		if err := os.MkdirAll(string(d), 0o700); err != nil {
+			return nil, fmt.Errorf("make lab directory: %w", err)
+		}
+		f, err := os.OpenFile(d.Lock(), os.O_CREATE|os.O_RDWR, 0o600)
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed between the two calls
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open lock: %w", err)
+		}
+		if err := tryLock(f); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("lock %s: %w", d, err)
+		}
+		if d.isLockFile(f) {
+			return f, nil
+		}
+		f.Close() // somebody removed the directory after we opened the file: start again
+	}
+}
+
+func tryLock(f *os.File) error {
+	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if errors.Is(err, syscall.EWOULDBLOCK) {
+		return ErrTaken
+	}
+	return err
+}
+
+func (d Dir) isLockFile(f *os.File) bool {
+	ours, err := f.Stat()
+	if err != nil {
+		return false
+	}
+	there, err := os.Stat(d.Lock())
+	return err == nil && os.SameFile(ours, there)
+}
+
+// Clear removes everything but the lock, which the caller holds.
+func (d Dir) Clear() error {
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return fmt.Errorf("clear lab directory: %w", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if e.Name() != filepath.Base(d.Lock()) {
+			errs = append(errs, os.RemoveAll(d.join(e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Remove removes the lab's files, the lock last; the caller holds the lock.
+func (d Dir) Remove() error {
+	if err := d.Clear(); err != nil {
+		return err
+	}
+	if err := os.Remove(d.Lock()); err != nil {
+		return err
+	}
+	return os.Remove(string(d))
+}
+
+// Lab is a lab's directory and whether its holder lives.
+type Lab struct {
+	Dir    Dir
+	Stands bool
+}
+
+// List finds the labs below root, sorted by name. A directory without a lock is not a lab's.
+func List(root string) ([]Lab, error) {
+	locks, err := filepath.Glob(filepath.Join(root, "*", "lock"))
+	if err != nil {
+		return nil, fmt.Errorf("list labs: %w", err)
+	}
+	var labs []Lab
+	for _, path := range locks {
+		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		if err != nil {
+			continue // gone, or another user's
+		}
+		labs = append(labs, Lab{Dir: Dir(filepath.Dir(path)), Stands: errors.Is(tryLock(f), ErrTaken)})
+		f.Close()
+	}
+	slices.SortFunc(labs, func(a, b Lab) int { return strings.Compare(a.Dir.Name(), b.Dir.Name()) })
+	return labs, nil
+}
+
+// Collect removes the directories of labs whose holder is gone, and returns their names.
+func Collect(root string) ([]string, error) {
+	labs, err := List(root)
+	if err != nil {
+		return nil, err
+	}
+	var removed []string
+	var errs []error
+	for _, l := range labs {
+		if l.Stands {
+			continue
+		}
+		lock, err := l.Dir.Acquire()
+		if errors.Is(err, ErrTaken) {
+			continue // somebody took it since
+		}
+		if err == nil {
+			err = l.Dir.Remove()
+			lock.Close()
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("remove lab %s: %w", l.Dir.Name(), err))
+			continue
+		}
+		removed = append(removed, l.Dir.Name())
+	}
+	return removed, errors.Join(errs...)
+}

@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package labdir
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestRootFollowsTheEnvironment(t *testing.T) {
+	for _, c := range []struct {
+		env  map[string]string
+		want string
+	}{
+		{map[string]string{"AMBIENTLAB_DIR": "/a", "XDG_STATE_HOME": "/b", "HOME": "/c"}, "/a"},
+		{map[string]string{"XDG_STATE_HOME": "/b", "HOME": "/c"}, "/b/ambientlab"},
+		{map[string]string{"HOME": "/c"}, "/c/.local/state/ambientlab"},
+	} {
+		got, err := Root(func(k string) string { return c.env[k] })
+		if err != nil || got != c.want {
+			t.Errorf("%v: %q, %v; want %q", c.env, got, err, c.want)
+		}
+	}
+	if _, err := Root(func(string) string { return "" }); err == nil {
+		t.Error("no variable at all: want an error")
+	}
+}
+
+func TestALongPathIsRefused(t *testing.T) {
+	_, err := New("/"+strings.Repeat("x", 100), "lab")
+	if err == nil || !strings.Contains(err.Error(), "AMBIENTLAB_DIR") {
+		t.Errorf("got %v, want an error that names the cure", err)
+	}
+}
+
+func TestOnlyOneHolds(t *testing.T) {
+	d := Dir(filepath.Join(t.TempDir(), "one"))
+	lock, err := d.Acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Acquire(); !errors.Is(err, ErrTaken) {
+		t.Errorf("second holder: %v, want ErrTaken", err)
+	}
+	lock.Close()
+	again, err := d.Acquire()
+	if err != nil {
+		t.Fatalf("after release: %v", err)
+	}
+	again.Close()
+}
+
+func TestCollectRemovesOnlyWhatNobodyHolds(t *testing.T) {
+	root := t.TempDir()
+	write := func(path string) {
+		t.Helper()
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	standing := Dir(filepath.Join(root, "standing"))
+	lock, err := standing.Acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	write(filepath.Join(root, "dead", "lock"))
+	write(filepath.Join(root, "dead", "logs", "web.log"))
+	write(filepath.Join(root, "notes", "diary.txt"))
+
+	removed, err := Collect(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"dead"}, removed); diff != "" {
+		t.Error(diff)
+	}
+	left, _ := filepath.Glob(filepath.Join(root, "*"))
+	if diff := cmp.Diff([]string{filepath.Join(root, "notes"), filepath.Join(root, "standing")}, left); diff != "" {
+		t.Error(diff)
+	}
+}
