@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Config holds what both ends of a connection share. A zero field means its default.
+type Config struct {
+	// StreamWindow is how many bytes a peer may send on one stream before the application took them: 256 KiB.
+	StreamWindow int32
+	// ConnWindow is the same for all streams of a connection together, and also how much one connection may queue
+	// before its window shrinks: 2 MiB.
+	ConnWindow int32
+	// MaxFrameSize is the largest frame payload that is accepted: 1 MiB. Sent frames stay below 64 KiB.
+	MaxFrameSize uint32
+	// MaxStreams is how many streams a connection may carry: a server advertises it (200), a client opens at most
+	// this many (100), and no more than its peer advertises.
+	MaxStreams uint32
+	// MaxHeaderList bounds the decoded headers of one request or response in bytes: server 64 KiB, client 16 KiB.
+	MaxHeaderList uint32
+	// PingInterval is how often an open connection is probed: 10 s.
+	PingInterval time.Duration
+	// PingTimeout closes a connection whose peer neither answered a PING nor took a byte for so long: 20 s.
+	PingTimeout time.Duration
+	// HandshakeTimeout bounds TCP connect and TLS handshake: 10 s.
+	HandshakeTimeout time.Duration
+	// Budget bounds the bytes that all connections sharing it may queue for slow applications; nil means one
+	// budget of 64 MiB for the process.
+	Budget *Budget
+}
+
+// Budget counts bytes queued for slow applications across connections. Above its limit, connections are granted no
+// more than the protocol's smallest window and new streams are refused.
+type Budget struct {
+	limit int64
+	used  atomic.Int64
+}
+
+// NewBudget returns a budget of limit bytes.
+func NewBudget(limit int64) *Budget { return &Budget{limit: limit} }
+
+// Used is the number of bytes queued now.
+func (b *Budget) Used() int64 { return b.used.Load() }
+
+func (b *Budget) exceeded() bool { return b.used.Load() > b.limit }
+
+// processBudget serves every Config that names none: applications are slow per process, not per pool.
+var processBudget = NewBudget(64 << 20)
+
+func (c Config) withDefaults(maxStreams, maxHeaderList uint32) Config {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d == 0 {
+			*d = v
+		}
+	}
+	def(&c.PingInterval, 10*time.Second)
+	def(&c.PingTimeout, 20*time.Second)
+	def(&c.HandshakeTimeout, 10*time.Second)
+	if c.StreamWindow == 0 {
+		c.StreamWindow = 256 << 10
+	}
+	if c.ConnWindow == 0 {
+		c.ConnWindow = 2 << 20
+	}
+	if c.MaxFrameSize == 0 {
+		c.MaxFrameSize = 1 << 20
+	}
+	if c.MaxStreams == 0 {
+		c.MaxStreams = maxStreams
+	}
+	if c.MaxHeaderList == 0 {
+		c.MaxHeaderList = maxHeaderList
+	}
+	if c.Budget == nil {
+		c.Budget = processBudget
+	}
+	return c
+}

@@ -1,0 +1,72 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"fmt"
+
+	"golang.org/x/net/http2"
+)
+
+// Code is an HTTP/2 error code, as carried by RST_STREAM and GOAWAY.
+type Code = http2.ErrCode
+
+// Stage is how far a connection attempt came.
+type Stage uint8
+
+// The stages of a connection attempt.
+const (
+	StageTCP Stage = iota
+	StageTLS
+	StageH2
+)
+
+func (s Stage) String() string {
+	return [...]string{"tcp connect", "tls handshake", "http2"}[s]
+}
+
+// ConnectError says that no connection to the peer came about. Nothing of the application's was sent.
+type ConnectError struct {
+	Stage   Stage
+	Err     error
+	Timeout bool
+}
+
+func (e *ConnectError) Error() string { return fmt.Sprintf("%s: %v", e.Stage, e.Err) }
+func (e *ConnectError) Unwrap() error { return e.Err }
+
+// StatusError is the peer's answer to a CONNECT that it refused.
+type StatusError struct {
+	Code   int
+	Header []Header
+}
+
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("peer refused the tunnel: status %d", e.Code)
+}
+
+// ResetError says that one stream was reset; its connection lives on.
+type ResetError struct {
+	Code   Code
+	Remote bool // the peer reset it
+}
+
+func (e *ResetError) Error() string {
+	if e.Remote {
+		return fmt.Sprintf("peer reset the stream: %v", e.Code)
+	}
+	return fmt.Sprintf("stream reset: %v", e.Code)
+}
+
+// ConnectionError says that a whole connection failed, and with it every stream it carried.
+type ConnectionError struct {
+	Code Code
+	Err  error
+}
+
+func (e *ConnectionError) Error() string { return fmt.Sprintf("connection: %v (%v)", e.Err, e.Code) }
+func (e *ConnectionError) Unwrap() error { return e.Err }
+
+// ErrClosed is returned when a Pool or Server takes no more streams.
+var ErrClosed = errors.New("hbone: closed")
