@@ -1,0 +1,161 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package pause
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+)
+
+// devices of the host that a pod may use; the rest of /dev is not in it.
+var devices = []string{"null", "zero", "full", "random", "urandom", "tty"}
+
+// enterRoot makes a read-only copy of the host's tree this process's root. An ordinary user may do that too, in a user
+// namespace, as long as the copy is recursive: parts of a tree that were mounted together are locked together.
+func (b *builder) enterRoot(r *Root) error {
+	if err := stageRoot(r.Staging); err != nil {
+		return err
+	}
+	if err := stageProc(filepath.Join(r.Staging, "proc")); err != nil {
+		return err
+	}
+	if err := b.stageDevices(filepath.Join(r.Staging, "dev")); err != nil {
+		return err
+	}
+	if err := pivot(r.Staging); err != nil {
+		return err
+	}
+	for _, dir := range []string{"/tmp", "/run", "/var/run", "/var/tmp"} {
+		if err := b.coverPrivate(dir); err != nil {
+			return err
+		}
+	}
+	for _, dir := range r.Hide {
+		if err := hide(dir); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func stageRoot(staging string) error {
+	fd, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return fmt.Errorf("copy root: %w", err)
+	}
+	defer unix.Close(fd)
+	if err := readOnly(fd); err != nil {
+		return fmt.Errorf("copy root: %w", err)
+	}
+	if err := unix.MoveMount(fd, "", unix.AT_FDCWD, staging, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("stage root at %s: %w", staging, err)
+	}
+	return nil
+}
+
+// stageProc mounts a /proc of this process's PID namespace, with /proc/sys as little writable as in a container.
+func stageProc(target string) error {
+	if err := unix.Mount("proc", target, "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return fmt.Errorf("mount proc: %w", err)
+	}
+	sys := filepath.Join(target, "sys")
+	if err := unix.Mount(sys, sys, "", unix.MS_BIND, ""); err != nil {
+		return fmt.Errorf("bind %s: %w", sys, err)
+	}
+	flags := uintptr(unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
+	if err := unix.Mount("", sys, "", flags, ""); err != nil {
+		return fmt.Errorf("make %s read-only: %w", sys, err)
+	}
+	return nil
+}
+
+func (b *builder) stageDevices(dev string) error {
+	if err := b.mountPrivate(dev, 0o755); err != nil {
+		return err
+	}
+	for _, name := range devices {
+		node, target := filepath.Join("/dev", name), filepath.Join(dev, name)
+		if _, err := os.Stat(node); err != nil {
+			continue
+		}
+		if err := os.WriteFile(target, nil, 0o666); err != nil {
+			return fmt.Errorf("make device %s: %w", name, err)
+		}
+		if err := unix.Mount(node, target, "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("bind device %s: %w", name, err)
+		}
+	}
+	for name, target := range map[string]string{
+		"fd": "/proc/self/fd", "stdin": "/proc/self/fd/0", "stdout": "/proc/self/fd/1", "stderr": "/proc/self/fd/2", "ptmx": "pts/ptmx",
+	} {
+		if err := os.Symlink(target, filepath.Join(dev, name)); err != nil {
+			return fmt.Errorf("make device %s: %w", name, err)
+		}
+	}
+	pts := filepath.Join(dev, "pts")
+	if err := os.Mkdir(pts, 0o755); err != nil {
+		return fmt.Errorf("make %s: %w", pts, err)
+	}
+	if err := unix.Mount("devpts", pts, "devpts", unix.MS_NOSUID|unix.MS_NOEXEC, "newinstance,ptmxmode=0666,mode=0620"); err != nil {
+		return fmt.Errorf("mount devpts: %w", err)
+	}
+	shm := filepath.Join(dev, "shm")
+	if err := os.Mkdir(shm, 0o755); err != nil {
+		return fmt.Errorf("make %s: %w", shm, err)
+	}
+	return b.mountPrivate(shm, 0o1777)
+}
+
+// pivot makes newRoot the root and lets go of the old one. Both are stacked at "/" in between, so that no directory has
+// to exist for the old one (pivot_root(2), "pivot_root(".", ".")").
+func pivot(newRoot string) error {
+	if err := os.Chdir(newRoot); err != nil {
+		return fmt.Errorf("change root: %w", err)
+	}
+	if err := unix.PivotRoot(".", "."); err != nil {
+		return fmt.Errorf("change root to %s: %w", newRoot, err)
+	}
+	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+		return fmt.Errorf("let go of the old root: %w", err)
+	}
+	return os.Chdir("/")
+}
+
+// coverPrivate mounts an empty directory of this pod's own at dir; one that is missing, or leads to one that is covered
+// already, is passed over.
+func (b *builder) coverPrivate(dir string) error {
+	real, err := filepath.EvalSymlinks(dir)
+	if errors.Is(err, os.ErrNotExist) || (err == nil && real != dir) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("cover %s: %w", dir, err)
+	}
+	mode := uint32(0o755)
+	if info, err := os.Stat(dir); err == nil && info.Mode()&os.ModeSticky != 0 {
+		mode = 0o1777
+	}
+	return b.mountPrivate(dir, mode)
+}
+
+func (b *builder) mountPrivate(dir string, mode uint32) error {
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, fmt.Sprintf("mode=%o", mode)); err != nil {
+		return fmt.Errorf("mount tmpfs at %s: %w", dir, err)
+	}
+	return b.own.add(dir)
+}
+
+// hide covers dir with an empty directory that nobody can write to.
+func hide(dir string) error {
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return nil // covered with its parent
+	}
+	if err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=0,size=4k"); err != nil {
+		return fmt.Errorf("hide %s: %w", dir, err)
+	}
+	return nil
+}
