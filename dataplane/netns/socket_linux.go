@@ -1,0 +1,193 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// backlog asks for the longest queue; the kernel cuts it to the namespace's net.core.somaxconn.
+const backlog = 1 << 16
+
+// SocketOptions are what a socket gets before it is bound. The zero value is a plain socket without keepalive.
+type SocketOptions struct {
+	// Mark is the packet mark (SO_MARK); 0 sets none.
+	Mark uint32
+	// Transparent allows an address that is not local, as source or to listen on, and accepts what is routed here for it.
+	Transparent bool
+	// Freebind allows binding to an address that does not exist (yet).
+	Freebind bool
+	// BindAddrNoPort leaves the choice of a source port to connect, so that one source address serves more connections
+	// than there are ports.
+	BindAddrNoPort bool
+	// ReusePort lets several listeners share the address; see HandOver.
+	ReusePort bool
+	// Source is the address a dialled socket is bound to; invalid or unspecified leaves it to the kernel, port 0 too.
+	Source netip.AddrPort
+	// KeepAlive is set on dialled connections, and by Accept on accepted ones.
+	KeepAlive net.KeepAliveConfig
+	// UserTimeout is how long sent data may stay unacknowledged (TCP_USER_TIMEOUT); 0 leaves the kernel's.
+	UserTimeout time.Duration
+}
+
+// ListenTCP listens on addr in the namespace. [::] takes IPv4 too, and is 0.0.0.0 where the kernel has no IPv6. The caller
+// closes the listener. Accept with Accept, so that connections get the options too.
+func (n *NS) ListenTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.TCPListener, error) {
+	l, err := n.listenTCP(ctx, addr, o)
+	if errors.Is(err, unix.EAFNOSUPPORT) && addr.Addr() == netip.IPv6Unspecified() {
+		return n.listenTCP(ctx, netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()), o)
+	}
+	return l, err
+}
+
+func (n *NS) listenTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.TCPListener, error) {
+	f, err := n.bound(ctx, "listen on", unix.SOCK_STREAM, addr, o)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // net.FileListener works on a duplicate
+	err = control(f, func(fd int) error { return os.NewSyscallError("listen", unix.Listen(fd, backlog)) })
+	if err != nil {
+		return nil, addressError("listen on", n, addr, err)
+	}
+	l, err := net.FileListener(f)
+	if err != nil {
+		return nil, addressError("listen on", n, addr, err)
+	}
+	return l.(*net.TCPListener), nil
+}
+
+// ListenUDP binds a UDP socket to addr in the namespace; [::] as in ListenTCP. The caller closes it.
+func (n *NS) ListenUDP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.UDPConn, error) {
+	f, err := n.bound(ctx, "bind UDP", unix.SOCK_DGRAM, addr, o)
+	if errors.Is(err, unix.EAFNOSUPPORT) && addr.Addr() == netip.IPv6Unspecified() {
+		return n.ListenUDP(ctx, netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()), o)
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // net.FilePacketConn works on a duplicate
+	c, err := net.FilePacketConn(f)
+	if err != nil {
+		return nil, addressError("bind UDP", n, addr, err)
+	}
+	return c.(*net.UDPConn), nil
+}
+
+// Accept waits for a connection and gives it the keepalive and user timeout of o. The other options are inherited from the
+// listening socket by the kernel.
+func Accept(l *net.TCPListener, o SocketOptions) (*net.TCPConn, error) {
+	c, err := l.AcceptTCP()
+	if err != nil {
+		return nil, err
+	}
+	// A peer that is gone already makes this fail; its connection then fails at the first read.
+	_ = o.tune(c)
+	return c, nil
+}
+
+// DialTCP connects from the namespace to addr, for as long as ctx allows. An error that ctx caused matches ctx's error.
+func (n *NS) DialTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.TCPConn, error) {
+	addr = unmap(addr)
+	f, err := n.dialSocket(ctx, addr, o)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // net.FileConn works on a duplicate
+	if err := n.connect(ctx, f, addr); err != nil {
+		return nil, err
+	}
+	c, err := net.FileConn(f)
+	if err != nil {
+		return nil, addressError("connect to", n, addr, err)
+	}
+	tc := c.(*net.TCPConn)
+	if err := o.tune(tc); err != nil {
+		tc.Close()
+		return nil, addressError("connect to", n, addr, err)
+	}
+	return tc, nil
+}
+
+// dialSocket makes the socket that DialTCP connects, bound to its source.
+func (n *NS) dialSocket(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*os.File, error) {
+	src := unmap(o.Source)
+	if !src.IsValid() || (src.Addr().IsUnspecified() && src.Port() == 0) {
+		f, err := n.socket(ctx, unix.SOCK_STREAM, addr, o)
+		if err != nil {
+			return nil, addressError("connect to", n, addr, err)
+		}
+		return f, nil
+	}
+	if src.Addr().Is4() != addr.Addr().Is4() {
+		return nil, fmt.Errorf("connect to %s in %s: source %s is of the other address family", addr, n, src.Addr())
+	}
+	f, err := n.bound(ctx, "bind source", unix.SOCK_STREAM, src, o)
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", addr, err)
+	}
+	return f, nil
+}
+
+// tune sets what Go's net package would otherwise overwrite with its own defaults.
+func (o SocketOptions) tune(c *net.TCPConn) error {
+	if o.KeepAlive.Enable {
+		if err := c.SetKeepAliveConfig(o.KeepAlive); err != nil {
+			return err
+		}
+	} else if err := c.SetKeepAlive(false); err != nil {
+		return err
+	}
+	if o.UserTimeout <= 0 {
+		return nil
+	}
+	rc, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return controlRaw(rc, func(fd int) error {
+		ms := int(o.UserTimeout.Milliseconds())
+		return os.NewSyscallError("setsockopt TCP_USER_TIMEOUT", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms))
+	})
+}
+
+// bound makes a socket and binds it to addr; op names the caller's purpose in errors.
+func (n *NS) bound(ctx context.Context, op string, kind int, addr netip.AddrPort, o SocketOptions) (*os.File, error) {
+	addr = unmap(addr)
+	f, err := n.socket(ctx, kind, addr, o)
+	if err != nil {
+		return nil, addressError(op, n, addr, err)
+	}
+	sa, err := n.sockaddr(addr)
+	if err == nil {
+		err = control(f, func(fd int) error { return os.NewSyscallError("bind", unix.Bind(fd, sa)) })
+	}
+	if err != nil {
+		f.Close()
+		return nil, addressError(op, n, addr, err)
+	}
+	return f, nil
+}
+
+// addressError says what was tried, where and on which address; a taken port is named.
+func addressError(op string, n *NS, addr netip.AddrPort, err error) error {
+	if errors.Is(err, unix.EADDRINUSE) {
+		return fmt.Errorf("%s %s in %s: port %d is taken: %w", op, addr, n, addr.Port(), err)
+	}
+	return fmt.Errorf("%s %s in %s: %w", op, addr, n, err)
+}
+
+func unmap(a netip.AddrPort) netip.AddrPort {
+	if !a.IsValid() {
+		return a
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+}
