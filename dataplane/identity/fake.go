@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package identity
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/identity/fakeca"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+)
+
+const fakeValidity = 24 * time.Hour
+
+type fakeCA struct{ authority Authority }
+
+// NewFakeCA signs whatever it is asked for with a root whose key everyone has: package fakeca's. Processes that use it
+// trust each other, and nothing else should trust them; it logs a warning that says so.
+func NewFakeCA() Signer {
+	slog.Default().Warn("certificates are signed by the public test root: every identity can be forged")
+	return &fakeCA{authority: fakeAuthority()}
+}
+
+func fakeAuthority() Authority {
+	roots, err := parseCertificates(fakeca.RootPEM)
+	if err != nil {
+		panic(err) // embedded: a test parses it
+	}
+	key, err := parseKey("key.pem", fakeca.KeyPEM)
+	if err != nil {
+		panic(err)
+	}
+	return Authority{key: key, root: roots[0], bundle: roots}
+}
+
+func (f *fakeCA) Sign(_ context.Context, id mesh.Identity) (*Certificate, error) {
+	key, csr, err := newRequest(id)
+	if err != nil {
+		return nil, fmt.Errorf("sign %s: %w", id, err)
+	}
+	a := f.authority
+	a.trustDomain = id.TrustDomain
+	chain, err := a.SignCSR(csr, id, fakeValidity)
+	if err != nil {
+		return nil, err
+	}
+	return newCertificate(id, key, chain)
+}
