@@ -12,9 +12,9 @@ import (
 
 // picker chooses one endpoint of a service, weighted by capacity, in one pass and without allocating.
 type picker struct {
-	snap *Snapshot
-	req  Request
-	svc  *mesh.Service
+	req Request
+	svc *mesh.Service
+	set *endpointSet // nil: no endpoints
 
 	members, unhealthy, portless, addressless, farther int // why there is none
 }
@@ -44,7 +44,7 @@ const (
 )
 
 func (p *picker) pick() *mesh.Workload {
-	set := p.snap.endpointSet(p.svc.Key())
+	set := p.set
 	if set == nil {
 		return nil
 	}
@@ -192,10 +192,11 @@ func (p *picker) upstream(up Upstream, w *mesh.Workload) (Upstream, error) {
 	if !ok {
 		return up, fmt.Errorf("resolve %s: service %s: endpoint %s is known by its host name %s: %w", p.req.Dst, p.svc.Key(), w.UID, w.Hostname, ErrHostnameUnsupported)
 	}
-	port, _ := TargetPort(p.svc, w, p.req.Dst.Port())
+	m, _ := w.Membership(p.set.key)
+	port, _ := targetPort(p.svc, m, p.req.Dst.Port())
 	up.Addr = netip.AddrPortFrom(addr, port)
 	if w.Tunnel == mesh.TunnelHBONE {
-		up.SANs = append(append(make([]string, 0, len(p.svc.SubjectAltNames)+1), p.svc.SubjectAltNames...), w.Identity().String())
+		up.SANs = append(append(make([]string, 0, len(p.svc.SubjectAltNames)+1), p.svc.SubjectAltNames...), identityURI(w))
 	}
 	return up, nil
 }

@@ -76,7 +76,7 @@ func (s *Snapshot) resolveWorkload(r Request, w *mesh.Workload) (Upstream, error
 		return up, fmt.Errorf("resolve %s: workload %s is behind the waypoint %s: %w", r.Dst, w.UID, gatewayName(w.Waypoint), ErrWaypointUnsupported)
 	}
 	if w.Tunnel == mesh.TunnelHBONE {
-		up.SANs = []string{w.Identity().String()}
+		up.SANs = []string{identityURI(w)}
 	}
 	return up, nil
 }
@@ -94,7 +94,7 @@ func (s *Snapshot) resolveService(r Request, svc *mesh.Service) (Upstream, error
 	if _, ok := svc.Port(r.Dst.Port()); !ok {
 		return up, fmt.Errorf("resolve %s: service %s: %w", r.Dst, svc.Key(), ErrNoPort)
 	}
-	p := picker{snap: s, req: r, svc: svc}
+	p := picker{req: r, svc: svc, set: s.endpointSet(svc.Key())}
 	w := p.pick()
 	if w == nil {
 		return up, fmt.Errorf("resolve %s: service %s: %s: %w", r.Dst, svc.Key(), p.why(), ErrNoHealthyUpstream)
@@ -149,4 +149,10 @@ func gatewayName(gw *mesh.GatewayAddress) string {
 		return gw.Hostname.Key()
 	}
 	return gw.Address.String()
+}
+
+// identityURI is w's identity in one allocation.
+func identityURI(w *mesh.Workload) string {
+	id := w.Identity()
+	return "spiffe://" + id.TrustDomain + "/ns/" + id.Namespace + "/sa/" + id.ServiceAccount
 }
