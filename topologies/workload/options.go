@@ -23,12 +23,15 @@ type Options struct {
 	Duration    time.Duration // stop starting calls after this; 0 means Count decides
 	Timeout     time.Duration // for one call; 0 means DefaultTimeout
 
-	KeepOpen  bool          // reuse one connection per concurrent caller, and open a new one only after a failure
-	HalfClose bool          // TCP: send all, close the sending side, then read to the end
-	Silent    time.Duration // TCP: stay silent for so long after connecting, before the first byte
-	PingPong  int           // TCP, UDP, WebSocket, gRPC: so many exchanges of Size bytes, each answered before the next
-	Size      int64         // bytes to send: HTTP body (makes it a POST), TCP, WebSocket and gRPC message, datagram
-	Download  int64         // HTTP: ask for /size/<n> and check the bytes
+	KeepOpen bool // reuse one connection per concurrent caller, and open a new one only after a failure
+	// HalfClose, TCP: send Size bytes, close the sending side, and only then receive Download bytes to the end.
+	HalfClose bool
+	// PeerHalfClose, TCP: receive Download bytes to the end, and only then send Size bytes.
+	PeerHalfClose bool
+	Silent        time.Duration // TCP: stay silent for so long after connecting, before the first byte
+	PingPong      int           // TCP, UDP, WebSocket, gRPC: so many exchanges of Size bytes, each answered before the next
+	Size          int64         // bytes to send: HTTP body (makes it a POST), TCP, WebSocket and gRPC message, datagram
+	Download      int64         // bytes to ask for: HTTP, at /size/<n>; TCP, with a half-close
 
 	HTTP2  bool     // https: offer only h2
 	Method string   // HTTP: overrides GET or POST
@@ -61,6 +64,7 @@ func (o Options) Args(url string) []string {
 	dur("timeout", o.Timeout)
 	set("keep-open", o.KeepOpen)
 	set("half-close", o.HalfClose)
+	set("peer-half-close", o.PeerHalfClose)
 	dur("silent", o.Silent)
 	num("ping-pong", int64(o.PingPong))
 	num("size", o.Size)
@@ -92,10 +96,11 @@ func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
 	fs.DurationVar(&o.Timeout, "timeout", 0, "for one call (default 10s)")
 	fs.BoolVar(&o.KeepOpen, "keep-open", false, "reuse the connection until a call fails")
 	fs.BoolVar(&o.HalfClose, "half-close", false, "tcp: send all, close the sending side, read to the end")
+	fs.BoolVar(&o.PeerHalfClose, "peer-half-close", false, "tcp: read to the end, then send")
 	fs.DurationVar(&o.Silent, "silent", 0, "tcp: stay silent for so long before the first byte")
 	fs.IntVar(&o.PingPong, "ping-pong", 0, "exchanges of --size bytes, each answered before the next")
 	fs.Int64Var(&o.Size, "size", 0, "bytes to send")
-	fs.Int64Var(&o.Download, "download", 0, "http: bytes to ask for and check")
+	fs.Int64Var(&o.Download, "download", 0, "bytes to ask for and check (http; tcp with a half-close)")
 	fs.BoolVar(&o.HTTP2, "http2", false, "https: offer only h2")
 	fs.StringVar(&o.Method, "method", "", "http: method (default GET, with --size POST)")
 	fs.Func("header", "http: `Name: value`, repeatable", func(s string) error {
@@ -125,10 +130,48 @@ func (o Options) validate(url string) error {
 		return errors.New("numbers must not be negative")
 	case o.Family != 0 && o.Family != 4 && o.Family != 6:
 		return fmt.Errorf("--family %d: want 4 or 6", o.Family)
-	case o.HalfClose && o.PingPong > 0:
-		return errors.New("--half-close and --ping-pong exclude each other")
+	case moreThanOne(o.HalfClose, o.PeerHalfClose, o.PingPong > 0):
+		return errors.New("--half-close, --peer-half-close and --ping-pong exclude each other")
+	case (o.HalfClose || o.PeerHalfClose) && o.KeepOpen:
+		return errors.New("a half-closed connection cannot be kept open")
 	case o.Interval < 0 || o.Duration < 0 || o.Timeout < 0 || o.Silent < 0:
 		return errors.New("durations must not be negative")
 	}
 	return nil
+}
+
+func moreThanOne(conds ...bool) bool {
+	n := 0
+	for _, c := range conds {
+		if c {
+			n++
+		}
+	}
+	return n > 1
+}
+
+func (o Options) timeout() time.Duration {
+	if o.Timeout > 0 {
+		return o.Timeout
+	}
+	return DefaultTimeout
+}
+
+// defaultPing is the size of an exchanged message if Size is 0.
+const defaultPing = 64
+
+func (o Options) pingSize() int64 {
+	if o.Size > 0 {
+		return o.Size
+	}
+	return defaultPing
+}
+
+// rounds is how many messages one call exchanges. On a fresh connection the server's report is an answer already; on a
+// kept one there must be some exchange, or the call would prove nothing.
+func (o Options) rounds(fresh bool) int {
+	if o.PingPong == 0 && (o.Size > 0 || !fresh) {
+		return 1
+	}
+	return o.PingPong
 }

@@ -10,13 +10,24 @@ import (
 
 // Result is what the caller prints: one JSON document for the whole command.
 type Result struct {
-	URL     string         `json:"url"`
-	Calls   []Call         `json:"calls"`            // every call, or the first and every failed one if there were many
-	OK      int            `json:"ok"`               // how many calls succeeded
-	Failed  int            `json:"failed"`           // how many did not
-	Errors  map[string]int `json:"errors,omitempty"` // failures by class, see the Class constants
-	Elapsed time.Duration  `json:"elapsedNs"`
+	URL     string        `json:"url"`
+	OK      int           `json:"ok"`               // how many calls succeeded
+	Failed  int           `json:"failed"`           // how many did not
+	Errors  map[Class]int `json:"errors,omitempty"` // failures by class
+	Calls   []Call        `json:"calls"`            // in order of completion: the first KeptCalls, then failed ones, up to KeptFailures
+	Elapsed time.Duration `json:"elapsedNs"`
+
+	// Latencies over all calls that succeeded.
+	LatencyP50 time.Duration `json:"latencyP50Ns"`
+	LatencyP99 time.Duration `json:"latencyP99Ns"`
+	LatencyMax time.Duration `json:"latencyMaxNs"`
 }
+
+// How many calls a Result holds at most.
+const (
+	KeptCalls    = 20
+	KeptFailures = 100
+)
 
 // First is the first call; the zero Call if none was made.
 func (r Result) First() Call {
@@ -26,7 +37,7 @@ func (r Result) First() Call {
 	return r.Calls[0]
 }
 
-// Call is one call, or with --interval one exchange on a kept connection.
+// Call is one call; with Options.KeepOpen, one exchange on the kept connection.
 type Call struct {
 	OK         bool           `json:"ok"`
 	Status     int            `json:"status,omitempty"` // HTTP status; with gRPC, the gRPC status, where 0 is good
@@ -35,13 +46,13 @@ type Call struct {
 	LocalAddr  netip.AddrPort `json:"localAddr"`
 	RemoteAddr netip.AddrPort `json:"remoteAddr"`
 	Start      time.Time      `json:"start"`
+	Reused     bool           `json:"reused,omitempty"` // the connection was there before
 	Connect    time.Duration  `json:"connectNs"`        // until the TCP connection was up
 	FirstByte  time.Duration  `json:"firstByteNs"`      // from Start until the first byte came back; 0 if none did
 	Latency    time.Duration  `json:"latencyNs"`        // from Start until the end
 	BytesSent  int64          `json:"bytesSent"`        // payload, without protocol
 	BytesRecv  int64          `json:"bytesRecv"`        // payload, without protocol
 	SHA256     string         `json:"sha256,omitempty"` // of the payload received
-	SentSHA256 string         `json:"sentSha256,omitempty"`
 	Rounds     int            `json:"rounds,omitempty"` // ping-pong exchanges done
 	Seen       *Seen          `json:"seen,omitempty"`   // what the server reports, if its protocol lets it
 }
@@ -64,7 +75,7 @@ const (
 )
 
 // Seen is what a server saw of one call. HTTP and gRPC servers answer with it; the server-first TCP server's banner is
-// one line of it; TCP and UDP echo servers send one line of it when the first thing they receive is SeenRequest.
+// one line of it; TCP and UDP echo servers send one line of it when asked (see the Ask constants).
 type Seen struct {
 	RemoteAddr netip.AddrPort `json:"remoteAddr"` // the peer, as the server's socket names it
 	LocalAddr  netip.AddrPort `json:"localAddr"`
@@ -80,7 +91,3 @@ type Seen struct {
 	Namespace  string         `json:"namespace"`        // the pod's namespace
 	IP         string         `json:"ip"`               // the pod's first address
 }
-
-// SeenRequest asks a TCP or UDP echo server for one line of JSON (a Seen) before it begins to echo. It begins with a
-// zero byte so that no payload is mistaken for it.
-const SeenRequest = "\x00seen?\n"

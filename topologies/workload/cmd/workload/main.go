@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command workload is the application inside a lab's pods: `workload serve` is an echo server that reports what it saw,
+// `workload call` a caller that prints what came of its calls as JSON. What they do is in package workload.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/ambientlab/ambientlab/topologies/workload"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; prints "ready" once all are bound
+       workload call [flags] URL print the outcome of calls as JSON; exit 1 if one failed
+Each has --help.`
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	if len(args) == 0 {
+		return fail(stderr, usageError{errors.New(usage)})
+	}
+	switch args[0] {
+	case "serve":
+		return fail(stderr, serve(ctx, args[1:], stdout, stderr))
+	case "call":
+		return fail(stderr, call(ctx, args[1:], stdout, stderr))
+	case "help", "-h", "--help":
+		_, _ = fmt.Fprintln(stdout, usage)
+		return 0
+	}
+	return fail(stderr, usageError{fmt.Errorf("unknown command %q\n%s", args[0], usage)})
+}
+
+type usageError struct{ error }
+
+func (u usageError) Unwrap() error { return u.error }
+
+// errFailed says that the document on stdout tells of a failure: there is no more to say.
+var errFailed = errors.New("a call failed")
+
+func fail(stderr io.Writer, err error) int {
+	var u usageError
+	switch {
+	case err == nil, errors.Is(err, flag.ErrHelp):
+		return 0
+	case errors.Is(err, errFailed):
+		return 1
+	case errors.As(err, &u):
+		_, _ = fmt.Fprintln(stderr, err)
+		return 2
+	}
+	_, _ = fmt.Fprintln(stderr, "workload:", err)
+	return 1
+}
+
+func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	cfg, err := workload.ParseServe(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	cfg.Workload, cfg.Namespace, cfg.IP = os.Getenv("POD_NAME"), os.Getenv("POD_NAMESPACE"), os.Getenv("POD_IP")
+	if addrs := workload.HostAddrs(); cfg.IP == "" && len(addrs) > 0 {
+		cfg.IP = addrs[0]
+	}
+	cfg.Log = slog.New(slog.NewTextHandler(stderr, nil))
+	s := workload.NewServer(cfg)
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	select {
+	case <-s.Ready():
+		_, _ = fmt.Fprintln(stdout, "ready")
+		return <-done
+	case err := <-done:
+		return err
+	}
+}
+
+func call(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	o, url, err := workload.ParseCall(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	res, err := workload.Do(ctx, url, o)
+	if err != nil {
+		return usageError{err}
+	}
+	enc := json.NewEncoder(stdout)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(res); err != nil {
+		return fmt.Errorf("write result: %w", err)
+	}
+	if res.Failed > 0 || res.OK == 0 {
+		return errFailed
+	}
+	return nil
+}
