@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/control"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+)
+
+type options struct {
+	control.Settings
+	objects, caDir, jwks, issuer string
+	listen, http, ready          string
+	rootOut                      string
+	certTTL                      time.Duration
+	trusted, serving             list
+	check                        bool
+	logLevel                     slog.Level
+	logFormat                    string
+}
+
+// list is a flag of comma-separated values.
+type list []string
+
+func (l *list) String() string { return strings.Join(*l, ",") }
+
+func (l *list) Set(s string) error {
+	*l = nil
+	for v := range strings.SplitSeq(s, ",") {
+		if v = strings.TrimSpace(v); v != "" {
+			*l = append(*l, v)
+		}
+	}
+	return nil
+}
+
+func parse(args []string, stderr io.Writer) (*options, error) {
+	o := &options{trusted: list{"istio-system/ztunnel"}}
+	fs := flag.NewFlagSet("control", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.StringVar(&o.objects, "objects", "", "`directory` of Kubernetes objects to read and watch")
+	fs.StringVar(&o.caDir, "ca-dir", "", "`directory` of the authority's key and roots; made if it is not there")
+	fs.StringVar(&o.jwks, "jwks", "", "JSON Web Key Set `file` that service-account tokens are verified with")
+	fs.StringVar(&o.issuer, "issuer", "", "issuer that tokens must have; any if empty")
+	fs.StringVar(&o.listen, "listen", fmt.Sprintf(":%d", mesh.PortXDS), "`address` for discovery and certificates, over TLS")
+	fs.StringVar(&o.http, "http", "127.0.0.1:15014", "`address` for /metrics and /debug/; none if empty")
+	fs.StringVar(&o.ready, "ready", ":8080", "`address` for /ready alone; none if empty")
+	fs.StringVar(&o.TrustDomain, "trust-domain", mesh.DefaultTrustDomain, "trust domain of all identities")
+	fs.StringVar(&o.ClusterID, "cluster-id", "Kubernetes", "name of the cluster")
+	fs.StringVar(&o.Domain, "cluster-domain", "cluster.local", "DNS domain of services")
+	fs.StringVar(&o.Network, "network", "", "network of the cluster's addresses")
+	fs.DurationVar(&o.certTTL, "cert-ttl", 24*time.Hour, "longest life of a workload certificate")
+	fs.Var(&o.trusted, "trusted-accounts", "`namespace/account` list of node proxies, which may ask for the identities of pods on their node")
+	fs.StringVar(&o.rootOut, "root-cert-out", "", "`file` to write the roots to, for those who verify this server")
+	fs.Var(&o.serving, "serving-dns", "DNS names and IP addresses of this server (default istiod's in istio-system, and loopback)")
+	fs.BoolVar(&o.check, "check", false, "read the objects, say what is wrong with them, and end")
+	fs.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
+	fs.StringVar(&o.logFormat, "log-format", "text", "text or json")
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil, err
+		}
+		return nil, &usageError{err}
+	}
+	if len(o.serving) == 0 {
+		o.serving = list{
+			"istiod.istio-system.svc", "istiod.istio-system.svc." + o.Domain, "istiod.istio-system", "istiod",
+			"localhost", "127.0.0.1", "::1",
+		}
+	}
+	if err := o.validate(fs.Args()); err != nil {
+		return nil, &usageError{err}
+	}
+	return o, nil
+}
+
+// validate reports all mistakes at once.
+func (o *options) validate(rest []string) error {
+	var errs []error
+	bad := func(wrong bool, format string, args ...any) {
+		if wrong {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	bad(len(rest) > 0, "arguments %q are not understood", rest)
+	bad(o.objects == "", "--objects is missing")
+	bad(!o.check && o.caDir == "", "--ca-dir is missing")
+	bad(!o.check && o.jwks == "", "--jwks is missing")
+	bad(o.certTTL <= 0, "--cert-ttl %v is not positive", o.certTTL)
+	bad(o.logFormat != "text" && o.logFormat != "json", "--log-format %q is neither text nor json", o.logFormat)
+	for _, a := range o.trusted {
+		ns, sa, ok := strings.Cut(a, "/")
+		bad(!ok || ns == "" || sa == "" || strings.Contains(sa, "/"), "--trusted-accounts: %q is not namespace/account", a)
+	}
+	return errors.Join(errs...)
+}
+
+func (o *options) logger(w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: o.logLevel}
+	if o.logFormat == "json" {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}
