@@ -63,10 +63,17 @@ func (e *ResetError) Error() string {
 type ConnectionError struct {
 	Code Code
 	Err  error
+	ours bool // our decision, which the peer is told by GOAWAY
 }
 
 func (e *ConnectionError) Error() string { return fmt.Sprintf("connection: %v (%v)", e.Err, e.Code) }
 func (e *ConnectionError) Unwrap() error { return e.Err }
+
+// errUnprocessed says that the peer certainly did not act on a stream, so that it may be opened again.
+var errUnprocessed = errors.New("not processed by the peer")
+
+// errNotSent says that a connection took no new stream, so that nothing was sent.
+var errNotSent = errors.New("connection takes no new streams")
 
 // ErrClosed is returned when a Pool or Server takes no more streams.
 var ErrClosed = errors.New("hbone: closed")

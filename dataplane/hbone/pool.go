@@ -5,11 +5,15 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
+	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/ambientlab/ambientlab/dataplane/relay"
+	"golang.org/x/net/http2"
 )
 
 // Header is one header field; names are lower case.
@@ -41,29 +45,263 @@ type Request struct {
 }
 
 // Pool opens tunnels and shares connections among them. All methods may be called concurrently.
-type Pool struct{ cfg PoolConfig }
+type Pool struct {
+	cfg     PoolConfig
+	started chan struct{} // closed by Run
+	stopped chan struct{} // closed by Drain and Close
+	work    sync.WaitGroup
+
+	mu      sync.Mutex
+	entries map[Key]*entry
+	stop    bool // no new streams
+	cut     bool // no connections either
+}
+
+// entry is what the pool has for one key.
+type entry struct {
+	conns   []*conn
+	attempt *attempt // the one connection attempt in flight, if any
+}
+
+// attempt is a connection attempt that any number of streams wait for.
+type attempt struct {
+	done    chan struct{}
+	err     error        // set before done is closed
+	stage   atomic.Int32 // Stage reached
+	cancel  context.CancelFunc
+	waiters int // guarded by Pool.mu
+}
 
 // NewPool returns a pool; Open waits until Run is called.
-func NewPool(cfg PoolConfig) *Pool { return &Pool{cfg: cfg} }
+func NewPool(cfg PoolConfig) *Pool {
+	cfg.Config = cfg.Config.withDefaults(100, 16<<10)
+	if cfg.IdleFor == 0 {
+		cfg.IdleFor = 5 * time.Minute
+	}
+	return &Pool{
+		cfg:     cfg,
+		started: make(chan struct{}), stopped: make(chan struct{}),
+		entries: make(map[Key]*entry),
+	}
+}
 
-// Run owns the pool's goroutines. It returns nil once ctx has ended, or the pool was closed or drained, and every
-// connection is gone.
-func (p *Pool) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// Run owns the pool's goroutines; it is called once. It returns nil once ctx has ended, or the pool was closed or
+// drained, and every connection is gone. The end of ctx cuts.
+func (p *Pool) Run(ctx context.Context) error {
+	close(p.started)
+	stop := context.AfterFunc(ctx, p.Close)
+	defer stop()
+	<-p.stopped
+	p.work.Wait()
+	return nil
+}
 
 // Open asks the peer that k names for a tunnel and returns once it answered 200. A refusal is a *StatusError, a
 // connection that did not come about a *ConnectError. A stream that the peer certainly did not process is opened once
 // more, on another connection.
-func (p *Pool) Open(ctx context.Context, k Key, r *Request) (*Stream, error) { return nil, ErrClosed }
+func (p *Pool) Open(ctx context.Context, k Key, r *Request) (*Stream, error) {
+	select {
+	case <-p.started:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	var avoid *conn
+	for {
+		c, err := p.acquire(ctx, k, avoid)
+		if err != nil {
+			return nil, err
+		}
+		s, err := c.open(ctx, r)
+		if errors.Is(err, errNotSent) {
+			continue // it drains; acquire will not offer it again
+		}
+		if avoid != nil || !errors.Is(err, errUnprocessed) {
+			return s, err
+		}
+		avoid = c
+	}
+}
+
+// acquire reserves a place on a connection for k, other than avoid, making one if need be.
+func (p *Pool) acquire(ctx context.Context, k Key, avoid *conn) (*conn, error) {
+	for {
+		p.mu.Lock()
+		if p.stop {
+			p.mu.Unlock()
+			return nil, ErrClosed
+		}
+		e := p.entries[k]
+		if e == nil {
+			e = &entry{}
+			p.entries[k] = e
+		}
+		for _, c := range e.conns {
+			if c != avoid && c.take() {
+				p.mu.Unlock()
+				return c, nil
+			}
+		}
+		a := e.attempt
+		if a == nil {
+			a = p.connect(ctx, k, e)
+		}
+		a.waiters++
+		p.mu.Unlock()
+		if err := p.await(ctx, a); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// await waits for a; an attempt that nobody waits for any more is cancelled.
+func (p *Pool) await(ctx context.Context, a *attempt) error {
+	select {
+	case <-a.done:
+		return a.err
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	if a.waiters--; a.waiters == 0 {
+		a.cancel()
+	}
+	p.mu.Unlock()
+	err := context.Cause(ctx)
+	return &ConnectError{Stage: Stage(a.stage.Load()), Err: err, Timeout: errors.Is(err, context.DeadlineExceeded)}
+}
+
+// connect starts an attempt. It outlives the caller's ctx as long as others wait for it. p.mu is held.
+func (p *Pool) connect(ctx context.Context, k Key, e *entry) *attempt {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.HandshakeTimeout)
+	a := &attempt{done: make(chan struct{}), cancel: cancel}
+	e.attempt = a
+	p.work.Go(func() {
+		defer cancel()
+		c, err := p.dial(ctx, k, a)
+		p.mu.Lock()
+		e.attempt = nil
+		switch {
+		case err == nil && p.cut:
+			c.fail(connErr(http2.ErrCodeNo, "pool closed"))
+			err = ErrClosed
+		case err == nil:
+			e.conns = append(e.conns, c)
+		default:
+			p.prune(k, e)
+		}
+		a.err = err
+		p.mu.Unlock()
+		close(a.done)
+		if c != nil {
+			p.work.Go(func() { // not on this goroutine, whose stack grew with the handshake
+				c.run()
+				p.remove(k, c)
+			})
+		}
+	})
+	return a
+}
+
+// dial makes one connection and starts it.
+func (p *Pool) dial(ctx context.Context, k Key, a *attempt) (*conn, error) {
+	failed := func(err error) error {
+		var ne net.Error
+		timeout := errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &ne) && ne.Timeout())
+		return &ConnectError{Stage: Stage(a.stage.Load()), Err: err, Timeout: timeout}
+	}
+	a.stage.Store(int32(StageTLS))
+	cfg, err := p.cfg.TLS(ctx, k) // first: no point in connecting without an identity
+	if err != nil {
+		return nil, failed(err)
+	}
+	a.stage.Store(int32(StageTCP))
+	t, err := p.cfg.Dial(ctx, k)
+	if err != nil {
+		return nil, failed(err)
+	}
+	a.stage.Store(int32(StageTLS))
+	rec, tc, err := handshake(ctx, t, cfg, tls.Client)
+	if err != nil {
+		t.Close()
+		return nil, failed(err)
+	}
+	c := newConn(p.cfg.Config, &pooled{p, k}, true, rec, tc)
+	c.idleFor = p.cfg.IdleFor
+	c.start()
+	return c, nil
+}
+
+// pooled tells the pool what happens on its connections.
+type pooled struct {
+	p *Pool
+	k Key
+}
+
+func (*pooled) request(*stream, *http2.MetaHeadersFrame) {}
+
+func (o *pooled) changed(c *conn) {
+	draining, active := c.isDraining()
+	if draining && active == 0 {
+		c.finish()
+	}
+}
+
+// remove takes an ended connection out.
+func (p *Pool) remove(k Key, c *conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	e := p.entries[k]
+	if e == nil {
+		return
+	}
+	if i := slices.Index(e.conns, c); i >= 0 {
+		e.conns = slices.Delete(e.conns, i, i+1)
+	}
+	p.prune(k, e)
+}
+
+// prune forgets a key that has nothing left. p.mu is held.
+func (p *Pool) prune(k Key, e *entry) {
+	if len(e.conns) == 0 && e.attempt == nil && p.entries[k] == e {
+		delete(p.entries, k)
+	}
+}
 
 // Drain takes no new streams; connections end with their last stream.
-func (p *Pool) Drain() {}
+func (p *Pool) Drain() {
+	for _, c := range p.halt(false) {
+		c.drain()
+	}
+}
 
 // Close cuts every connection.
-func (p *Pool) Close() {}
+func (p *Pool) Close() {
+	for _, c := range p.halt(true) {
+		c.fail(connErr(http2.ErrCodeNo, "pool closed"))
+	}
+}
+
+// halt stops opening and returns the connections there are.
+func (p *Pool) halt(cut bool) []*conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.stop {
+		p.stop = true
+		close(p.stopped)
+	}
+	p.cut = p.cut || cut
+	var all []*conn
+	for _, e := range p.entries {
+		all = append(all, e.conns...)
+		if e.attempt != nil {
+			e.attempt.cancel()
+		}
+	}
+	return all
+}
 
 // ConnInfo describes a live connection.
 type ConnInfo struct {
-	Key           Key
+	Key           Key // of a pooled one
 	Local, Remote netip.AddrPort
 	Streams       int
 	Draining      bool
@@ -71,28 +309,21 @@ type ConnInfo struct {
 }
 
 // Conns lists the live connections.
-func (p *Pool) Conns() []ConnInfo { return nil }
-
-// Stream is a tunnel that the peer accepted. Its owner must call Relay or Reset.
-type Stream struct{}
-
-// Header returns the response's header fields.
-func (s *Stream) Header() []Header { return nil }
-
-// RemoteAddr is the address of the connection's peer.
-func (s *Stream) RemoteAddr() netip.AddrPort { return netip.AddrPort{} }
-
-// LocalAddr is the connection's own address.
-func (s *Stream) LocalAddr() netip.AddrPort { return netip.AddrPort{} }
-
-// TLS is the state of the connection's TLS; it must not be changed.
-func (s *Stream) TLS() *tls.ConnectionState { return nil }
-
-// Relay moves bytes between app and the tunnel until both directions have ended, and closes app. The end of ctx cuts
-// the tunnel. BytesUp counts app to peer.
-func (s *Stream) Relay(ctx context.Context, app *net.TCPConn) relay.Result {
-	return relay.Result{Err: ErrClosed}
+func (p *Pool) Conns() []ConnInfo {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var all []ConnInfo
+	for k, e := range p.entries {
+		for _, c := range e.conns {
+			i := c.info()
+			i.Key = k
+			all = append(all, i)
+		}
+	}
+	return all
 }
 
-// Reset ends the tunnel at once.
-func (s *Stream) Reset(code Code) {}
+func (c *conn) info() ConnInfo {
+	draining, active := c.isDraining()
+	return ConnInfo{Local: c.local, Remote: c.remote, Streams: active, Draining: draining, Since: c.since}
+}

@@ -5,11 +5,15 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"sync"
+	"syscall"
 	"time"
 
-	"github.com/ambientlab/ambientlab/dataplane/relay"
+	"golang.org/x/net/http2"
 )
 
 // ServerConfig configures a Server. TLS and Handler are required.
@@ -22,52 +26,304 @@ type ServerConfig struct {
 	Handler func(ctx context.Context, in *Inbound)
 	// DrainTimeout is how long Serve lets streams run on once its context has ended; 0 means 5 s.
 	DrainTimeout time.Duration
-	// OnHandshakeError, if set, hears of connections that never carried a stream.
+	// OnHandshakeError, if set, hears of connections that never came to carry a stream.
 	OnHandshakeError func(remote, local netip.AddrPort, err error)
 }
 
-// Server answers CONNECT requests on connections that it is given.
-type Server struct{ cfg ServerConfig }
+// Server answers CONNECT requests on connections that it is given. All methods may be called concurrently.
+type Server struct {
+	cfg ServerConfig
+
+	mu        sync.Mutex
+	conns     map[*conn]struct{}
+	listeners map[net.Listener]struct{}
+	pending   map[*net.TCPConn]struct{} // in their handshake
+	stopping  bool
+	serving   int           // connections, from accept to their last handler
+	empty     chan struct{} // closed when stopping and serving is 0
+}
 
 // NewServer returns a server.
-func NewServer(cfg ServerConfig) *Server { return &Server{cfg: cfg} }
-
-// Serve accepts connections from l until ctx ends or l fails, then closes l, drains the connections for up to
-// DrainTimeout and returns when all are gone. After a stop by ctx or Shutdown the error is nil.
-func (s *Server) Serve(ctx context.Context, l net.Listener) error { <-ctx.Done(); return l.Close() }
-
-// ServeConn serves one connection until it has ended. The end of ctx drains it like Serve does.
-func (s *Server) ServeConn(ctx context.Context, conn *net.TCPConn) error { return ErrClosed }
-
-// Shutdown announces the end to every peer (GOAWAY in two steps), waits for the streams until ctx ends, then cuts.
-func (s *Server) Shutdown(ctx context.Context) error { return nil }
-
-// Inbound is one request for a tunnel.
-type Inbound struct {
-	Method, Authority string
-	Header            []Header
-	Remote, Local     netip.AddrPort
-	TLS               *tls.ConnectionState // must not be changed
+func NewServer(cfg ServerConfig) *Server {
+	cfg.Config = cfg.Config.withDefaults(200, 64<<10)
+	if cfg.DrainTimeout == 0 {
+		cfg.DrainTimeout = 5 * time.Second
+	}
+	return &Server{
+		cfg:   cfg,
+		conns: make(map[*conn]struct{}), listeners: make(map[net.Listener]struct{}),
+		pending: make(map[*net.TCPConn]struct{}), empty: make(chan struct{}),
+	}
 }
 
-// Get returns the first value of the header field with that lower-case name, or "".
-func (in *Inbound) Get(name string) string {
-	for _, h := range in.Header {
-		if h.Name == name {
-			return h.Value
+// Serve accepts connections from l until ctx ends or l fails, then closes l. After the end of ctx it drains all of the
+// server's connections for up to DrainTimeout. It returns when those that it accepted are gone; nil after a stop.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	defer l.Close()
+	if !s.listen(l) {
+		return ErrClosed
+	}
+	defer s.unlisten(l)
+	var group sync.WaitGroup
+	stop := context.AfterFunc(ctx, func() { s.stopWithin(ctx, s.cfg.DrainTimeout) })
+	err := s.accept(ctx, l, &group)
+	group.Wait()
+	if !stop() {
+		<-s.empty
+	}
+	return err
+}
+
+// accept runs Serve's loop.
+func (s *Server) accept(ctx context.Context, l net.Listener, group *sync.WaitGroup) error {
+	handlerCtx := context.WithoutCancel(ctx)
+	for {
+		nc, err := l.Accept()
+		switch {
+		case err == nil:
+			t, ok := nc.(*net.TCPConn)
+			if !ok {
+				nc.Close()
+				return fmt.Errorf("accept: %T is not a TCP connection", nc)
+			}
+			group.Go(func() { s.serve(handlerCtx, t) })
+		case s.isStopping():
+			return nil
+		case outOfResources(err):
+			select { // the kernel keeps the connection until there is a descriptor for it
+			case <-time.After(50 * time.Millisecond):
+			case <-ctx.Done():
+			}
+		default:
+			return fmt.Errorf("accept: %w", err)
 		}
 	}
-	return ""
 }
 
-// Refuse answers with status and ends the stream.
-func (in *Inbound) Refuse(status int, h ...Header) {}
-
-// Accept answers 200, moves bytes between the tunnel and upstream until both directions have ended, and closes
-// upstream. The end of ctx cuts the tunnel. BytesUp counts peer to upstream.
-func (in *Inbound) Accept(ctx context.Context, upstream *net.TCPConn, h ...Header) relay.Result {
-	return relay.Result{Err: ErrClosed}
+func outOfResources(err error) bool {
+	for _, e := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.ECONNABORTED} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
-// Cut resets the tunnel, before or after Accept: for a decision that changed.
-func (in *Inbound) Cut(code Code) {}
+// ServeConn serves one connection until it has ended and its handlers have returned. The end of ctx drains it for up
+// to DrainTimeout. The error says why it ended; nil after a clean end.
+func (s *Server) ServeConn(ctx context.Context, t *net.TCPConn) error {
+	return s.serve(ctx, t)
+}
+
+func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
+	if !s.enter(t) {
+		t.Close()
+		return ErrClosed
+	}
+	defer s.exit(t)
+	remote, local := addrPort(t.RemoteAddr()), addrPort(t.LocalAddr())
+	c, handlers, err := s.establish(ctx, t)
+	if err != nil {
+		t.Close()
+		if s.cfg.OnHandshakeError != nil {
+			s.cfg.OnHandshakeError(remote, local, err)
+		}
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() {
+		c.drain()
+		timer := time.NewTimer(s.cfg.DrainTimeout)
+		defer timer.Stop()
+		select {
+		case <-c.gone:
+		case <-timer.C:
+			c.fail(connErr(http2.ErrCodeNo, "drain time is over"))
+		}
+	})
+	err = c.run()
+	stop()
+	handlers.Wait()
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	return err
+}
+
+// establish does the handshake and starts the connection.
+func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.WaitGroup, error) {
+	hctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
+	defer cancel()
+	cfg, err := s.cfg.TLS(hctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("tls configuration: %w", err)
+	}
+	rec, tc, err := handshake(hctx, t, cfg, tls.Server)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%v: %w", StageTLS, err)
+	}
+	handlers := &sync.WaitGroup{}
+	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	o := &served{onRequest: func(st *stream, f *http2.MetaHeadersFrame) { s.handle(base, handlers, st, f) }}
+	c := newConn(s.cfg.Config, o, false, rec, tc)
+	o.onGone = end
+	s.mu.Lock()
+	delete(s.pending, t)
+	s.conns[c] = struct{}{}
+	stopping := s.stopping
+	s.mu.Unlock()
+	c.start()
+	if stopping {
+		c.drain()
+	}
+	return c, handlers, nil
+}
+
+// served tells the server what happens on one of its connections.
+type served struct {
+	onRequest func(*stream, *http2.MetaHeadersFrame)
+	onGone    context.CancelCauseFunc
+}
+
+func (o *served) request(s *stream, f *http2.MetaHeadersFrame) { o.onRequest(s, f) }
+
+func (o *served) changed(c *conn) {
+	draining, active := c.isDraining()
+	if draining && active == 0 {
+		c.finish()
+	}
+	if c.hasFailed() {
+		o.onGone(context.Canceled)
+	}
+}
+
+// handle runs the handler for one request.
+func (s *Server) handle(base context.Context, handlers *sync.WaitGroup, st *stream, f *http2.MetaHeadersFrame) {
+	in, wellFormed := newInbound(st, f)
+	if !wellFormed {
+		st.fail(http2.ErrCodeProtocol, &ResetError{Code: http2.ErrCodeProtocol})
+		st.c.forget(st)
+		return
+	}
+	ctx, cancel := context.WithCancelCause(base)
+	st.mu.Lock()
+	st.onDeath = cancel
+	if st.isDead() {
+		cancel(st.err)
+	}
+	st.mu.Unlock()
+	handlers.Go(func() {
+		defer cancel(nil)
+		s.cfg.Handler(ctx, in)
+		if !in.answered {
+			st.fail(http2.ErrCodeInternal, &ResetError{Code: http2.ErrCodeInternal})
+			st.c.forget(st)
+		}
+	})
+}
+
+func (s *Server) listen(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return false
+	}
+	s.listeners[l] = struct{}{}
+	return true
+}
+
+func (s *Server) unlisten(l net.Listener) {
+	s.mu.Lock()
+	delete(s.listeners, l)
+	s.mu.Unlock()
+}
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+func (s *Server) enter(t *net.TCPConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return false
+	}
+	s.serving++
+	s.pending[t] = struct{}{}
+	return true
+}
+
+func (s *Server) exit(t *net.TCPConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.pending, t)
+	s.serving--
+	s.checkEmpty()
+}
+
+// checkEmpty is called with s.mu held.
+func (s *Server) checkEmpty() {
+	if s.stopping && s.serving == 0 {
+		select {
+		case <-s.empty:
+		default:
+			close(s.empty)
+		}
+	}
+}
+
+// Shutdown closes the listeners, announces the end to every peer (GOAWAY in two steps), waits for the streams until
+// ctx ends, then cuts. It returns when every connection is gone, with ctx's cause if it had to cut.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.stopping = true
+	s.checkEmpty()
+	for l := range s.listeners {
+		l.Close()
+	}
+	s.mu.Unlock()
+	for _, c := range s.snapshot() {
+		c.drain()
+	}
+	select {
+	case <-s.empty:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	for t := range s.pending {
+		t.Close()
+	}
+	s.mu.Unlock()
+	for _, c := range s.snapshot() {
+		c.fail(connErr(http2.ErrCodeNo, "drain time is over"))
+	}
+	<-s.empty
+	return context.Cause(ctx)
+}
+
+func (s *Server) stopWithin(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	defer cancel()
+	s.Shutdown(ctx)
+}
+
+func (s *Server) snapshot() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		all = append(all, c)
+	}
+	return all
+}
+
+// Conns lists the live connections.
+func (s *Server) Conns() []ConnInfo {
+	var all []ConnInfo
+	for _, c := range s.snapshot() {
+		all = append(all, c.info())
+	}
+	return all
+}

@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"strings"
+
+	"golang.org/x/net/http2"
+)
+
+// take reserves a place for one stream; false when the connection is full or drains.
+func (c *conn) take() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.draining || c.failed || uint32(c.active) >= min(c.cfg.MaxStreams, c.peerStreams) {
+		return false
+	}
+	c.active++
+	return true
+}
+
+// untake gives a reserved place back.
+func (c *conn) untake() {
+	c.mu.Lock()
+	c.releaseSlot()
+	c.mu.Unlock()
+	c.owner.changed(c)
+}
+
+// open asks for a tunnel, in a place that take reserved, and waits for the answer.
+func (c *conn) open(ctx context.Context, r *Request) (*Stream, error) {
+	s := newStream(c)
+	stop := context.AfterFunc(ctx, func() { s.fail(http2.ErrCodeCancel, &cutError{context.Cause(ctx)}) })
+	defer stop()
+	if !c.request(s, r) {
+		c.untake()
+		if err := context.Cause(ctx); err != nil {
+			return nil, err
+		}
+		return nil, errNotSent
+	}
+	for {
+		s.mu.Lock()
+		answer, dead, cause := s.answer, s.isDead(), s.err
+		s.mu.Unlock()
+		if answer != nil && (!dead || !ok(answer)) {
+			return s.answered(answer)
+		}
+		if dead {
+			c.forget(s)
+			return nil, c.openError(cause)
+		}
+		<-s.wake
+	}
+}
+
+// request writes HEADERS on a new stream; false when the connection drains or the stream died before.
+func (c *conn) request(s *stream, r *Request) bool {
+	if !c.lockBatch(s) {
+		return false
+	}
+	defer c.unlockBatch()
+	c.mu.Lock()
+	if c.failed || c.draining || s.isDead() {
+		c.mu.Unlock()
+		return false
+	}
+	c.register(s, c.nextID)
+	if c.nextID += 2; c.nextID > lastAny-2 {
+		c.draining = true // ids are used up (RFC 9113 §5.1.1)
+	}
+	c.mu.Unlock()
+	c.writeHeaders(s.id, false, []Header{{":method", "CONNECT"}, {":authority", r.Authority}}, r.Header)
+	return true
+}
+
+// openError tells a stream's death before an answer from a connection's that never came about.
+func (c *conn) openError(cause error) error {
+	var ce *ConnectionError
+	var re *ResetError
+	var cut *cutError
+	c.mu.Lock()
+	ready := c.ready
+	c.mu.Unlock()
+	switch {
+	case errors.As(cause, &cut):
+		return cut.err
+	case errors.As(cause, &ce) && !ready:
+		return &ConnectError{Stage: StageH2, Err: cause}
+	case errors.As(cause, &re) && re.Remote && re.Code == http2.ErrCodeRefusedStream:
+		return errors.Join(errUnprocessed, cause)
+	}
+	return cause
+}
+
+func ok(f *http2.MetaHeadersFrame) bool {
+	status := f.PseudoValue("status")
+	return len(status) == 3 && status[0] == '2'
+}
+
+// response handles HEADERS from the server, on the read loop.
+func (s *stream) response(f *http2.MetaHeadersFrame) {
+	status, err := strconv.Atoi(f.PseudoValue("status"))
+	s.mu.Lock()
+	second := s.answer != nil
+	informational := err == nil && status >= 100 && status < 200 && !f.StreamEnded()
+	if err == nil && !second && !informational {
+		s.answer = f
+	}
+	s.mu.Unlock()
+	switch {
+	case err != nil || second:
+		// RFC 9113 §8.5: no HEADERS on a connected stream.
+		s.fail(http2.ErrCodeProtocol, &ResetError{Code: http2.ErrCodeProtocol})
+	case informational:
+	case f.StreamEnded():
+		s.endInput()
+	default:
+		s.signal()
+	}
+}
+
+// answered turns a response into a Stream or an error.
+func (s *stream) answered(f *http2.MetaHeadersFrame) (*Stream, error) {
+	h := regular(f)
+	if ok(f) {
+		return &Stream{s: s, header: h}, nil
+	}
+	status, _ := strconv.Atoi(f.PseudoValue("status"))
+	err := &StatusError{Code: status, Header: h}
+	s.fail(http2.ErrCodeCancel, err)
+	s.c.forget(s)
+	return nil, err
+}
+
+// regular returns the header fields that are not pseudo ones.
+func regular(f *http2.MetaHeadersFrame) []Header {
+	fields := f.RegularFields()
+	h := make([]Header, len(fields))
+	for i, x := range fields {
+		h[i] = Header{Name: strings.Clone(x.Name), Value: strings.Clone(x.Value)}
+	}
+	return h
+}

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// tick sends the PING that is due, fails a connection whose peer did not answer, and ends an idle one.
+func (c *conn) tick() {
+	now := time.Now()
+	c.mu.Lock()
+	if c.failed || c.endSaid {
+		c.mu.Unlock()
+		return
+	}
+	late := !c.pingSent.IsZero() && now.Sub(c.pingSent) >= c.cfg.PingTimeout
+	idle := c.idleFor > 0 && c.active == 0 && now.Sub(c.idleSince) >= c.idleFor
+	ping := c.pingSent.IsZero() && !now.Before(c.pingAt)
+	if ping {
+		c.pingSent, c.pingAt = now, now.Add(c.cfg.PingInterval)
+	}
+	if idle {
+		c.draining = true // from here on nobody opens a stream
+	}
+	c.timer.Reset(c.nextTick(now))
+	c.mu.Unlock()
+	switch {
+	case late:
+		c.fail(connErr(http2.ErrCodeNo, "peer answered no PING for %v", c.cfg.PingTimeout))
+	case idle:
+		c.finish()
+		c.owner.changed(c)
+	case ping:
+		c.postPing(false, keepPing)
+		c.kick()
+	}
+}
+
+// nextTick is how long tick may sleep. c.mu is held.
+func (c *conn) nextTick(now time.Time) time.Duration {
+	next := c.pingAt
+	if !c.pingSent.IsZero() {
+		next = c.pingSent.Add(c.cfg.PingTimeout)
+	}
+	if c.idleFor > 0 && c.active == 0 {
+		if t := c.idleSince.Add(c.idleFor); t.Before(next) {
+			next = t
+		}
+	}
+	return max(next.Sub(now), time.Millisecond)
+}
+
+// pong handles the answer to a PING.
+func (c *conn) pong(data uint64) {
+	c.mu.Lock()
+	c.pingSent = time.Time{}
+	if next := c.nextTick(time.Now()); !c.failed {
+		c.timer.Reset(next)
+	}
+	second := data == drainPing && c.goAwaySent && c.goAwayLast == lastAny
+	if second {
+		c.goAwayLast, c.draining = c.highestID, true
+	}
+	last := c.goAwayLast
+	c.mu.Unlock()
+	if second {
+		c.postGoAway(last, http2.ErrCodeNo)
+		c.owner.changed(c)
+	}
+}
+
+// drain ends the connection with its last stream. A server announces that in two steps (RFC 9113 §6.8): first without
+// a limit, and once the peer has certainly seen that, with the last stream that it will answer.
+func (c *conn) drain() {
+	c.mu.Lock()
+	if c.goAwaySent || c.failed {
+		c.mu.Unlock()
+		return
+	}
+	c.goAwaySent = true
+	if c.client {
+		c.draining = true
+		c.mu.Unlock()
+		c.owner.changed(c)
+		return
+	}
+	if c.pingSent.IsZero() {
+		c.pingSent = time.Now()
+	}
+	c.mu.Unlock()
+	c.postGoAway(lastAny, http2.ErrCodeNo)
+	c.postPing(false, drainPing)
+	c.kick()
+}
