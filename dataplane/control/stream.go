@@ -114,14 +114,8 @@ func (s *stream) handle(ctx context.Context, r *discovery.DeltaDiscoveryRequest)
 	}
 	sub := s.subs[r.GetTypeUrl()]
 	if sub == nil {
-		sub = begin(r)
+		sub, asked := begin(r)
 		s.subs[sub.url] = sub
-		var asked []string
-		for _, n := range r.GetResourceNamesSubscribe() {
-			if sub.names[n] {
-				asked = append(asked, n)
-			}
-		}
 		s.log.Debug("proxy subscribes", "type", sub.url, "wildcard", sub.wildcard, "names", len(sub.names), "holds", len(sub.held))
 		return s.send(v, sub, asked, true)
 	}
@@ -143,10 +137,11 @@ func (s *stream) push(v *view) error {
 	return nil
 }
 
-// send answers a subscription; with must, even if there is nothing to say: the client is not ready before it has heard.
-func (s *stream) send(v *view, sub *subscription, asked []string, must bool) error {
-	d := sub.update(v, asked)
-	if !must && len(d.changed)+len(d.removed) == 0 {
+// send answers a subscription; the first request of one even if there is nothing to say: the client is not ready before
+// it has heard.
+func (s *stream) send(v *view, sub *subscription, asked []string, first bool) error {
+	d := sub.update(v, asked, !first)
+	if !first && len(d.changed)+len(d.removed) == 0 {
 		return nil
 	}
 	r := sub.respond(v, d)

@@ -121,12 +121,19 @@ func TestOnDemand(t *testing.T) {
 func TestOnDemandReconnect(t *testing.T) {
 	web := pod("shop", "web", "node1", "10.0.0.1", nil)
 	p := startPlane(t, web, pod("shop", "cart", "node1", "10.0.0.2", nil))
-	c := p.subscribe(t, &discovery.DeltaDiscoveryRequest{
-		TypeUrl: xds.TypeAddress, ResourceNamesSubscribe: []string{"*"}, ResourceNamesUnsubscribe: []string{"*"},
-		InitialResourceVersions: map[string]string{"Kubernetes//Pod/shop/web": "old", "Kubernetes//Pod/shop/gone": "1"},
-	})
-	if _, got := c.receive(); got != "shop/web -shop/gone" {
-		t.Errorf("answer %q", got)
+	version := p.subscribe(t, &discovery.DeltaDiscoveryRequest{TypeUrl: xds.TypeAddress})
+	r, _ := version.receive()
+	for _, tc := range []struct{ web, want string }{
+		{"old", "shop/web -/10.0.0.9 -shop/gone"},
+		{versions(r)["Kubernetes//Pod/shop/web"], "-/10.0.0.9 -shop/gone"},
+	} {
+		c := p.subscribe(t, &discovery.DeltaDiscoveryRequest{
+			TypeUrl: xds.TypeAddress, ResourceNamesSubscribe: []string{"*", "/10.0.0.1", "/10.0.0.9"}, ResourceNamesUnsubscribe: []string{"*"},
+			InitialResourceVersions: map[string]string{"Kubernetes//Pod/shop/web": tc.web, "Kubernetes//Pod/shop/gone": "1"},
+		})
+		if _, got := c.receive(); got != tc.want {
+			t.Errorf("holds %s: answer %q, want %q", tc.web, got, tc.want)
+		}
 	}
 }
 

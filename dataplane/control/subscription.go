@@ -27,21 +27,21 @@ type subscription struct {
 	nonce int
 }
 
-// begin makes a subscription of the first request of a type.
-func begin(r *discovery.DeltaDiscoveryRequest) *subscription {
-	s := &subscription{url: r.GetTypeUrl(), names: map[string]bool{}, held: maps.Clone(r.GetInitialResourceVersions())}
+// begin makes a subscription of the first request of a type, and returns the names that it asks for.
+func begin(r *discovery.DeltaDiscoveryRequest) (s *subscription, asked []string) {
+	s = &subscription{url: r.GetTypeUrl(), names: map[string]bool{}, held: maps.Clone(r.GetInitialResourceVersions())}
 	if s.held == nil {
 		s.held = map[string]string{}
 	}
 	s.wildcard = len(r.GetResourceNamesSubscribe()) == 0
-	s.change(r)
+	asked = s.change(r)
 	if !s.wildcard {
 		// A client that comes back names what it holds; that is what it was subscribed to.
 		for name := range s.held {
 			s.names[name] = true
 		}
 	}
-	return s
+	return s, asked
 }
 
 // change applies a request's changes of names and returns those that are new.
@@ -76,9 +76,9 @@ func (s *subscription) materialise() {
 	s.base = nil
 }
 
-// update says what the client needs to hold what v has, and notes that it does. Names in asked are answered even if the
-// client holds them, or there is nothing of that name.
-func (s *subscription) update(v *view, asked []string) delta {
+// update says what the client needs to hold what v has, and notes that it does. Names in asked are answered even if there
+// is nothing of that name, and with again even if the client holds what there is.
+func (s *subscription) update(v *view, asked []string, again bool) delta {
 	t := v.table(s.url)
 	var d delta
 	switch {
@@ -92,7 +92,7 @@ func (s *subscription) update(v *view, asked []string) delta {
 	default:
 		d = s.diffHeld(t, s.interest(v))
 	}
-	d = s.answer(v, d, asked)
+	d = s.answer(v, d, asked, again)
 	if s.wildcard {
 		s.base, s.generation, s.held = t, v.generation, map[string]string{}
 		return d
@@ -133,14 +133,16 @@ func (s *subscription) diffHeld(t *table, want []string) delta {
 	return d
 }
 
-func (s *subscription) answer(v *view, d delta, asked []string) delta {
+func (s *subscription) answer(v *view, d delta, asked []string, again bool) delta {
 	if len(asked) == 0 {
 		return d
 	}
 	d = delta{changed: slices.Clone(d.changed), removed: slices.Clone(d.removed)}
 	for _, n := range asked {
 		found := v.lookup(s.url, n)
-		d.changed = append(d.changed, found...)
+		if again {
+			d.changed = append(d.changed, found...)
+		}
 		if len(found) == 0 {
 			d.removed = append(d.removed, n)
 		}
