@@ -28,7 +28,8 @@ func main() {
 
 const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; prints "ready" once all are bound
        workload call [flags] URL print the outcome of calls as JSON; exit 1 if one failed
-Each has --help.`
+       workload look PATH...     print what the pod sees at each path as JSON
+The first two have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -39,6 +40,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, serve(ctx, args[1:], stdout, stderr))
 	case "call":
 		return fail(stderr, call(ctx, args[1:], stdout, stderr))
+	case "look":
+		return fail(stderr, json.NewEncoder(stdout).Encode(workload.LookAt(args[1:])))
 	case "help", "-h", "--help":
 		_, _ = fmt.Fprintln(stdout, usage)
 		return 0
