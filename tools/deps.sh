@@ -2,7 +2,7 @@
 # Checks for what the build and the tests need beyond Go modules; installs it as root on Debian or Ubuntu, else says how.
 set -eu
 
-need_go=1.26
+need_go=$(sed -n "s/^go //p" "$(dirname "$0")/../go.mod")
 missing=()
 command -v go >/dev/null || { echo "deps: no Go tool chain: install Go $need_go or newer from https://go.dev/dl/" >&2; exit 1; }
 have=$(go env GOVERSION | sed 's/^go//')
