@@ -170,13 +170,18 @@ func (p *Process) ExitCode() int {
 }
 
 // Signal sends sig, and never to another process that got the same number: a child keeps its number until it is reaped.
-func (p *Process) Signal(sig syscall.Signal) error {
+func (p *Process) Signal(sig syscall.Signal) error { return p.kill(p.PID, sig) }
+
+// SignalGroup is Signal for the process group that p leads, as it does if it was started with Setsid or Setpgid.
+func (p *Process) SignalGroup(sig syscall.Signal) error { return p.kill(-p.PID, sig) }
+
+func (p *Process) kill(pid int, sig syscall.Signal) error {
 	p.table.mu.Lock()
 	defer p.table.mu.Unlock()
 	if p.table.children[p.PID] != p {
 		return fmt.Errorf("signal process %d: %w", p.PID, os.ErrProcessDone)
 	}
-	if err := syscall.Kill(p.PID, sig); err != nil {
+	if err := syscall.Kill(pid, sig); err != nil {
 		return fmt.Errorf("signal process %d: %w", p.PID, err)
 	}
 	return nil

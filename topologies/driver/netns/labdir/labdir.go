@@ -39,10 +39,17 @@ func Root(getenv func(string) string) (string, error) {
 }
 
 // New is the directory of the lab name below root. It refuses a path that is too long for the lab's socket.
-func New(root, name string) (Dir, error) {
-	d := Dir(filepath.Join(root, name))
+func New(root, name string) (Dir, error) { return At(filepath.Join(root, name)) }
+
+// At is the lab directory at path.
+func At(path string) (Dir, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "", fmt.Errorf("name lab: %w", err)
+	}
+	d := Dir(path)
 	if n := len(d.Socket()); n > maxSocketPath {
-		return "", fmt.Errorf("name lab %s: its socket's path would have %d bytes, the kernel takes %d: set AMBIENTLAB_DIR to a shorter directory", name, n, maxSocketPath)
+		return "", fmt.Errorf("name lab %s: its socket's path would have %d bytes, the kernel takes %d: set AMBIENTLAB_DIR to a shorter directory", d.Name(), n, maxSocketPath)
 	}
 	return d, nil
 }
@@ -50,7 +57,9 @@ func New(root, name string) (Dir, error) {
 // Name is the lab's name.
 func (d Dir) Name() string { return filepath.Base(string(d)) }
 
-func (d Dir) join(parts ...string) string { return filepath.Join(append([]string{string(d)}, parts...)...) }
+func (d Dir) join(parts ...string) string {
+	return filepath.Join(append([]string{string(d)}, parts...)...)
+}
 
 // Lock is the file that the holder locks.
 func (d Dir) Lock() string { return d.join("lock") }

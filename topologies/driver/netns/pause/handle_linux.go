@@ -10,6 +10,8 @@ import (
 	"sync"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/channel"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/child"
 )
@@ -24,18 +26,27 @@ type Handle struct {
 	gone chan struct{} // closed when no more replies come
 
 	mu        sync.Mutex
-	next      uint64                // guarded by mu
-	waiting   map[uint64]chan reply // guarded by mu
-	processes map[uint64]*Process   // guarded by mu
+	next      uint64                 // guarded by mu
+	waiting   map[uint64]chan answer // guarded by mu
+	processes map[uint64]*Process    // guarded by mu
+}
+
+type answer struct {
+	reply
+	files []*os.File
 }
 
 // Process is a process that an init started.
 type Process struct {
-	PID  int // in the init's PID namespace
+	PID int // in the init's PID namespace
+
 	h    *Handle
 	id   uint64
 	done chan struct{}
 	code int // set before done is closed
+
+	mu    sync.Mutex
+	pidfd *os.File // guarded by mu; nil once the process has ended
 }
 
 // Launch starts an init in new namespaces, as cloneflags says; argv is the command that calls Serve. The caller runs the
@@ -59,7 +70,7 @@ func Launch(t *child.Table, exe string, argv []string, cloneflags uintptr, log *
 		ours.Close()
 		return nil, err
 	}
-	return &Handle{proc: proc, conn: ours, gone: make(chan struct{}), waiting: map[uint64]chan reply{}, processes: map[uint64]*Process{}}, nil
+	return &Handle{proc: proc, conn: ours, gone: make(chan struct{}), waiting: map[uint64]chan answer{}, processes: map[uint64]*Process{}}, nil
 }
 
 // PID is the init's, in the holder's PID namespace.
@@ -73,7 +84,8 @@ func (h *Handle) Run() {
 	defer h.finish()
 	for {
 		var r reply
-		if _, err := h.conn.Receive(&r); err != nil {
+		files, err := h.conn.Receive(&r)
+		if err != nil {
 			return
 		}
 		h.mu.Lock()
@@ -81,8 +93,10 @@ func (h *Handle) Run() {
 		case r.Exit != nil:
 			h.ended(h.processes[r.ID], *r.Exit)
 		case h.waiting[r.ID] != nil:
-			h.waiting[r.ID] <- r
+			h.waiting[r.ID] <- answer{r, files}
 			delete(h.waiting, r.ID)
+		default:
+			channel.CloseAll(files) // nobody waits any more
 		}
 		h.mu.Unlock()
 	}
@@ -96,6 +110,7 @@ func (h *Handle) ended(p *Process, code int) {
 	delete(h.processes, p.id)
 	p.code = code
 	close(p.done)
+	p.keep(nil)
 }
 
 func (h *Handle) finish() {
@@ -130,7 +145,42 @@ func (h *Handle) Start(ctx context.Context, s Start, stdin, stdout, stderr *os.F
 		return nil, err
 	}
 	p.PID = r.PID
+	if len(r.files) > 0 {
+		p.keep(r.files[0])
+	}
 	return p, nil
+}
+
+// keep holds on to a descriptor of the process while it runs.
+func (p *Process) keep(pidfd *os.File) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd != nil {
+		p.pidfd.Close()
+	}
+	p.pidfd = pidfd
+	select {
+	case <-p.done:
+		if pidfd != nil {
+			p.pidfd.Close()
+			p.pidfd = nil
+		}
+	default:
+	}
+}
+
+// Descriptor is a new descriptor of the process (pidfd_open(2)), nil if it has ended. The caller closes it.
+func (p *Process) Descriptor() *os.File {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd == nil {
+		return nil
+	}
+	fd, err := unix.FcntlInt(p.pidfd.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), "pidfd")
 }
 
 // Kill ends the init, and as far as it is PID 1 everything in its namespaces, and waits.
@@ -139,18 +189,18 @@ func (h *Handle) Kill() {
 	<-h.gone
 }
 
-func (h *Handle) call(ctx context.Context, o order, p *Process, files ...*os.File) (reply, error) {
-	answer := make(chan reply, 1)
+func (h *Handle) call(ctx context.Context, o order, p *Process, files ...*os.File) (answer, error) {
+	replied := make(chan answer, 1)
 	h.mu.Lock()
 	h.next++
 	o.ID = h.next
-	h.waiting[o.ID] = answer
+	h.waiting[o.ID] = replied
 	if p != nil { // before the order is sent: its end may be reported as soon as it has started
 		p.id = o.ID
 		h.processes[o.ID] = p
 	}
 	h.mu.Unlock()
-	r, err := h.exchange(ctx, o, answer, files)
+	r, err := h.exchange(ctx, o, replied, files)
 	if err != nil {
 		h.mu.Lock()
 		delete(h.waiting, o.ID)
@@ -160,20 +210,20 @@ func (h *Handle) call(ctx context.Context, o order, p *Process, files ...*os.Fil
 	return r, err
 }
 
-func (h *Handle) exchange(ctx context.Context, o order, answer <-chan reply, files []*os.File) (reply, error) {
+func (h *Handle) exchange(ctx context.Context, o order, replied <-chan answer, files []*os.File) (answer, error) {
 	if err := h.conn.Send(o, files...); err != nil {
-		return reply{}, fmt.Errorf("%w: %w", ErrGone, err)
+		return answer{}, fmt.Errorf("%w: %w", ErrGone, err)
 	}
 	select {
-	case r := <-answer:
+	case r := <-replied:
 		if r.Error != "" {
 			return r, errors.New(r.Error)
 		}
 		return r, nil
 	case <-h.gone:
-		return reply{}, ErrGone
+		return answer{}, ErrGone
 	case <-ctx.Done():
-		return reply{}, ctx.Err()
+		return answer{}, ctx.Err()
 	}
 }
 
@@ -188,6 +238,20 @@ func (p *Process) ExitCode() int {
 
 // Signal sends sig. After the process's end it returns an error.
 func (p *Process) Signal(ctx context.Context, sig syscall.Signal) error {
-	_, err := p.h.call(ctx, order{Signal: &signal{Process: p.id, Number: int(sig)}}, nil)
+	return p.signal(ctx, signal{Process: p.id, Number: int(sig)})
+}
+
+// SignalGroup is Signal for the process and all it started that stayed in its process group.
+func (p *Process) SignalGroup(ctx context.Context, sig syscall.Signal) error {
+	return p.signal(ctx, signal{Process: p.id, Number: int(sig), Group: true})
+}
+
+func (p *Process) signal(ctx context.Context, s signal) error {
+	select {
+	case <-p.done:
+		return fmt.Errorf("signal process: %w", os.ErrProcessDone)
+	default:
+	}
+	_, err := p.h.call(ctx, order{Signal: &s}, nil)
 	return err
 }

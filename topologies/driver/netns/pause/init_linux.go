@@ -70,11 +70,14 @@ func (p *initProcess) serve() error {
 			return err
 		}
 		r := reply{ID: o.ID}
-		if err := p.follow(&o, files, &r); err != nil {
+		pidfd, err := p.follow(&o, files, &r)
+		if err != nil {
 			r.Error = err.Error()
 		}
 		channel.CloseAll(files)
-		if err := p.orders.Send(r); err != nil {
+		err = p.orders.Send(r, pidfd...)
+		channel.CloseAll(pidfd)
+		if err != nil {
 			return err
 		}
 		if o.Start != nil && r.Error == "" {
@@ -83,40 +86,45 @@ func (p *initProcess) serve() error {
 	}
 }
 
-func (p *initProcess) follow(o *order, files []*os.File, r *reply) error {
+// follow does what is ordered. It returns a descriptor of the process if it started one.
+func (p *initProcess) follow(o *order, files []*os.File, r *reply) ([]*os.File, error) {
 	switch {
 	case o.Setup != nil:
-		return p.mounts.setUp(o.Setup)
+		return nil, p.mounts.setUp(o.Setup)
 	case o.Files != nil:
-		return p.mounts.writeAll(o.Files)
+		return nil, p.mounts.writeAll(o.Files)
 	case o.Start != nil:
 		return p.start(o, files, r)
 	case o.Signal != nil:
-		return p.signal(o.Signal)
+		return nil, p.signal(o.Signal)
 	}
-	return errors.New("an order without content")
+	return nil, errors.New("an order without content")
 }
 
-func (p *initProcess) start(o *order, files []*os.File, r *reply) error {
+func (p *initProcess) start(o *order, files []*os.File, r *reply) ([]*os.File, error) {
 	if len(files) != 3 || len(o.Start.Argv) == 0 {
-		return fmt.Errorf("start process: got %d streams and %d arguments", len(files), len(o.Start.Argv))
+		return nil, fmt.Errorf("start process: got %d streams and %d arguments", len(files), len(o.Start.Argv))
 	}
 	path, err := search(o.Start.Argv[0], o.Start.Env)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c, err := p.children.Start(child.Spec{
 		Path: path, Argv: o.Start.Argv, Env: o.Start.Env, Dir: o.Start.Dir, Files: files,
 		Sys: &syscall.SysProcAttr{Setsid: true}, Bounds: o.Start.Bounds,
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	r.PID = c.PID
 	p.mu.Lock()
 	p.processes[o.ID] = c
 	p.mu.Unlock()
-	return nil
+	fd, err := unix.PidfdOpen(c.PID, 0)
+	if err != nil {
+		return nil, nil // it ended at once and was reaped: its exit code follows
+	}
+	return []*os.File{os.NewFile(uintptr(fd), "pidfd")}, nil
 }
 
 // report tells the holder when process id has ended. The answer to its start has been sent before.
@@ -137,6 +145,9 @@ func (p *initProcess) signal(s *signal) error {
 	p.mu.Unlock()
 	if c == nil {
 		return fmt.Errorf("signal process: %w", os.ErrProcessDone)
+	}
+	if s.Group {
+		return c.SignalGroup(syscall.Signal(s.Number))
 	}
 	return c.Signal(syscall.Signal(s.Number))
 }

@@ -58,12 +58,13 @@ type order struct {
 type signal struct {
 	Process uint64
 	Number  int
+	Group   bool // the process and what it started, as far as that stayed in its group
 }
 
 // reply is a message from the init: the answer to an order, or the end of a process.
 type reply struct {
 	ID    uint64
 	Error string `json:",omitempty"`
-	PID   int    `json:",omitempty"` // in the init's PID namespace
+	PID   int    `json:",omitempty"` // in the init's PID namespace; a descriptor of the process comes along
 	Exit  *int   `json:",omitempty"`
 }

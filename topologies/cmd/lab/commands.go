@@ -1,0 +1,175 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/spf13/cobra"
+)
+
+func (a *app) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "lab",
+		Short: "A service mesh in namespaces of this machine",
+		Long: "lab brings up a whole ambient mesh in Linux namespaces of this machine: nodes, pods, a control plane, and a ztunnel\n" +
+			"and a CNI agent per node, all of them processes. It needs user namespaces, or root, and leaves nothing behind.",
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if a.output != "text" && a.output != "json" {
+				return usageError{fmt.Errorf("-o %s: want text or json", a.output)}
+			}
+			return nil
+		},
+	}
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentFlags().StringVar(&a.lab, "lab", "", "which lab, if several stand")
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json")
+	root.AddCommand(a.upCommand(), a.downCommand(), a.psCommand(), a.execCommand(), a.callCommand(), a.traceCommand(),
+		a.logsCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
+	for _, c := range root.Commands() {
+		if c.Args != nil {
+			check := c.Args
+			c.Args = func(c *cobra.Command, args []string) error {
+				if err := check(c, args); err != nil {
+					return usageError{fmt.Errorf("%s: %w", c.Name(), err)}
+				}
+				return nil
+			}
+		}
+	}
+	root.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return usageError{fmt.Errorf("unknown command %q", args[0])}
+		}
+		return nil
+	}
+	root.RunE = func(c *cobra.Command, _ []string) error {
+		return errors.Join(c.Help(), usageError{errors.New("no command")})
+	}
+	return root
+}
+
+func (a *app) upCommand() *cobra.Command {
+	var o upOptions
+	c := &cobra.Command{
+		Use:   "up [TOPOLOGY]",
+		Short: "Bring a lab up: a topology file, or a name of `lab topologies` (three-nodes)",
+		Long: "Brings a lab up and keeps it until Ctrl-C. With --detach the lab stays until `lab down`.\n" +
+			"Several labs may stand side by side, each under a name of its own.",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			o.topology = defaultTopology
+			if len(args) > 0 {
+				o.topology = args[0]
+			}
+			return a.up(c.Context(), o)
+		},
+	}
+	c.Flags().StringVar(&o.name, "name", "", "the lab's name (the topology's by default)")
+	c.Flags().BoolVar(&o.detach, "detach", false, "leave the lab standing")
+	return c
+}
+
+func (a *app) downCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "down [LAB]", Short: "Take a lab down", Args: cobra.MaximumNArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				a.lab = args[0]
+			}
+			return a.down(c.Context())
+		},
+	}
+}
+
+func (a *app) psCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "ps", Short: "List the pods of a lab, or the labs if several stand", Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.ps(c.Context()) },
+	}
+}
+
+func (a *app) execCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "exec POD -- COMMAND...", Short: "Run a command in a pod; its exit code is this program's",
+		Args: cobra.MinimumNArgs(2),
+		RunE: func(c *cobra.Command, args []string) error {
+			argv := args[1:]
+			if argv[0] == "--" {
+				argv = argv[1:]
+			}
+			if len(argv) == 0 {
+				return usageError{errors.New("exec: no command after --")}
+			}
+			return a.exec(c.Context(), args[0], argv)
+		},
+	}
+	c.Flags().SetInterspersed(false) // what follows the pod is the command's
+	return c
+}
+
+func (a *app) callCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use: "call POD URL [-- FLAG...]", Short: "Make a call from a pod; flags after -- are those of `workload call`",
+		Example: "  lab call web http://cart\n  lab call shop/web tcp://cart:9000 -- --count 3",
+		Args:    cobra.MinimumNArgs(2),
+		RunE:    func(c *cobra.Command, args []string) error { return a.call(c.Context(), args[0], args[1], args[2:]) },
+	}
+	return c
+}
+
+func (a *app) traceCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "trace POD URL", Short: "Make a call from a pod and draw the hops that it took", Args: cobra.ExactArgs(2),
+		RunE: func(c *cobra.Command, args []string) error { return a.trace(c.Context(), args[0], args[1]) },
+	}
+}
+
+func (a *app) logsCommand() *cobra.Command {
+	var follow bool
+	c := &cobra.Command{
+		Use: "logs NAME", Short: "Show the log of a pod or a daemon (control, ztunnel.node1, cni-agent.node1, hold)", Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return a.logs(c.Context(), args[0], follow) },
+	}
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until Ctrl-C")
+	return c
+}
+
+func (a *app) topologiesCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "topologies", Short: "List the topologies that come with this program", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return a.topologies() },
+	}
+}
+
+func (a *app) checkCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "check TOPOLOGY", Short: "Say everything that is wrong with a topology, and touch nothing", Args: cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error { return a.check(args[0]) },
+	}
+}
+
+func (a *app) gcCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "gc", Short: "Remove the files of labs whose holder is gone", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return a.gc() },
+	}
+}
+
+func (a *app) holdCommand() *cobra.Command {
+	var dir, bin string
+	var detach bool
+	c := &cobra.Command{
+		Use: "hold", Hidden: true, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return a.hold(c.Context(), dir, bin, detach) },
+	}
+	c.Flags().StringVar(&dir, "dir", "", "the lab's directory")
+	c.Flags().StringVar(&bin, "bin", "", "the directory of the binaries")
+	c.Flags().BoolVar(&detach, "detach", false, "do not end with the pipe")
+	return c
+}

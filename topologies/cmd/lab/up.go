@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+const defaultTopology = "three-nodes"
+
+type upOptions struct {
+	topology, name string
+	detach         bool
+}
+
+// load reads a topology file, or one of the catalogue.
+func load(name string) (*topologies.Spec, error) {
+	if slices.Contains(topologies.Catalogue(), name) {
+		return topologies.Open(name)
+	}
+	if _, err := os.Stat(name); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("no topology %q: neither a file nor one of %s", name, strings.Join(topologies.Catalogue(), ", "))
+	}
+	return topologies.LoadFile(name)
+}
+
+// up brings a lab up and, unless it is detached, keeps it until ctx ends.
+func (a *app) up(ctx context.Context, o upOptions) error {
+	spec, err := load(o.topology)
+	if err != nil {
+		return err
+	}
+	if o.name == "" {
+		o.name = spec.Name
+	}
+	root, err := labdir.Root(os.Getenv)
+	if err != nil {
+		return err
+	}
+	if strings.ContainsAny(o.name, "/ ") || o.name == "." || o.name == ".." {
+		return usageError{fmt.Errorf("--name %q: want a plain name", o.name)}
+	}
+	started := time.Now()
+	d := netns.New(netns.Options{Detach: o.detach, Progress: a.progress})
+	if err := d.Up(ctx, spec, lab.UpOptions{Dir: filepath.Join(root, o.name)}); err != nil {
+		if ctx.Err() != nil {
+			return errors.New("interrupted; the lab is down")
+		}
+		return err
+	}
+	pods, err := d.Pods(ctx)
+	if err != nil {
+		return errors.Join(err, d.Down(context.WithoutCancel(ctx)))
+	}
+	a.progress(fmt.Sprintf("lab %s stands: %d nodes, %d pods, up in %.1f s", o.name, len(spec.Clusters[0].Nodes), len(pods), time.Since(started).Seconds()))
+	if o.detach {
+		a.progress("`lab ps` lists its pods, `lab down " + o.name + "` takes it down")
+		return nil
+	}
+	a.progress("`lab ps` in another terminal lists its pods; Ctrl-C takes it down")
+	select {
+	case <-ctx.Done():
+		a.progress("taking it down")
+		return d.Down(context.WithoutCancel(ctx))
+	case <-d.Ended():
+		return errors.New("the lab ended by itself, or somebody took it down")
+	}
+}
+
+// progress is for people: it is no part of the product on stdout.
+func (a *app) progress(what string) { fmt.Fprintln(a.stderr, what) }
+
+// attach finds the lab that --lab names, or the only one.
+func (a *app) attach(ctx context.Context) (*lab.Lab, error) {
+	dir, err := a.find()
+	if err != nil {
+		return nil, err
+	}
+	return netns.Attach(ctx, dir)
+}
+
+func (a *app) find() (labdir.Dir, error) {
+	root, err := labdir.Root(os.Getenv)
+	if err != nil {
+		return "", err
+	}
+	labs, err := labdir.List(root)
+	if err != nil {
+		return "", err
+	}
+	var names []string
+	for _, l := range labs {
+		if !l.Stands {
+			continue
+		}
+		if l.Dir.Name() == a.lab {
+			return l.Dir, nil
+		}
+		names = append(names, l.Dir.Name())
+	}
+	switch {
+	case a.lab != "":
+		return "", fmt.Errorf("no lab %q stands; there are: %s", a.lab, orNone(names))
+	case len(names) == 0:
+		return "", fmt.Errorf("no lab stands: bring one up with `lab up`")
+	case len(names) > 1:
+		return "", usageError{fmt.Errorf("several labs stand, choose with --lab: %s", strings.Join(names, ", "))}
+	}
+	return labdir.New(root, names[0])
+}
+
+func orNone(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+func (a *app) down(ctx context.Context) error {
+	dir, err := a.find()
+	if err != nil {
+		return err
+	}
+	return netns.Reach(dir).Down(ctx)
+}
+
+func (a *app) gc() error {
+	root, err := labdir.Root(os.Getenv)
+	if err != nil {
+		return err
+	}
+	removed, err := labdir.Collect(root)
+	if printErr := a.print(removed, func() {
+		for _, name := range removed {
+			fmt.Fprintf(a.stdout, "removed %s\n", name)
+		}
+	}); printErr != nil {
+		return errors.Join(err, printErr)
+	}
+	return err
+}

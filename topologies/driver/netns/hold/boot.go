@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+// up builds the whole lab. Everything that does not wait for something else happens at once.
+func (h *holder) up(ctx context.Context, c *client, u *order.Up) error {
+	s, err := h.newSite(u)
+	if err != nil {
+		return fmt.Errorf("bring up: %w", err)
+	}
+	if err := s.boot(ctx, c, u.Objects); err != nil {
+		return fmt.Errorf("bring up %s: %w", u.Spec.Name, err)
+	}
+	c.progress("lab %s is up", h.cfg.Dir.Name())
+	return nil
+}
+
+func (s *site) boot(ctx context.Context, c *client, list order.Objects) error {
+	objs, err := decodeObjects(list)
+	if err != nil {
+		return err
+	}
+	if err := s.prepareDirs(); err != nil {
+		return err
+	}
+	c.progress("starting %d nodes", len(s.cluster.Nodes))
+	if err := s.startNodes(ctx); err != nil {
+		return err
+	}
+	var pods []*pod
+	for _, o := range objs {
+		if obj, ok := o.(*corev1.Pod); ok {
+			p, err := s.newPod(obj)
+			if err != nil {
+				return err
+			}
+			pods = append(pods, p)
+		}
+	}
+	if err := s.store(objs...); err != nil {
+		return err
+	}
+	if err := s.objectsChanged(); err != nil {
+		return err
+	}
+	c.progress("starting %d pods", len(pods))
+	return s.startPods(ctx, pods)
+}
+
+func (s *site) prepareDirs() error {
+	dirs := []string{s.dir.Status(kubelet)}
+	for _, n := range s.cluster.Nodes {
+		dirs = append(dirs, s.dir.Status(lab.DaemonCNIAgent+"."+n.Name))
+	}
+	for _, dir := range dirs {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make lab directory: %w", err)
+		}
+	}
+	_ = os.WriteFile(s.dir.JWKS(), []byte("{}"), 0o600)
+	spec, err := json.Marshal(s.spec) // JSON is YAML
+	if err != nil {
+		return fmt.Errorf("write topology: %w", err)
+	}
+	return writeAtomic(s.dir.Topology(), spec)
+}
+
+func (s *site) startNodes(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	var mu sync.Mutex
+	for i := range s.cluster.Nodes {
+		g.Go(func() error {
+			n, err := s.startNode(ctx, i)
+			if err != nil {
+				return err
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			s.nodes[n.name] = n
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// newPod registers a pod, which gets its uid here.
+func (s *site) newPod(obj *corev1.Pod) (*pod, error) {
+	ref := lab.PodRef{Namespace: obj.Namespace, Name: obj.Name}
+	if obj.Spec.NodeName == "" {
+		obj.Spec.NodeName = s.cluster.Nodes[0].Name
+	}
+	n := s.nodes[obj.Spec.NodeName]
+	if n == nil {
+		return nil, fmt.Errorf("pod %s: no node %q", ref, obj.Spec.NodeName)
+	}
+	if obj.Spec.ServiceAccountName == "" {
+		obj.Spec.ServiceAccountName = "default"
+	}
+	uid := newUID()
+	obj.UID = types.UID(uid)
+	life, cancel := context.WithCancel(s.run)
+	p := &pod{ref: ref, uid: uid, role: roleOf(obj), node: n, obj: obj, lifetime: life, end: cancel}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pods[ref] != nil {
+		return nil, fmt.Errorf("pod %s is there already", ref)
+	}
+	s.pods[ref] = p
+	return p, nil
+}
+
+// newUID is a random UUID (RFC 9562, version 4).
+func newUID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	b[6], b[8] = b[6]&0x0f|0x40, b[8]&0x3f|0x80
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+// startPods starts the nodes' agents and all pods, and waits until everything is ready.
+func (s *site) startPods(ctx context.Context, pods []*pod) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, n := range s.nodes {
+		g.Go(func() error { return s.startAgent(ctx, n) })
+	}
+	for _, p := range pods {
+		g.Go(func() error { return s.bringUp(ctx, p) })
+	}
+	return g.Wait()
+}
+
+// startPod is bringUp of a pod that nobody waits for: what goes wrong is the pod's problem.
+func (s *site) startPod(p *pod) {
+	if err := s.bringUp(p.lifetime, p); err != nil && p.lifetime.Err() == nil {
+		s.log.Error("pod does not run", "pod", p.ref, "err", err)
+		p.fail(err)
+		if err := s.writeStatus(p); err != nil {
+			s.log.Error("status not written", "pod", p.ref, "err", err)
+		}
+	}
+}
+
+func (s *site) bringUp(ctx context.Context, p *pod) error {
+	if err := s.makePod(ctx, p); err != nil {
+		return err
+	}
+	if s.meshed(p) {
+		p.node.awaitMesh(ctx) // its ADD would only be refused until then
+	}
+	if err := s.connectPod(ctx, p); err != nil {
+		return err
+	}
+	return s.runPod(ctx, p)
+}

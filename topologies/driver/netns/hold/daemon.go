@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/ambientlab/ambientlab/dataplane/netns"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/child"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+// daemon is a process of the mesh, wherever it runs.
+type daemon struct {
+	task  *task
+	ns    *netns.NS
+	ready string // URL of its readiness check
+	pod   *pod   // nil for the agent
+}
+
+// newAgent prepares the node's agent; it runs in the node's own namespaces.
+func (s *site) newAgent(n *node) (*task, error) {
+	set, err := child.CapabilitySet(nil, agentCapabilities, nil)
+	if err != nil {
+		return nil, err
+	}
+	env := append([]string{"PATH=" + podPath, "HOME=/root", "HOSTNAME=" + n.name, "NODE_NAME=" + n.name, "LOG_FORMAT=json"}, s.daemonEnv[lab.DaemonCNIAgent]...)
+	return &task{
+		name: lab.DaemonCNIAgent + " on " + n.name, init: n.init, log: s.dir.Log(lab.DaemonCNIAgent + "." + n.name), grace: podGrace,
+		start: pause.Start{Argv: s.agentCommand(n), Env: env, Dir: "/", Bounds: &child.Bounds{Capabilities: set, NoNewPrivs: true}},
+	}, nil
+}
+
+// daemon finds a daemon by node ("" for the control plane) and name.
+func (s *site) daemon(nodeName, name string) (*daemon, error) {
+	if name == lab.DaemonCNIAgent {
+		if n := s.nodes[nodeName]; n != nil && n.agent != nil {
+			return &daemon{task: n.agent, ns: n.ns, ready: agentReady}, nil
+		}
+		return nil, fmt.Errorf("no daemon %s on node %q", name, nodeName)
+	}
+	for _, p := range s.podList() {
+		if p.role.daemon() != name || name == "" || (p.role == roleZtunnel && p.node.name != nodeName) {
+			continue
+		}
+		if t := p.task(); t != nil {
+			ready := ztunnelReady
+			if p.role == roleControl {
+				ready = controlReady
+			}
+			return &daemon{task: t, ns: p.ns, ready: ready, pod: p}, nil
+		}
+	}
+	if nodeName == "" {
+		return nil, fmt.Errorf("no daemon %s", name)
+	}
+	return nil, fmt.Errorf("no daemon %s on node %q", name, nodeName)
+}
+
+func (s *site) daemonRequest(ctx context.Context, r *order.Daemon) (order.Reply, []*os.File, error) {
+	d, err := s.daemon(r.Node, r.Name)
+	if err != nil {
+		return order.Reply{}, nil, err
+	}
+	switch r.Action {
+	case order.ActionSignal:
+		return order.Reply{}, nil, d.task.Signal(ctx, syscall.Signal(r.Signal))
+	case order.ActionStop:
+		return order.Reply{}, nil, d.task.Stop(ctx)
+	case order.ActionStart:
+		return order.Reply{}, nil, s.startDaemon(ctx, d)
+	case order.ActionReady:
+		return order.Reply{}, nil, s.awaitURL(ctx, d.ns, d.ready, d.task)
+	case order.ActionStatus:
+		status, fd := d.task.Status()
+		if fd == nil {
+			return order.Reply{Status: &status}, nil, nil
+		}
+		return order.Reply{Status: &status}, []*os.File{fd}, nil
+	}
+	return order.Reply{}, nil, fmt.Errorf("unknown action %q", r.Action)
+}
+
+func (s *site) startDaemon(ctx context.Context, d *daemon) error {
+	if d.task.running() != nil {
+		return nil
+	}
+	if err := d.task.Start(ctx); err != nil {
+		return err
+	}
+	if d.pod != nil {
+		s.restarted(d.pod, d.task)
+	}
+	return nil
+}
+
+// dial connects to a port of a daemon's loopback. The socket is made in the daemon's namespace, and handed over.
+func (s *site) dial(ctx context.Context, r *order.Dial) ([]*os.File, error) {
+	d, err := s.daemon(r.Node, r.Name)
+	if err != nil {
+		return nil, err
+	}
+	c, err := dialLoopback(ctx, d.ns, r.Port)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s port %d: %w", d.task.name, r.Port, err)
+	}
+	defer c.Close()
+	f, err := c.File()
+	if err != nil {
+		return nil, fmt.Errorf("dial %s port %d: %w", d.task.name, r.Port, err)
+	}
+	return []*os.File{f}, nil
+}

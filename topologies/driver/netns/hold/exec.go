@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
+)
+
+// exec runs a command in a pod with the pod's rights and the client's streams. It is killed when the client is gone.
+// A terminal will be a pty of the pod's own devpts, opened by its init, whose master goes out with the first reply.
+func (s *site) exec(ctx context.Context, c *client, r *order.Exec) (int, error) {
+	p, err := s.pod(r.Pod)
+	if err != nil {
+		return 0, err
+	}
+	init := p.handle()
+	if init == nil {
+		return 0, fmt.Errorf("pod %s has not started yet", r.Pod)
+	}
+	if len(c.files) != 3 || len(r.Argv) == 0 {
+		return 0, fmt.Errorf("exec: got %d streams and %d arguments", len(c.files), len(r.Argv))
+	}
+	container := &p.object().Spec.Containers[0]
+	bounds, err := containerBounds(container, p.role)
+	if err != nil {
+		return 0, err
+	}
+	start := pause.Start{Argv: r.Argv, Env: environment(p, container), Dir: "/", Bounds: bounds}
+	proc, err := init.Start(ctx, start, c.files[0], c.files[1], c.files[2])
+	if err != nil {
+		return 0, fmt.Errorf("exec %s in pod %s: %w", r.Argv[0], r.Pod, err)
+	}
+	for _, f := range c.files {
+		f.Close() // or a reader at the other end would wait for us too
+	}
+	c.files = nil
+	_ = c.conn.Send(order.Reply{Started: true})
+	for {
+		select {
+		case <-proc.Done():
+			return proc.ExitCode(), nil
+		case n := <-c.notes:
+			if err := proc.Signal(ctx, syscall.Signal(n.Signal)); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				s.log.Warn("signal not passed on", "pod", r.Pod, "err", err)
+			}
+		case <-ctx.Done():
+			_ = proc.SignalGroup(context.WithoutCancel(ctx), syscall.SIGKILL)
+			return proc.ExitCode(), ctx.Err()
+		}
+	}
+}

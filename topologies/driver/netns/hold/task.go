@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hold
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+// task is a process that can be started again: a pod's main process, or a daemon. It is never restarted by itself.
+type task struct {
+	name  string
+	init  *pause.Handle
+	start pause.Start
+	log   string        // file that takes its output
+	grace time.Duration // between SIGTERM and SIGKILL
+
+	op sync.Mutex // held over a whole start or stop
+
+	mu      sync.Mutex
+	proc    *pause.Process // guarded by mu; of the last run
+	started time.Time      // guarded by mu
+	logFrom int64          // guarded by mu; where the last run's output begins
+}
+
+// Start starts the process if it is not running.
+func (t *task) Start(ctx context.Context) error {
+	t.op.Lock()
+	defer t.op.Unlock()
+	if p := t.running(); p != nil {
+		return nil
+	}
+	out, err := os.OpenFile(t.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", t.name, err)
+	}
+	defer out.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", t.name, err)
+	}
+	defer null.Close()
+	end, err := out.Seek(0, io.SeekEnd)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", t.name, err)
+	}
+	started := time.Now()
+	p, err := t.init.Start(ctx, t.start, null, out, out)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", t.name, err)
+	}
+	t.mu.Lock()
+	t.proc, t.started, t.logFrom = p, started, end
+	t.mu.Unlock()
+	return nil
+}
+
+// last is the process of the last run, nil before the first.
+func (t *task) last() *pause.Process {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.proc
+}
+
+// running is the process, nil if it does not run.
+func (t *task) running() *pause.Process {
+	p := t.last()
+	if p == nil {
+		return nil
+	}
+	select {
+	case <-p.Done():
+		return nil
+	default:
+		return p
+	}
+}
+
+// ended says how the last run ended; "" if it has not, or there was none.
+func (t *task) ended() string {
+	p := t.last()
+	if p == nil || t.running() != nil {
+		return ""
+	}
+	return fmt.Sprintf("ended with exit code %d, see %s", p.ExitCode(), t.log)
+}
+
+// Signal sends a signal to the process.
+func (t *task) Signal(ctx context.Context, sig syscall.Signal) error {
+	p := t.running()
+	if p == nil {
+		return fmt.Errorf("signal %s: %w", t.name, os.ErrProcessDone)
+	}
+	if err := p.Signal(ctx, sig); err != nil {
+		return fmt.Errorf("signal %s: %w", t.name, err)
+	}
+	return nil
+}
+
+// Stop ends the process with SIGTERM, after its grace period with SIGKILL, and waits.
+func (t *task) Stop(ctx context.Context) error {
+	t.op.Lock()
+	defer t.op.Unlock()
+	p := t.running()
+	if p == nil {
+		return nil
+	}
+	if err := p.Signal(ctx, syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop %s: %w", t.name, err)
+	}
+	grace := time.NewTimer(t.grace)
+	defer grace.Stop()
+	select {
+	case <-p.Done():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("stop %s: %w", t.name, ctx.Err())
+	case <-grace.C:
+	}
+	if err := p.SignalGroup(ctx, syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("stop %s: %w", t.name, err)
+	}
+	<-p.Done()
+	return nil
+}
+
+// Status is a look at the process; its descriptor tells whoever gets it the process id (the caller closes it).
+func (t *task) Status() (lab.Status, *os.File) {
+	p := t.last()
+	if p == nil {
+		return lab.Status{}, nil
+	}
+	t.mu.Lock()
+	status := lab.Status{Started: t.started}
+	t.mu.Unlock()
+	if t.running() == nil {
+		status.ExitCode = p.ExitCode()
+		return status, nil
+	}
+	status.Running = true
+	return status, p.Descriptor()
+}

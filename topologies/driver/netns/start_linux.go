@@ -1,0 +1,178 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netns
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
+)
+
+// Binaries that a lab runs, relative to the directory that holds them.
+var binaries = []string{
+	"lab", "workload", "capture", "ztunnel", "control", "cni-agent", "ambient-cni", "cni/ptp", "cni/host-local",
+}
+
+// BinaryError says that parts of the project are not built.
+type BinaryError struct {
+	Dir     string
+	Missing []string
+}
+
+func (e *BinaryError) Error() string {
+	return fmt.Sprintf("find binaries in %s: %s missing: run `make build`, or set AMBIENTLAB_BIN to where they are",
+		e.Dir, strings.Join(e.Missing, ", "))
+}
+
+// FindBinaries returns the directory of the project's binaries: bin if it is set, else $AMBIENTLAB_BIN, else where this
+// program is. It fails with a *BinaryError if one is missing.
+func FindBinaries(bin string) (string, error) {
+	if bin == "" {
+		bin = os.Getenv("AMBIENTLAB_BIN")
+	}
+	if bin == "" {
+		exe, err := os.Executable()
+		if err != nil {
+			return "", fmt.Errorf("find binaries: %w", err)
+		}
+		bin = filepath.Dir(exe)
+	}
+	bin, err := filepath.Abs(bin)
+	if err != nil {
+		return "", fmt.Errorf("find binaries: %w", err)
+	}
+	var missing []string
+	for _, name := range binaries {
+		if unix.Access(filepath.Join(bin, name), unix.X_OK) != nil {
+			missing = append(missing, name)
+		}
+	}
+	if len(missing) > 0 {
+		return "", &BinaryError{Dir: bin, Missing: missing}
+	}
+	return bin, nil
+}
+
+// holderProcess is a holder that this process started.
+type holderProcess struct {
+	cmd      *exec.Cmd
+	lifeline *os.File // nil if detached; the lab ends when its last copy is closed
+	ended    chan struct{}
+}
+
+// startHolder starts `lab hold` for dir and returns once it listens. With detach, the lab outlives this process.
+func startHolder(ctx context.Context, dir labdir.Dir, bin string, detach bool) (*holderProcess, error) {
+	lifelineR, lifelineW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer lifelineR.Close()
+	helloR, helloW, err := os.Pipe()
+	if err != nil {
+		lifelineW.Close()
+		return nil, err
+	}
+	defer helloR.Close()
+	cmd := holderCommand(dir, bin, detach)
+	cmd.ExtraFiles = []*os.File{lifelineR, helloW}
+	err = cmd.Start()
+	helloW.Close()
+	if err != nil {
+		lifelineW.Close()
+		return nil, refusedClone(err)
+	}
+	h := &holderProcess{cmd: cmd, lifeline: lifelineW, ended: make(chan struct{})}
+	go func() { // ends with the holder, which stop ends; detached, with this process
+		_ = cmd.Wait()
+		close(h.ended)
+	}()
+	if err := readHello(ctx, helloR, dir); err != nil {
+		h.stop()
+		return nil, err
+	}
+	if detach {
+		h.lifeline.Close()
+		h.lifeline = nil
+	}
+	return h, nil
+}
+
+func holderCommand(dir labdir.Dir, bin string, detach bool) *exec.Cmd {
+	cmd := exec.Command(filepath.Join(bin, "lab"), "hold", "--dir", string(dir), "--bin", bin)
+	if detach {
+		cmd.Args = append(cmd.Args, "--detach")
+	}
+	// A session of its own: Ctrl-C is for whoever runs the lab, who then takes it down in order.
+	attr := &syscall.SysProcAttr{Setsid: true}
+	attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
+	if os.Geteuid() != 0 {
+		attr.Cloneflags |= unix.CLONE_NEWUSER
+		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
+		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
+	}
+	cmd.SysProcAttr = attr
+	cmd.Dir = "/"
+	return cmd
+}
+
+// readHello waits for the holder's first words.
+func readHello(ctx context.Context, r *os.File, dir labdir.Dir) error {
+	stop := context.AfterFunc(ctx, func() { r.Close() })
+	defer stop()
+	var hello order.Hello
+	err := json.NewDecoder(r).Decode(&hello)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case err != nil:
+		return fmt.Errorf("start lab %s: its holder ended without a word: see %s", dir.Name(), dir.Log("hold"))
+	case hello.Taken:
+		return fmt.Errorf("start lab %s: %w: take it down with `lab down %s`, or choose another --name",
+			dir.Name(), labdir.ErrTaken, dir.Name())
+	case hello.Error != "":
+		return fmt.Errorf("start lab %s: %s", dir.Name(), hello.Error)
+	}
+	return nil
+}
+
+// stop ends the holder by letting go of the pipe, and waits.
+func (h *holderProcess) stop() {
+	if h.lifeline != nil {
+		h.lifeline.Close()
+		h.lifeline = nil
+	} else {
+		_ = h.cmd.Process.Kill()
+	}
+	<-h.ended
+}
+
+// refusedClone says which of the host's settings keeps an ordinary user from making namespaces.
+func refusedClone(err error) error {
+	for _, s := range []struct{ path, bad, cure string }{
+		{"/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl kernel.unprivileged_userns_clone=1"},
+		{"/proc/sys/user/max_user_namespaces", "0", "sysctl user.max_user_namespaces=10000"},
+		{"/proc/sys/user/max_net_namespaces", "0", "sysctl user.max_net_namespaces=10000"},
+		{"/proc/sys/user/max_mnt_namespaces", "0", "sysctl user.max_mnt_namespaces=10000"},
+		{"/proc/sys/user/max_pid_namespaces", "0", "sysctl user.max_pid_namespaces=10000"},
+	} {
+		if value, readErr := os.ReadFile(s.path); readErr == nil && strings.TrimSpace(string(value)) == s.bad {
+			return fmt.Errorf("make namespaces: %w: %s is %s: allow them with `%s`, or run as root", err, s.path, s.bad, s.cure)
+		}
+	}
+	if errors.Is(err, syscall.EPERM) || errors.Is(err, syscall.EINVAL) || errors.Is(err, syscall.ENOSYS) {
+		return fmt.Errorf("make namespaces: %w: a seccomp profile or a missing capability refuses: in a container, run it with "+
+			"--security-opt seccomp=unconfined (an ordinary user) or --privileged (root)", err)
+	}
+	return fmt.Errorf("start holder: %w", err)
+}
