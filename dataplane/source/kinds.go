@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
 	istiov1 "istio.io/client-go/pkg/apis/networking/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -47,9 +46,17 @@ var kinds = []Kind{
 	row("EndpointSlice", true, func(o *Objects) *map[string]*discoveryv1.EndpointSlice { return &o.EndpointSlices },
 		checkEndpointSlice, nil, "discovery.k8s.io/v1"),
 	row("ServiceEntry", true, func(o *Objects) *map[string]*istiov1.ServiceEntry { return &o.ServiceEntries },
-		checkServiceEntry, func(d, s *istiov1.ServiceEntry) { proto.Merge(&d.Status, &s.Status) }, istioNetworking...),
+		checkServiceEntry, func(d, s *istiov1.ServiceEntry) {
+			if len(s.Status.Addresses)+len(s.Status.Conditions) > 0 {
+				s.Status.DeepCopyInto(&d.Status)
+			}
+		}, istioNetworking...),
 	row("WorkloadEntry", true, func(o *Objects) *map[string]*istiov1.WorkloadEntry { return &o.WorkloadEntries },
-		checkWorkloadEntry, func(d, s *istiov1.WorkloadEntry) { proto.Merge(&d.Status, &s.Status) }, istioNetworking...),
+		checkWorkloadEntry, func(d, s *istiov1.WorkloadEntry) {
+			if len(s.Status.Conditions) > 0 {
+				s.Status.DeepCopyInto(&d.Status)
+			}
+		}, istioNetworking...),
 }
 
 // Kinds lists every kind that a source reads.

@@ -167,7 +167,7 @@ func (s *Source) apply(b *batch, w *fsnotify.Watcher) error {
 		}
 	} else {
 		for rel := range b.files {
-			changed = s.tree.read(rel) || changed
+			changed = s.tree.read(rel, true) || changed
 		}
 	}
 	if changed {

@@ -199,6 +199,15 @@ func TestWatch(t *testing.T) {
 	write(t, dir, "status/kubelet/pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata: {name: cart, namespace: shop}\nstatus: {phase: Running}\n")
 	eventually(t, s, "a status", func(o *source.Objects) bool { return o.Pods["shop/cart"].Status.Phase == "Running" })
 
+	// In place, same size, at once.
+	for _, phase := range []string{"Pending", "Running", "Unknown", "Pending"} {
+		text := "apiVersion: v1\nkind: Pod\nmetadata: {name: cart, namespace: shop}\nstatus: {phase: " + phase + "}\n"
+		if err := os.WriteFile(filepath.Join(dir, "status/kubelet/pod.yaml"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, s, phase, func(o *source.Objects) bool { return string(o.Pods["shop/cart"].Status.Phase) == phase })
+	}
+
 	if err := os.Rename(filepath.Join(dir, "more"), filepath.Join(dir, "moved")); err != nil {
 		t.Fatal(err)
 	}
@@ -282,6 +291,26 @@ func TestRewritingTheSameChangesNothing(t *testing.T) {
 	if c := tr.changes(); len(c) != 0 {
 		t.Errorf("changes %v", c)
 	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(podCart)
+	f.Add("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a, namespace: b}\nspec: {hosts: [a.b], endpoints: [{address: 1.2.3.4, ports: {a: 1}}]}\n---\n{}")
+	f.Add("{\"kind\": \"Pod\", \"apiVersion\": \"v1\"}")
+	f.Fuzz(func(t *testing.T, text string) {
+		first := &entry{}
+		parse(first, "f.yaml", []byte(text), nil)
+		again := &entry{}
+		parse(again, "f.yaml", []byte(text), first)
+		if len(again.docs) != len(first.docs) {
+			t.Errorf("%d documents, then %d", len(first.docs), len(again.docs))
+		}
+		for i := range first.docs {
+			if again.docs[i].obj != first.docs[i].obj {
+				t.Errorf("%s is not the same object after reading the same bytes", first.docs[i].key)
+			}
+		}
+	})
 }
 
 func BenchmarkRead(b *testing.B) {

@@ -67,7 +67,7 @@ func (t *tree) rescan(watch func(dir string) error) (changed bool, err error) {
 			}
 		case readable(rel):
 			seen[rel] = true
-			changed = t.read(rel) || changed
+			changed = t.read(rel, false) || changed
 		}
 		return nil
 	})
@@ -77,21 +77,22 @@ func (t *tree) rescan(watch func(dir string) error) (changed bool, err error) {
 	t.dirs = dirs
 	for rel := range t.files {
 		if !seen[rel] {
-			changed = t.read(rel) || changed
+			changed = t.read(rel, false) || changed
 		}
 	}
 	return changed, nil
 }
 
-// read brings one file up to date; it reports whether objects or problems may have changed.
-func (t *tree) read(rel string) bool {
+// read brings one file up to date; it reports whether objects or problems may have changed. A file that seems to be what
+// it was is only read if an event told of it: two writes in place may fall into one tick of the file system's clock.
+func (t *tree) read(rel string, told bool) bool {
 	path := filepath.Join(t.root, rel)
 	old := t.files[rel]
 	info, err := os.Stat(path)
 	if err == nil && !info.Mode().IsRegular() {
 		err = fs.ErrNotExist
 	}
-	if err == nil && old != nil && old.info != nil && same(old.info, info) {
+	if err == nil && !told && old != nil && old.info != nil && same(old.info, info) {
 		return false
 	}
 	next := &entry{info: info}
