@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -318,5 +319,31 @@ func BenchmarkCompile(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkChange is what one pod's change costs from objects to the bytes for one proxy.
+func BenchmarkChange(b *testing.B) {
+	o := cluster(10_000, 1_000)
+	var changed *corev1.Pod
+	for _, p := range o.Pods {
+		changed = p.DeepCopy()
+		break
+	}
+	key := source.Key{Kind: "Pod", Namespace: changed.Namespace, Name: changed.Name}
+	v := newView(Compile(o, Settings{}), nil)
+	sub, _ := begin(&discovery.DeltaDiscoveryRequest{TypeUrl: xds.TypeAddress})
+	sub.update(v, nil, false)
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		i++
+		p := changed.DeepCopy()
+		p.Labels["version"] = fmt.Sprint(i)
+		o = o.With(map[source.Key]source.Object{key: p})
+		v = newView(Compile(o, Settings{}), v)
+		if d := sub.update(v, nil, false); len(d.changed) != 1 {
+			b.Fatalf("%d resources", len(d.changed))
+		}
 	}
 }
