@@ -47,9 +47,10 @@ func (d *DNS) Serve(ctx context.Context, tcp []net.Listener, udp []net.PacketCon
 	g, ctx := errgroup.WithContext(ctx)
 	serve := func(s *dns.Server, where net.Addr) {
 		s.Handler = dns.HandlerFunc(d.handle)
-		started := make(chan struct{})
+		started, ended := make(chan struct{}), make(chan struct{})
 		s.NotifyStartedFunc = func() { close(started) }
 		g.Go(func() error {
+			defer close(ended)
 			if err := s.ActivateAndServe(); err != nil && ctx.Err() == nil {
 				return fmt.Errorf("serve DNS on %s: %w", where, err)
 			}
@@ -57,8 +58,12 @@ func (d *DNS) Serve(ctx context.Context, tcp []net.Listener, udp []net.PacketCon
 		})
 		g.Go(func() error {
 			<-ctx.Done()
-			<-started
-			return s.ShutdownContext(ctx) // ctx has ended: closes without waiting for idle clients
+			select {
+			case <-started:
+				return s.ShutdownContext(ctx) // ctx has ended: idle clients are cut
+			case <-ended: // it never started
+				return nil
+			}
 		})
 	}
 	for _, l := range tcp {
