@@ -71,7 +71,7 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 	g.Go(func() error { return serveHTTP(ctx, "--ready", o.ready, readyOnly(server.Ready())) })
 	log.Info("control plane started", "listen", listener.Addr().String(), "objects", o.objects, "trust_domain", o.TrustDomain, "cluster", o.ClusterID)
 	err = g.Wait()
-	log.Info("control plane stopped", "err", err)
+	log.Info("control plane stopped")
 	return err
 }
 
