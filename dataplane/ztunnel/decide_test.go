@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"testing"
+
+	"github.com/ambientlab/ambientlab/dataplane/authz"
+	"github.com/ambientlab/ambientlab/dataplane/catalog"
+	"github.com/ambientlab/ambientlab/dataplane/hbone"
+	"github.com/ambientlab/ambientlab/dataplane/identity"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+)
+
+func TestParseAuthority(t *testing.T) {
+	for _, c := range []struct {
+		in   string
+		want authority
+		ok   bool
+	}{
+		{"10.0.0.1:80", authority{ip: netip.MustParseAddr("10.0.0.1"), port: 80}, true},
+		{"[fd00::1]:80", authority{ip: netip.MustParseAddr("fd00::1"), port: 80}, true},
+		{"[::ffff:10.0.0.1]:80", authority{ip: netip.MustParseAddr("10.0.0.1"), port: 80}, true},
+		{"cart.shop.svc:80", authority{host: "cart.shop.svc", port: 80}, true},
+		{"cart", authority{}, false},
+		{"cart:", authority{}, false},
+		{"cart:http", authority{}, false},
+		{"cart:0", authority{}, false},
+		{"cart:65536", authority{}, false},
+		{"10.0.0.1:0", authority{}, false},
+		{"10.0.0:80", authority{}, false},
+		{"fd00::1:80", authority{}, false},
+		{"a@b:80", authority{}, false},
+		{":80", authority{}, false},
+		{"", authority{}, false},
+	} {
+		got, err := parseAuthority(c.in)
+		if got != c.want || (err == nil) != c.ok {
+			t.Errorf("parseAuthority(%q) = %+v, %v", c.in, got, err)
+		}
+	}
+}
+
+func TestOutboundSelfCall(t *testing.T) {
+	ap := netip.MustParseAddrPort
+	for _, c := range []struct {
+		dst, local netip.AddrPort
+		want       bool
+	}{
+		{ap("127.0.0.1:15001"), ap("127.0.0.1:15001"), true},
+		{ap("[::1]:15008"), ap("[::1]:15001"), true},
+		{ap("10.0.0.1:15001"), ap("10.0.0.1:15001"), true},
+		{ap("10.0.0.2:15001"), ap("127.0.0.1:15001"), false}, // another pod's, redirected
+		{ap("127.0.0.1:8080"), ap("127.0.0.1:15001"), false},
+		{ap("10.0.0.1:8080"), ap("127.0.0.1:15001"), false},
+	} {
+		if got := outboundSelfCall(c.dst, c.local); got != c.want {
+			t.Errorf("outboundSelfCall(%s, %s) = %t", c.dst, c.local, got)
+		}
+	}
+}
+
+// mini is a mesh of two namespaces; cart has two services.
+func mini() *catalog.Snapshot {
+	s := catalog.New()
+	s.Apply(catalog.Delta{
+		Workloads: []*mesh.Workload{
+			{UID: "web", Name: "web", Namespace: "shop", ServiceAccount: "web", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.2")}},
+			{UID: "cart", Name: "cart", Namespace: "shop", ServiceAccount: "cart", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.3")},
+				Services: []mesh.Membership{
+					{Key: "shop/admin.shop", Ports: []mesh.PortMap{{ServicePort: 80, TargetPort: 9000}}},
+					{Key: "shop/cart.shop", Ports: []mesh.PortMap{{ServicePort: 80, TargetPort: 8080}}},
+				}},
+		},
+		Services: []*mesh.Service{
+			{Name: "admin", Namespace: "shop", Hostname: "admin.shop", Ports: []mesh.PortMap{{ServicePort: 80, TargetPort: 9000}}},
+			{Name: "cart", Namespace: "shop", Hostname: "cart.shop", Ports: []mesh.PortMap{{ServicePort: 80, TargetPort: 8080}}},
+			{Name: "other", Namespace: "shop", Hostname: "other.shop", Ports: []mesh.PortMap{{ServicePort: 80, TargetPort: 8080}}},
+		},
+	})
+	return s.Load()
+}
+
+func TestCalledService(t *testing.T) {
+	s := mini()
+	cart := s.WorkloadByUID("cart")
+	for _, c := range []struct {
+		name, host string
+		port       uint16
+		want       string
+	}{
+		{"the host that the client names", "admin.shop", 8080, "admin.shop"},
+		{"a host that does not select the workload is not believed", "other.shop", 8080, "cart.shop"},
+		{"without a name the port tells", "", 9000, "admin.shop"},
+		{"no service leads to the port", "", 22, ""},
+	} {
+		got := ""
+		if svc := calledService(s, cart, c.host, c.port); svc != nil {
+			got = svc.Hostname
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
+func TestHostPort(t *testing.T) {
+	s := mini()
+	cart := s.WorkloadByUID("cart")
+	if p, err := hostPort(s, cart, "cart.shop", 80); p != 8080 || err != nil {
+		t.Errorf("cart.shop:80 = %d, %v", p, err)
+	}
+	for _, c := range []struct {
+		host string
+		port uint16
+	}{{"cart.shop", 81}, {"other.shop", 80}, {"nobody", 80}} {
+		if p, err := hostPort(s, cart, c.host, c.port); err == nil {
+			t.Errorf("%s:%d = %d, want an error", c.host, c.port, p)
+		}
+	}
+}
+
+// TestReusedAddress: an address that the catalog gives to one workload but whose certificate is another's is the other's
+// (catalogue ID-10).
+func TestReusedAddress(t *testing.T) {
+	s := mini()
+	p := &proxy{shared: &shared{cfg: &Config{}}}
+	web := mesh.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "web"}
+	addr := netip.MustParseAddr("10.0.0.2")
+	if w := p.client(s, addr, web); w == nil || w.UID != "web" {
+		t.Errorf("the owner of the address: %v", w)
+	}
+	if w := p.client(s, addr, mesh.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "batch"}); w != nil {
+		t.Errorf("another's certificate: %v", w)
+	}
+	if w := p.client(s, addr, mesh.Identity{}); w == nil || w.UID != "web" {
+		t.Errorf("plain text: %v", w)
+	}
+}
+
+// TestIdentityIsZDS: the node agent says who the pod is; the catalog adds the trust domain and nothing else.
+func TestIdentityIsZDS(t *testing.T) {
+	l := local{Info: Info{Name: "cart", Namespace: "shop", ServiceAccount: "cart"}}
+	got := l.identity(&mesh.Workload{Namespace: "elsewhere", ServiceAccount: "root", TrustDomain: "td"})
+	if got.String() != "spiffe://td/ns/shop/sa/cart" {
+		t.Errorf("identity %s", got)
+	}
+}
+
+func TestPoolKey(t *testing.T) {
+	p := &proxy{local: local{Info: Info{Namespace: "shop", ServiceAccount: "web"}}}
+	up := catalog.Upstream{SANs: []string{"spiffe://b", "spiffe://a", "spiffe://b"}, Addr: netip.MustParseAddrPort("10.0.0.3:8080")}
+	got := p.poolKey(&mesh.Workload{}, netip.MustParseAddr("10.0.0.2"), up)
+	want := hbone.Key{
+		Source: "spiffe://cluster.local/ns/shop/sa/web", Destinations: "spiffe://a spiffe://b",
+		SourceIP: netip.MustParseAddr("10.0.0.2"), Addr: netip.MustParseAddrPort("10.0.0.3:15008"),
+	}
+	if got != want {
+		t.Errorf("key %+v, want %+v", got, want)
+	}
+}
+
+func TestTunnelError(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&hbone.StatusError{Code: 401}, telemetry.FlagDeny},
+		{&hbone.StatusError{Code: 503}, telemetry.FlagConnect},
+		{&hbone.ConnectError{Stage: hbone.StageTCP, Err: errors.New("refused")}, telemetry.FlagConnect},
+		{&hbone.ConnectError{Stage: hbone.StageTCP, Err: errors.New("timeout"), Timeout: true}, telemetry.FlagNetworkPolicy},
+		{&hbone.ConnectError{Stage: hbone.StageTLS, Err: errors.New("bad")}, telemetry.FlagTLS},
+		{&hbone.ConnectError{Stage: hbone.StageTLS, Err: &identity.UnavailableError{Err: errors.New("CA is down")}}, telemetry.FlagIdentity},
+		{&hbone.ConnectError{Stage: hbone.StageH2, Err: errors.New("bad")}, telemetry.FlagH2},
+		{errors.New("anything"), telemetry.FlagConnect},
+	} {
+		flag, err := tunnelError(c.err)
+		if flag != c.want || !errors.Is(err, c.err) {
+			t.Errorf("tunnelError(%v) = %s, %v; want %s", c.err, flag, err, c.want)
+		}
+	}
+}
+
+func TestTrackerJudgesOnlyWhatChanged(t *testing.T) {
+	deny := &mesh.Policy{Name: "deny", Namespace: "shop", Action: mesh.Deny, Rules: []mesh.Rule{{Clauses: []mesh.Clause{{
+		Matches: []mesh.Match{{DestinationPorts: []uint16{80}}}}}}}}
+	cut := map[string]error{}
+	conn := func(name string, inbound bool, port uint16) *live {
+		return &live{inbound: inbound, judge: authz.Connection{Dst: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.3"), port)},
+			cut: func(err error) { cut[name] = err }}
+	}
+	var tr tracker
+	denied := conn("denied", true, 80)
+	tr.add(denied)
+	tr.add(conn("other port", true, 81))
+	tr.add(conn("outbound", false, 80))
+	tr.judge(nil)
+	if len(cut) != 0 {
+		t.Fatalf("cut without a policy: %v", cut)
+	}
+	tr.judge([]*mesh.Policy{deny})
+	var why *policyError
+	if len(cut) != 1 || !errors.As(cut["denied"], &why) || !why.late || why.decision.Policy() != "shop/deny" {
+		t.Errorf("cut %v", cut)
+	}
+	clear(cut)
+	tr.judge([]*mesh.Policy{deny})
+	if len(cut) != 0 {
+		t.Errorf("judged again by the same policies: %v", cut)
+	}
+	tr.remove(denied)
+	if in, out := tr.list(); len(in) != 1 || len(out) != 1 {
+		t.Errorf("%d inbound, %d outbound", len(in), len(out))
+	}
+}
+
+func TestAwaitLocal(t *testing.T) {
+	store := catalog.New()
+	l := local{Info: Info{Name: "cart", Namespace: "shop", ServiceAccount: "cart"}, store: store, wait: 1}
+	if _, _, err := l.await(t.Context()); !errors.Is(err, errUnknownSelf) {
+		t.Errorf("unknown pod: %v", err)
+	}
+	l.wait = patience
+	type result struct {
+		w   *mesh.Workload
+		err error
+	}
+	got := make(chan result)
+	go func() {
+		_, w, err := l.await(context.Background())
+		got <- result{w, err}
+	}()
+	store.Apply(catalog.Delta{Workloads: []*mesh.Workload{{UID: "x", Name: "cart", Namespace: "shop", ServiceAccount: "other"}}})
+	store.Apply(catalog.Delta{Workloads: []*mesh.Workload{{UID: "y", Name: "cart", Namespace: "shop", ServiceAccount: "cart"}}})
+	if r := <-got; r.err != nil || r.w.UID != "y" {
+		t.Errorf("got %+v", r)
+	}
+}

@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/catalog"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/relay"
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+)
+
+// flow is one connection from its arrival to its line in the access log. It ends with exactly one of fail, reject and
+// carry, and belongs to the goroutine that serves the connection.
+type flow struct {
+	p    *proxy
+	rec  telemetry.Record
+	live live
+}
+
+func (p *proxy) begin(d telemetry.Direction, src netip.AddrPort) *flow {
+	f := &flow{p: p}
+	f.rec.Start, f.rec.Direction, f.rec.Src.Addr = time.Now(), d, src
+	return f
+}
+
+// secure notes the identities that both ends of a mutual TLS connection have proved.
+func (f *flow) secure(src, dst mesh.Identity) {
+	f.rec.Security, f.rec.Src.Identity, f.rec.Dst.Identity = telemetry.MutualTLS, src, dst
+}
+
+// toward notes where an outbound connection goes. Identities are noted once they are proven.
+func (f *flow) toward(up catalog.Upstream) {
+	f.rec.Dst = plainPeer(up.Workload, f.rec.Dst.Addr)
+	f.rec.SetService(up.Service)
+}
+
+// plainPeer is a peer that has proved nothing.
+func plainPeer(w *mesh.Workload, addr netip.AddrPort) telemetry.Peer {
+	peer := telemetry.PeerOf(w, addr)
+	peer.Identity = mesh.Identity{}
+	return peer
+}
+
+// arriving notes the two ends of an inbound connection whose client proved to be id, or nobody.
+func (f *flow) arriving(s *catalog.Snapshot, self *mesh.Workload, id mesh.Identity, app netip.AddrPort, host string) {
+	src, dst := f.rec.Src.Addr, f.rec.Dst.Addr
+	f.rec.Src = plainPeer(f.p.client(s, src.Addr(), id), src)
+	f.rec.Dst = plainPeer(self, dst)
+	if !id.IsZero() {
+		f.rec.Src.Namespace = id.Namespace
+		f.secure(id, f.p.local.identity(self))
+	}
+	f.rec.SetService(calledService(s, self, host, app.Port()))
+}
+
+// client is the workload at an address, unless the client has proved to be another: the address has changed hands then,
+// or is a gateway's.
+func (p *proxy) client(s *catalog.Snapshot, addr netip.Addr, id mesh.Identity) *mesh.Workload {
+	w := s.WorkloadByAddr(p.cfg.Network, addr)
+	if w == nil || (!id.IsZero() && w.Identity() != id) {
+		return nil
+	}
+	return w
+}
+
+// calledService is the service that a client of self meant: the one that it names, if self belongs to it, else the first
+// of self's that leads to the port.
+func calledService(s *catalog.Snapshot, self *mesh.Workload, host string, port uint16) *mesh.Service {
+	if host != "" {
+		if svc := s.ServiceOfHost(self, host); svc != nil {
+			return svc
+		}
+	}
+	for _, m := range self.Services {
+		svc := s.Service(m.Key)
+		if svc == nil {
+			continue
+		}
+		for _, p := range svc.Ports {
+			if target, ok := catalog.TargetPort(svc, self, p.ServicePort); ok && target == port {
+				return svc
+			}
+		}
+	}
+	return nil
+}
+
+// fail ends a connection of which too little is known to call it one.
+func (f *flow) fail(flag string, err error) {
+	f.rec.Flags, f.rec.Err = flag, err
+	f.p.metrics.ConnFailed(&f.rec)
+	f.p.access.Failed(&f.rec)
+}
+
+// reject ends a connection whose ends are known but that was never established.
+func (f *flow) reject(flag string, err error) {
+	f.rec.Flags, f.rec.Err = flag, err
+	f.p.metrics.ConnFailed(&f.rec)
+	f.p.access.Complete(&f.rec)
+}
+
+// carry counts, lists and logs an established connection around the relay that moves its bytes until the end of ctx.
+func (f *flow) carry(ctx context.Context, move func(ctx context.Context) relay.Result) {
+	m := f.p.metrics
+	m.ConnOpened(&f.rec)
+	m.SocketOpened(f.rec.Direction)
+	f.p.access.Opened(&f.rec)
+	res := move(ctx)
+	f.rec.Err = res.Err
+	if err := f.p.cutBy(ctx); err != nil {
+		f.rec.Err = err
+	}
+	if denied := (*policyError)(nil); errors.As(f.rec.Err, &denied) {
+		f.rec.Flags, f.rec.Policy = telemetry.FlagDeny, denied.decision.Policy()
+	}
+	f.rec.BytesSent, f.rec.BytesRecv = res.BytesUp, res.BytesDown
+	if f.rec.Direction == telemetry.Inbound {
+		f.rec.BytesSent, f.rec.BytesRecv = res.BytesDown, res.BytesUp
+	}
+	m.ConnClosed(&f.rec)
+	m.SocketClosed(f.rec.Direction)
+	f.p.access.Complete(&f.rec)
+}
+
+// cutBy is why the proxy itself ended ctx; nil if it did not.
+func (p *proxy) cutBy(ctx context.Context) error {
+	if ctx.Err() == nil {
+		return nil
+	}
+	cause := context.Cause(ctx)
+	if denied := (*policyError)(nil); errors.As(cause, &denied) || errors.Is(cause, errDrained) || errors.Is(cause, errPodGone) {
+		return cause
+	}
+	select {
+	case <-p.ended: // a tunnel that the server cut on the proxy's behalf
+		if p.grace > 0 {
+			return errDrained
+		}
+		return errPodGone
+	default:
+		return nil
+	}
+}

@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/ambientlab/ambientlab/dataplane/capture"
+	"github.com/ambientlab/ambientlab/dataplane/catalog"
+	"github.com/ambientlab/ambientlab/dataplane/hbone"
+	"github.com/ambientlab/ambientlab/dataplane/identity"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/relay"
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+)
+
+// serveOutbound carries one connection that the pod opened, by the tree of A1.4.
+func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn) {
+	defer c.Close()
+	f := p.begin(telemetry.Outbound, remoteOf(c))
+	dst, err := capture.OriginalDestination(c)
+	if err != nil {
+		f.fail(telemetry.FlagConnect, err)
+		return
+	}
+	f.rec.Dst.Addr = dst
+	if outboundSelfCall(dst, localOf(c)) {
+		f.fail(telemetry.FlagConnect, errSelfCall)
+		return
+	}
+	snap, self, err := p.local.await(ctx)
+	if err != nil {
+		f.fail(telemetry.FlagConnect, err)
+		return
+	}
+	f.rec.Src = plainPeer(self, f.rec.Src.Addr)
+	up, err := snap.Resolve(catalog.Request{Source: self, Dst: dst, Network: p.cfg.Network})
+	f.toward(up)
+	if err != nil {
+		f.fail(telemetry.FlagConnect, err)
+		return
+	}
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	f.live = live{start: f.rec.Start, src: f.rec.Src.Addr, originalDst: dst.String(), actualDst: up.Addr, cut: cut}
+	if up.Kind == catalog.KindWorkload && up.Tunnel == mesh.TunnelHBONE {
+		p.outboundTunnel(ctx, c, f, self, up)
+		return
+	}
+	p.outboundPlain(ctx, c, f, up)
+}
+
+// outboundSelfCall recognises a pod that calls its own proxy: by loopback, or at an address that was not redirected, so
+// that the original destination is where the connection arrived.
+func outboundSelfCall(dst, local netip.AddrPort) bool {
+	return mesh.IllegalPort(dst.Port()) && (dst.Addr().IsLoopback() || dst == local)
+}
+
+// outboundTunnel asks the destination's proxy for a tunnel. Nothing is read from c before it has said 200.
+func (p *proxy) outboundTunnel(ctx context.Context, c *net.TCPConn, f *flow, self *mesh.Workload, up catalog.Upstream) {
+	host := ""
+	if up.Service != nil {
+		host = up.Service.Hostname
+	}
+	trace := telemetry.NewTraceparent()
+	key := p.poolKey(self, f.rec.Src.Addr.Addr(), up)
+	f.rec.TraceID, f.rec.HBONEAddr, f.rec.Dst.Addr = trace.TraceID(), up.Addr, key.Addr
+	f.live.hbone, f.live.actualDst = true, key.Addr
+	stream, err := p.pool.Open(ctx, key, &hbone.Request{Authority: up.Addr.String(), Header: []hbone.Header{
+		{Name: telemetry.HeaderForwarded, Value: telemetry.FormatForwarded(f.rec.Src.Addr, host)},
+		{Name: telemetry.HeaderBaggage, Value: telemetry.BaggageOf(self).String()},
+		{Name: telemetry.HeaderTraceparent, Value: trace.String()},
+	}})
+	if err != nil {
+		if refused := (*hbone.StatusError)(nil); errors.As(err, &refused) { // by a peer that had proved who it is
+			f.secure(p.local.identity(self), up.Workload.Identity())
+		}
+		f.reject(tunnelError(err))
+		return
+	}
+	if peer, err := identity.PeerIdentity(stream.TLS()); err == nil {
+		f.secure(p.local.identity(self), peer)
+	}
+	f.rec.Upstream = stream.LocalAddr()
+	p.tracker.add(&f.live)
+	defer p.tracker.remove(&f.live)
+	f.carry(ctx, func(ctx context.Context) relay.Result { return stream.Relay(ctx, c) })
+}
+
+// poolKey keeps apart what may not share a connection (A1.7).
+func (p *proxy) poolKey(self *mesh.Workload, src netip.Addr, up catalog.Upstream) hbone.Key {
+	sans := slices.Clone(up.SANs)
+	slices.Sort(sans)
+	return hbone.Key{
+		Source:       p.local.identity(self).String(),
+		Destinations: strings.Join(slices.Compact(sans), " "),
+		SourceIP:     src,
+		Addr:         netip.AddrPortFrom(up.Addr.Addr(), mesh.PortHBONE),
+	}
+}
+
+// outboundPlain connects from the pod's own address: to a workload without a proxy, or outside the mesh.
+func (p *proxy) outboundPlain(ctx context.Context, c *net.TCPConn, f *flow, up catalog.Upstream) {
+	f.rec.Dst.Addr = up.Addr
+	dial, cancel := context.WithTimeout(ctx, p.cfg.Time.Connect)
+	to, err := p.ns.DialTCP(dial, up.Addr, p.dialOptions())
+	cancel()
+	if err != nil {
+		f.reject(telemetry.FlagConnect, err)
+		return
+	}
+	f.rec.Upstream = localOf(to)
+	p.tracker.add(&f.live)
+	defer p.tracker.remove(&f.live)
+	f.carry(ctx, func(ctx context.Context) relay.Result { return relay.Copy(ctx, c, to) })
+}
+
+// dialTunnel makes the TCP connection below a tunnel.
+func (p *proxy) dialTunnel(ctx context.Context, k hbone.Key) (*net.TCPConn, error) {
+	return p.ns.DialTCP(ctx, k.Addr, p.dialOptions())
+}
+
+// clientTLS presents the pod's certificate and expects one of the key's destinations.
+func (p *proxy) clientTLS(ctx context.Context, k hbone.Key) (*tls.Config, error) {
+	id, err := mesh.ParseIdentity(k.Source)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := p.certs.Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return identity.ClientTLSForSANs(cert, strings.Fields(k.Destinations)), nil
+}

@@ -1,0 +1,56 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"net"
+
+	"github.com/ambientlab/ambientlab/dataplane/authz"
+	"github.com/ambientlab/ambientlab/dataplane/capture"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/relay"
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+)
+
+// servePlaintext carries one connection that reached the pod outside a tunnel. Policy sees a client without identity.
+func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn) {
+	defer c.Close()
+	src := remoteOf(c)
+	f := p.begin(telemetry.Inbound, src)
+	dst, err := capture.OriginalDestination(c)
+	if err != nil {
+		f.fail(telemetry.FlagConnect, err)
+		return
+	}
+	f.rec.Dst.Addr = dst
+	if mesh.IllegalPort(dst.Port()) {
+		f.fail(telemetry.FlagConnect, errSelfCall)
+		return
+	}
+	snap, self, err := p.local.await(ctx)
+	if err != nil {
+		f.fail(telemetry.FlagConnect, err)
+		return
+	}
+	f.arriving(snap, self, mesh.Identity{}, dst, "")
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	f.live = live{
+		inbound: true, start: f.rec.Start, src: src, originalDst: f.rec.Service, actualDst: dst, cut: cut,
+		judge: authz.Connection{SrcIP: src.Addr(), Dst: dst},
+	}
+	p.tracker.add(&f.live)
+	defer p.tracker.remove(&f.live)
+	if err := p.authorize(f, self); err != nil {
+		f.reject(telemetry.FlagDeny, err)
+		return
+	}
+	to, err := p.dialApp(ctx, src.Addr(), dst)
+	if err != nil {
+		f.reject(telemetry.FlagConnect, err)
+		return
+	}
+	f.rec.Upstream = localOf(to)
+	f.carry(ctx, func(ctx context.Context) relay.Result { return relay.Copy(ctx, c, to) })
+}

@@ -1,0 +1,258 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/catalog"
+	"github.com/ambientlab/ambientlab/dataplane/hbone"
+	"github.com/ambientlab/ambientlab/dataplane/identity"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/netns"
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+)
+
+// shared is what all proxies of a process use.
+type shared struct {
+	cfg     *Config
+	catalog *catalog.Store
+	certs   *identity.Cache
+	metrics *telemetry.Metrics
+	access  *telemetry.AccessLog
+	log     *slog.Logger
+}
+
+// proxy serves one pod: three listeners and a pool inside the pod's namespace.
+type proxy struct {
+	*shared
+	local local
+	ns    *netns.NS
+	log   *slog.Logger
+
+	pool    *hbone.Pool
+	server  *hbone.Server
+	tracker tracker
+
+	lanes    []lane
+	conns    sync.WaitGroup // one for each accepted connection
+	arriving sync.WaitGroup // one for each that the HBONE server has not taken in yet: its Shutdown must not come before
+	interest interest
+
+	stop  sync.Once
+	ended chan struct{} // closed by drain
+	grace time.Duration // set before ended is closed
+}
+
+// openProxy makes a proxy with its listeners; it takes over ns unless it fails.
+func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy, error) {
+	p := &proxy{
+		shared: s, ns: ns, ended: make(chan struct{}),
+		local: local{Info: info, store: s.catalog, wait: s.cfg.Time.LocalWorkload},
+		log:   s.log.With("namespace", info.Namespace, "name", info.Name),
+	}
+	h := hbone.Config{
+		StreamWindow: int32(s.cfg.HBONE.StreamWindow), ConnWindow: int32(s.cfg.HBONE.ConnWindow),
+		MaxFrameSize: s.cfg.HBONE.FrameSize, HandshakeTimeout: s.cfg.Time.Connect,
+	}
+	client := h
+	client.MaxStreams = s.cfg.HBONE.MaxStreams
+	p.pool = hbone.NewPool(hbone.PoolConfig{Config: client, IdleFor: s.cfg.HBONE.IdleFor, Dial: p.dialTunnel, TLS: p.clientTLS})
+	p.server = hbone.NewServer(hbone.ServerConfig{Config: h, TLS: p.serverTLS, Handler: p.serveTunnel, DrainTimeout: s.cfg.Time.Drain,
+		OnHandshakeError: p.handshakeFailed})
+	for _, l := range []struct {
+		port  uint16
+		serve func(context.Context, *net.TCPConn)
+	}{{mesh.PortOutbound, p.spawn(p.serveOutbound)}, {mesh.PortPlaintext, p.spawn(p.servePlaintext)}, {mesh.PortHBONE, p.startHBONE}} {
+		listener, err := ns.ListenTCP(ctx, netip.AddrPortFrom(p.wildcard(), l.port), p.listenOptions())
+		if err != nil {
+			for _, l := range p.lanes {
+				l.l.Close()
+			}
+			return nil, err
+		}
+		p.lanes = append(p.lanes, lane{listener, l.serve})
+	}
+	return p, nil
+}
+
+// lane is a listener and what starts to serve its connections, without blocking.
+type lane struct {
+	l     *net.TCPListener
+	serve func(ctx context.Context, c *net.TCPConn)
+}
+
+// spawn serves in a goroutine that run waits for.
+func (p *proxy) spawn(serve func(context.Context, *net.TCPConn)) func(context.Context, *net.TCPConn) {
+	return func(ctx context.Context, c *net.TCPConn) { p.conns.Go(func() { serve(ctx, c) }) }
+}
+
+func (p *proxy) wildcard() netip.Addr {
+	if p.cfg.IPv6 {
+		return netip.IPv6Unspecified()
+	}
+	return netip.IPv4Unspecified()
+}
+
+// listenOptions are those of the listeners and of what they accept. Listeners are marked too: the answers to a client
+// whose address is spoofed towards the application must not be mistaken for the application's.
+func (p *proxy) listenOptions() netns.SocketOptions {
+	o := p.dialOptions()
+	o.ReusePort = p.cfg.ReusePort
+	return o
+}
+
+func (p *proxy) dialOptions() netns.SocketOptions {
+	t := p.cfg.TCP
+	return netns.SocketOptions{
+		Mark:        p.cfg.Mark,
+		UserTimeout: t.UserTimeout,
+		KeepAlive:   net.KeepAliveConfig{Enable: t.KeepAlive, Idle: t.KeepAliveIdle, Interval: t.KeepAliveInterval, Count: t.KeepAliveCount},
+	}
+}
+
+// drain ends run: at once without grace, else after the last connection, at most grace later.
+func (p *proxy) drain(grace time.Duration) {
+	p.stop.Do(func() {
+		p.grace = grace
+		close(p.ended)
+	})
+}
+
+// run serves the pod until drain or the end of ctx, and returns when nothing of the proxy is left.
+func (p *proxy) run(ctx context.Context) {
+	defer p.ns.Close()
+	defer p.interest.drop(p.certs)
+	ctx, cut := context.WithCancelCause(ctx)
+	defer cut(nil)
+	p.refresh(p.catalog.Load())
+	var rest, accepting sync.WaitGroup
+	rest.Go(func() { _ = p.pool.Run(ctx) })
+	for _, l := range p.lanes {
+		accepting.Go(func() { p.accept(ctx, l) })
+	}
+	select {
+	case <-p.ended:
+	case <-ctx.Done():
+		p.drain(0)
+	}
+	p.wakeLanes()
+	accepting.Wait() // nothing is added to conns from here on
+	if p.grace > 0 {
+		p.arriving.Wait()
+		limit, cancel := context.WithTimeoutCause(ctx, p.grace, errDrained)
+		gone := make(chan struct{})
+		rest.Go(func() {
+			p.conns.Wait()
+			close(gone)
+		})
+		_ = p.server.Shutdown(limit)
+		select {
+		case <-gone:
+		case <-limit.Done():
+		}
+		cancel()
+		cut(errDrained)
+	}
+	cut(errPodGone)
+	_ = p.server.Shutdown(ctx)
+	p.conns.Wait()
+	p.pool.Close()
+	rest.Wait()
+}
+
+// wakeLanes ends the accept loops. With grace their listeners stay open for the hand-over.
+func (p *proxy) wakeLanes() {
+	for _, l := range p.lanes {
+		if p.grace > 0 {
+			_ = l.l.SetDeadline(time.Unix(1, 0))
+		} else {
+			l.l.Close()
+		}
+	}
+}
+
+// accept serves l's connections until the proxy ends, and then hands the listener over to a successor if there is time.
+func (p *proxy) accept(ctx context.Context, l lane) {
+	p.acceptUntilEnd(ctx, l)
+	if p.grace == 0 {
+		return
+	}
+	limit, cancel := context.WithTimeout(ctx, p.grace)
+	defer cancel()
+	err := netns.HandOver(limit, l.l, p.listenOptions(), func(c *net.TCPConn) { l.serve(ctx, c) })
+	if err != nil {
+		p.log.Warn("listener not handed over cleanly", "listener", l.l.Addr(), "error", err)
+	}
+}
+
+// acceptUntilEnd returns once drain was called and its listener woken.
+func (p *proxy) acceptUntilEnd(ctx context.Context, l lane) {
+	var backoff time.Duration
+	for {
+		c, err := netns.Accept(l.l, p.listenOptions())
+		if err == nil {
+			backoff = 0
+			l.serve(ctx, c)
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+			<-p.ended
+			return
+		}
+		// Out of descriptors or memory, most likely; connections that end will help.
+		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
+		p.log.Warn("cannot accept a connection", "listener", l.l.Addr(), "error", err, "retry", backoff)
+		t := time.NewTimer(backoff)
+		select {
+		case <-t.C:
+		case <-p.ended:
+		}
+		t.Stop()
+	}
+}
+
+// refresh follows the catalog: the pod's certificate is wanted, and its live connections are judged by what policy says now.
+func (p *proxy) refresh(s *catalog.Snapshot) {
+	w := p.local.in(s)
+	if w == nil {
+		return
+	}
+	p.interest.set(p.certs, p.local.identity(w))
+	p.tracker.judge(s.Policies(w))
+}
+
+// interest is the identity whose certificate a proxy keeps fresh.
+type interest struct {
+	mu   sync.Mutex
+	id   mesh.Identity
+	done bool
+}
+
+func (i *interest) set(c *identity.Cache, id mesh.Identity) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.done || i.id == id {
+		return
+	}
+	c.Prefetch(id)
+	if !i.id.IsZero() {
+		c.Forget(i.id)
+	}
+	i.id = id
+}
+
+func (i *interest) drop(c *identity.Cache) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.done = true; !i.id.IsZero() {
+		c.Forget(i.id)
+	}
+}

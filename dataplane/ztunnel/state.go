@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"fmt"
+	"runtime/debug"
+
+	"github.com/ambientlab/ambientlab/dataplane/catalog"
+	"github.com/ambientlab/ambientlab/dataplane/xds"
+)
+
+// bulk is how many resources of one update leave enough garbage behind to be worth giving back to the system at once.
+const bulk = 2000
+
+// state puts what the control plane sends into the catalog. It belongs to the xds client's goroutine.
+type state struct {
+	store *catalog.Store
+}
+
+// Update applies every resource that is sound and rejects the others by name: they keep their last good version.
+func (s *state) Update(typeURL string, up []xds.Resource, removed []string) []xds.Rejection {
+	var d catalog.Delta
+	var bad []xds.Rejection
+	switch typeURL {
+	case xds.TypeAddress:
+		d.RemovedAddresses = removed
+		for _, r := range up {
+			w, svc, err := xds.DecodeAddress(r.Value)
+			switch {
+			case err != nil:
+				bad = append(bad, xds.Rejection{Name: r.Name, Err: err})
+			case w != nil:
+				d.Workloads = append(d.Workloads, w)
+			default:
+				d.Services = append(d.Services, svc)
+			}
+		}
+	case xds.TypeAuthorization:
+		d.RemovedPolicies = removed
+		for _, r := range up {
+			p, err := xds.DecodeAuthorization(r.Value)
+			if err != nil {
+				bad = append(bad, xds.Rejection{Name: r.Name, Err: err})
+				continue
+			}
+			d.Policies = append(d.Policies, p)
+		}
+	default:
+		for _, r := range up {
+			bad = append(bad, xds.Rejection{Name: r.Name, Err: fmt.Errorf("type %s was not asked for", typeURL)})
+		}
+	}
+	s.store.Apply(d)
+	if len(up) >= bulk {
+		debug.FreeOSMemory()
+	}
+	return bad
+}

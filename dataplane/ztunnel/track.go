@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/authz"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+)
+
+// live is a connection that is listed.
+type live struct {
+	inbound     bool
+	hbone       bool
+	start       time.Time
+	src         netip.AddrPort
+	originalDst string         // outbound: the address asked for; inbound: the service's host name, if known
+	actualDst   netip.AddrPort // where it goes
+	judge       authz.Connection
+	cut         context.CancelCauseFunc
+}
+
+// tracker lists a proxy's live connections and cuts those that policy no longer allows.
+type tracker struct {
+	mu       sync.Mutex
+	conns    map[*live]struct{}
+	policies []*mesh.Policy // what the connections were last judged by
+	judged   bool
+}
+
+// add lists c. An inbound connection is added before it is judged for the first time: a policy that changes between the
+// two is then seen either by that judgement or by judge.
+func (t *tracker) add(c *live) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.conns == nil {
+		t.conns = make(map[*live]struct{})
+	}
+	t.conns[c] = struct{}{}
+}
+
+func (t *tracker) remove(c *live) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.conns, c)
+}
+
+// judge cuts every inbound connection that policies refuse. It does nothing if they are those of the last time.
+func (t *tracker) judge(policies []*mesh.Policy) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.judged && slices.Equal(t.policies, policies) {
+		return
+	}
+	t.policies, t.judged = policies, true
+	for c := range t.conns {
+		if !c.inbound {
+			continue
+		}
+		if d := authz.Decide(policies, c.judge); !d.Allowed {
+			c.cut(&policyError{decision: d, late: true})
+		}
+	}
+}
+
+// list returns the connections, inbound and outbound, in the order of their source addresses.
+func (t *tracker) list() (inbound, outbound []live) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := range t.conns {
+		if c.inbound {
+			inbound = append(inbound, *c)
+		} else {
+			outbound = append(outbound, *c)
+		}
+	}
+	bySource := func(a, b live) int { return a.src.Compare(b.src) }
+	slices.SortFunc(inbound, bySource)
+	slices.SortFunc(outbound, bySource)
+	return inbound, outbound
+}
