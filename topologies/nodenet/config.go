@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodenet
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+)
+
+// UnderlayLink is the name of a member's link to the underlay.
+const UnderlayLink = "eth0"
+
+// Host is one machine on the underlay: a node, or (without pod subnets) a host outside the cluster.
+type Host struct {
+	Name string
+	// Addresses are those on the underlay. The first of a family is the one that routes to PodSubnets go by.
+	Addresses  []netip.Addr
+	PodSubnets []netip.Prefix
+}
+
+// Protocol is a transport protocol by its name in Kubernetes.
+type Protocol string
+
+// Protocols that services have here.
+const (
+	TCP Protocol = "TCP"
+	UDP Protocol = "UDP"
+)
+
+// Service is a service with virtual addresses. One without (a headless one) is ignored.
+type Service struct {
+	Name  string // unique, such as "shop/cart"
+	VIPs  []netip.Addr
+	Ports []ServicePort
+}
+
+// ServicePort is one port of a service. Endpoints are the ready ones, of any family; a VIP uses those of its own. Without any, callers are refused.
+type ServicePort struct {
+	Port      uint16
+	Protocol  Protocol // "" is TCP
+	Endpoints []netip.AddrPort
+}
+
+// Config is what one member of the underlay has to know. A member without pod subnets forwards nothing, which suits hosts outside
+// the cluster: they need Self and Peers alone.
+type Config struct {
+	Self  Host
+	Peers []Host
+	// ServiceSubnets are the ranges of virtual addresses; what in them belongs to no service is refused.
+	ServiceSubnets []netip.Prefix
+	Services       []Service
+	// Cut names peers whose packets, and those of their pods, are dropped on arrival. A link is cut when both its ends say so.
+	Cut []string
+}
+
+func (c Config) forwards() bool { return len(c.Self.PodSubnets) > 0 }
+
+// validate reports every mistake.
+func (c Config) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	for _, h := range append([]Host{c.Self}, c.Peers...) {
+		for _, p := range h.PodSubnets {
+			if !p.IsValid() || p != p.Masked() {
+				bad("host %q: pod subnet %s is not a network", h.Name, p)
+			} else if _, ok := h.address(p.Addr()); !ok {
+				bad("host %q: pod subnet %s has no underlay address of its family", h.Name, p)
+			}
+		}
+		for _, a := range h.Addresses {
+			if !a.IsValid() || a.Is4In6() {
+				bad("host %q: bad address %s", h.Name, a)
+			}
+		}
+	}
+	for _, name := range c.Cut {
+		if !slices.ContainsFunc(c.Peers, func(h Host) bool { return h.Name == name }) {
+			bad("cut: no peer %q", name)
+		}
+	}
+	seen := map[frontend]string{}
+	for _, s := range c.Services {
+		errs = append(errs, s.validate(seen)...)
+	}
+	return errors.Join(errs...)
+}
+
+// frontend is what a client of a service sends to.
+type frontend struct {
+	vip      netip.Addr
+	port     uint16
+	protocol Protocol
+}
+
+func (s Service) validate(seen map[frontend]string) []error {
+	var errs []error
+	if !chainName.MatchString(s.Name) {
+		errs = append(errs, fmt.Errorf("service %q: not a name", s.Name))
+	}
+	for _, p := range s.Ports {
+		if p.protocol() != TCP && p.protocol() != UDP {
+			errs = append(errs, fmt.Errorf("service %q port %d: protocol %q is neither TCP nor UDP", s.Name, p.Port, p.Protocol))
+		}
+		if p.Port == 0 {
+			errs = append(errs, fmt.Errorf("service %q: port 0", s.Name))
+		}
+		for _, e := range p.Endpoints {
+			if !e.IsValid() || e.Addr().Is4In6() || e.Port() == 0 {
+				errs = append(errs, fmt.Errorf("service %q port %d: bad endpoint %s", s.Name, p.Port, e))
+			}
+		}
+		for _, v := range s.VIPs {
+			if !v.IsValid() || v.Is4In6() {
+				errs = append(errs, fmt.Errorf("service %q: bad virtual address %s", s.Name, v))
+			}
+			f := frontend{v, p.Port, p.protocol()}
+			if other, taken := seen[f]; taken {
+				errs = append(errs, fmt.Errorf("service %q: %s port %d/%s belongs to service %q", s.Name, v, p.Port, f.protocol, other))
+			}
+			seen[f] = s.Name
+		}
+	}
+	return errs
+}
+
+func (p ServicePort) protocol() Protocol {
+	if p.Protocol == "" {
+		return TCP
+	}
+	return p.Protocol
+}
+
+// address is the host's first underlay address of like's family.
+func (h Host) address(like netip.Addr) (netip.Addr, bool) {
+	for _, a := range h.Addresses {
+		if a.Is4() == like.Is4() {
+			return a, true
+		}
+	}
+	return netip.Addr{}, false
+}

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodenet
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// chainName is what may be part of a chain's name.
+var chainName = regexp.MustCompile(`^[a-zA-Z0-9][-a-zA-Z0-9./]*$`)
+
+// Plan is what one member of the underlay gets: kernel settings, routes and rules.
+type Plan struct {
+	Settings []Setting
+	Routes   []Route
+	chains   []chain
+}
+
+// Setting is a file below /proc/sys and what must stand in it.
+type Setting struct{ Name, Value string }
+
+// Route leads to Dst by way of Via, or straight over the underlay's link if Via is invalid.
+type Route struct {
+	Dst netip.Prefix
+	Via netip.Addr
+}
+
+func (r Route) String() string {
+	if r.Via.IsValid() {
+		return fmt.Sprintf("route %s via %s dev %s", r.Dst, r.Via, UnderlayLink)
+	}
+	return fmt.Sprintf("route %s dev %s", r.Dst, UnderlayLink)
+}
+
+// NewPlan computes the plan for c, or reports all of c's mistakes.
+func NewPlan(c Config) (Plan, error) {
+	if err := c.validate(); err != nil {
+		return Plan{}, fmt.Errorf("plan network of %s: %w", c.Self.Name, err)
+	}
+	p := Plan{Routes: c.routes()}
+	if c.forwards() {
+		p.Settings = []Setting{{"net/ipv4/ip_forward", "1"}, {"net/ipv6/conf/all/forwarding", "1"}}
+	}
+	if c.forwards() || len(c.Cut) > 0 {
+		p.chains = c.chains()
+	}
+	return p, nil
+}
+
+// routes to the pods of peers, to what peers have beside their underlay address, and one for virtual addresses: the kernel
+// wants a route before it asks the output hook, and the source address comes from it.
+func (c Config) routes() []Route {
+	var routes []Route
+	add := func(r Route) {
+		if _, reachable := c.Self.address(r.Dst.Addr()); reachable && !slices.Contains(routes, r) {
+			routes = append(routes, r)
+		}
+	}
+	for _, h := range c.Peers {
+		for _, p := range h.PodSubnets {
+			via, _ := h.address(p.Addr())
+			add(Route{Dst: p, Via: via})
+		}
+		for _, a := range h.Addresses {
+			if first, _ := h.address(a); a != first {
+				add(Route{Dst: whole(a)})
+			}
+		}
+	}
+	if !c.forwards() {
+		return routes
+	}
+	for _, p := range c.ServiceSubnets {
+		add(Route{Dst: p.Masked()})
+	}
+	for _, s := range c.Services {
+		for _, v := range s.VIPs {
+			if !slices.ContainsFunc(c.ServiceSubnets, func(p netip.Prefix) bool { return p.Contains(v) }) {
+				add(Route{Dst: whole(v)})
+			}
+		}
+	}
+	return routes
+}
+
+func whole(a netip.Addr) netip.Prefix { return netip.PrefixFrom(a, a.BitLen()) }
+
+// String prints settings and routes one a line, and then the rules in the shape of `nft list ruleset`.
+func (p Plan) String() string {
+	var s strings.Builder
+	for _, k := range p.Settings {
+		fmt.Fprintf(&s, "%s = %s\n", strings.ReplaceAll(k.Name, "/", "."), k.Value)
+	}
+	for _, r := range p.Routes {
+		fmt.Fprintln(&s, r)
+	}
+	return s.String() + p.Nftables()
+}
+
+// Nftables is the plan's rules in the shape of `nft list ruleset`, which `nft -f` reads.
+func (p Plan) Nftables() string { return chainsText(p.chains) }

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodenet
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// Chains that every plan has. Those of services stand between services and refuse.
+const (
+	chainServices = "services"
+	chainRefuse   = "refuse"
+	chainHairpin  = "postrouting"
+)
+
+// chains are the rules of c, in the order in which the kernel lists them.
+func (c Config) chains() []chain {
+	arrival := chain{name: "arrival", base: &base{"filter", "prerouting", -300}, rules: c.cutRules()}
+	if !c.forwards() {
+		return []chain{arrival}
+	}
+	services, each := c.serviceChains()
+	chains := []chain{
+		arrival,
+		{name: "prerouting", base: &base{"nat", "prerouting", -100}, rules: []rule{{verb: jump, target: chainServices}}},
+		{name: "output", base: &base{"nat", "output", -100}, rules: []rule{{verb: jump, target: chainServices}}},
+		{name: chainHairpin, base: &base{"nat", "postrouting", 100}, rules: c.hairpinRules()},
+		{name: "forward", base: &base{"filter", "forward", 0}, rules: []rule{{verb: jump, target: chainRefuse}}},
+		{name: "local", base: &base{"filter", "output", 0}, rules: []rule{{verb: jump, target: chainRefuse}}},
+		services,
+	}
+	chains = append(chains, each...)
+	return append(chains, chain{name: chainRefuse, rules: c.refuseRules()})
+}
+
+// serviceChains are the look-up of a virtual address and, for each, the choice of an endpoint.
+func (c Config) serviceChains() (lookup chain, each []chain) {
+	lookup = chain{name: chainServices}
+	c.eachFrontend(func(s Service, f frontend, endpoints []netip.AddrPort) {
+		if len(endpoints) == 0 {
+			return
+		}
+		name := fmt.Sprintf("service/%s/%d/%s/%s", s.Name, f.port, strings.ToLower(string(f.protocol)), f.vip)
+		name = strings.ReplaceAll(name, ":", "-")
+		lookup.rules = append(lookup.rules, rule{
+			destination: whole(f.vip), protocol: f.protocol, port: f.port, count: true, verb: goTo, target: name,
+		})
+		choice := chain{name: name}
+		for i, e := range endpoints {
+			r := rule{family: familyOf(e.Addr()), protocol: f.protocol, verb: dnat, to: e, count: true}
+			if left := len(endpoints) - i; left > 1 {
+				r.oneIn = uint32(left)
+			}
+			choice.rules = append(choice.rules, r)
+		}
+		each = append(each, choice)
+	})
+	return lookup, each
+}
+
+// hairpinRules give the node's address to a pod that reached itself by a virtual address: it would drop a packet that comes
+// from its own.
+func (c Config) hairpinRules() []rule {
+	var rules []rule
+	c.eachFrontend(func(_ Service, _ frontend, endpoints []netip.AddrPort) {
+		for _, e := range endpoints {
+			r := rule{source: whole(e.Addr()), destination: whole(e.Addr()), count: true, verb: masquerade}
+			local := slices.ContainsFunc(c.Self.PodSubnets, func(p netip.Prefix) bool { return p.Contains(e.Addr()) })
+			if local && !slices.Contains(rules, r) {
+				rules = append(rules, r)
+			}
+		}
+	})
+	return rules
+}
+
+// refuseRules answer callers of services without endpoints and of virtual addresses without a service.
+func (c Config) refuseRules() []rule {
+	var rules []rule
+	c.eachFrontend(func(_ Service, f frontend, endpoints []netip.AddrPort) {
+		if len(endpoints) > 0 {
+			return
+		}
+		r := rule{destination: whole(f.vip), protocol: f.protocol, port: f.port, count: true, verb: reject}
+		if f.protocol == TCP {
+			r.verb = reset
+		}
+		rules = append(rules, r)
+	})
+	for _, p := range c.ServiceSubnets {
+		rules = append(rules,
+			rule{destination: p.Masked(), protocol: TCP, count: true, verb: reset},
+			rule{destination: p.Masked(), count: true, verb: reject})
+	}
+	return rules
+}
+
+func (c Config) cutRules() []rule {
+	var rules []rule
+	for _, h := range c.Peers {
+		if !slices.Contains(c.Cut, h.Name) {
+			continue
+		}
+		for _, a := range h.Addresses {
+			rules = append(rules, rule{source: whole(a), count: true, verb: drop})
+		}
+		for _, p := range h.PodSubnets {
+			rules = append(rules, rule{source: p, count: true, verb: drop})
+		}
+	}
+	return rules
+}
+
+// eachFrontend visits services by name, so that one configuration always makes one plan.
+func (c Config) eachFrontend(visit func(s Service, f frontend, endpoints []netip.AddrPort)) {
+	sorted := slices.Clone(c.Services)
+	slices.SortFunc(sorted, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
+	for _, s := range sorted {
+		for _, p := range s.Ports {
+			for _, v := range s.VIPs {
+				var endpoints []netip.AddrPort
+				for _, e := range p.Endpoints {
+					if e.Addr().Is4() == v.Is4() && !slices.Contains(endpoints, e) {
+						endpoints = append(endpoints, e)
+					}
+				}
+				slices.SortFunc(endpoints, netip.AddrPort.Compare)
+				visit(s, frontend{v, p.Port, p.protocol()}, endpoints)
+			}
+		}
+	}
+}
