@@ -19,6 +19,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/dataplane/source"
 	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/nodenet"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -103,14 +104,22 @@ func TestSlicesOfThreeNodes(t *testing.T) {
 	}
 }
 
-func TestVIPsOfThreeNodes(t *testing.T) {
+func TestServicesOfThreeNodes(t *testing.T) {
+	o := threeNodes(t)
+	services := Services(o)
+	if _, err := nodenet.NewPlan(nodenet.Config{Self: nodenet.Host{Name: "node1"}, Services: services}); err != nil {
+		t.Errorf("nodenet refuses them: %v", err)
+	}
 	var b strings.Builder
-	for _, v := range VIPs(threeNodes(t)) {
-		if v.Service == "shop/cart" || v.Service == "default/kubernetes" || strings.HasPrefix(v.Service, "istio-system/") {
-			fmt.Fprintf(&b, "%s %s %s %s -> %v\n", v.Service, v.Port, v.Protocol, v.Addr, v.Backends)
+	for _, s := range services {
+		if s.Name == "shop/cart" || s.Name == "default/kubernetes" || s.Name == "istio-system/istiod" {
+			fmt.Fprintln(&b, s.Name, s.VIPs)
+			for _, p := range s.Ports {
+				fmt.Fprintln(&b, " ", p.Port, p.Protocol, p.Endpoints)
+			}
 		}
 	}
-	golden(t, "testdata/vips.golden.txt", b.String())
+	golden(t, "testdata/services.golden.txt", b.String())
 }
 
 func newPod(name, hostname, subdomain string, labels map[string]string, ready bool, ips ...string) *corev1.Pod {

@@ -3,6 +3,7 @@
 package cluster
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 
@@ -11,39 +12,30 @@ import (
 
 	"github.com/ambientlab/ambientlab/dataplane/source"
 	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/nodenet"
 )
 
-// VIP is one port of one address of a service, and where kube-proxy sends what arrives there.
-type VIP struct {
-	Service  string // "namespace/name"
-	Port     string // the port's name
-	Protocol string // "TCP" or "UDP"
-	Addr     netip.AddrPort
-	Backends []netip.AddrPort // ready ones of the same family, in a stable order; empty: connections are refused
-}
-
-// VIPs are all ports of all service addresses: cluster IPs, external IPs and load balancer addresses. Slices must be
-// among the objects, those that Slices makes too.
-func VIPs(o *source.Objects) []VIP {
+// Services are what kube-proxy balances: every service with an address of its own (cluster IPs, external IPs, load
+// balancer addresses), and the ready endpoints of each of its ports. Slices must be among the objects, those that Slices
+// makes too. Equal objects give equal results.
+func Services(o *source.Objects) []nodenet.Service {
 	byService := slicesByService(o)
-	var out []VIP
+	var out []nodenet.Service
 	for _, svc := range sorted(o.Services) {
-		for _, ip := range serviceIPs(svc) {
-			for _, p := range svc.Spec.Ports {
-				if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP && p.Protocol != corev1.ProtocolUDP {
-					continue
-				}
-				proto := string(p.Protocol)
-				if proto == "" {
-					proto = string(corev1.ProtocolTCP)
-				}
-				out = append(out, VIP{
-					Service: svc.Namespace + "/" + svc.Name, Port: p.Name, Protocol: proto,
-					Addr:     netip.AddrPortFrom(ip, uint16(p.Port)),
-					Backends: backends(byService[svc.Namespace+"/"+svc.Name], p.Name, ip.Is6()),
-				})
-			}
+		s := nodenet.Service{Name: svc.Namespace + "/" + svc.Name, VIPs: serviceIPs(svc)}
+		if len(s.VIPs) == 0 {
+			continue
 		}
+		for _, p := range svc.Spec.Ports {
+			proto := nodenet.Protocol(cmp.Or(p.Protocol, corev1.ProtocolTCP))
+			if proto != nodenet.TCP && proto != nodenet.UDP {
+				continue
+			}
+			s.Ports = append(s.Ports, nodenet.ServicePort{
+				Port: uint16(p.Port), Protocol: proto, Endpoints: endpoints(byService[s.Name], p.Name),
+			})
+		}
+		out = append(out, s)
 	}
 	return out
 }
@@ -72,12 +64,10 @@ func slicesByService(o *source.Objects) map[string][]*discoveryv1.EndpointSlice 
 	return out
 }
 
-func backends(ss []*discoveryv1.EndpointSlice, port string, v6 bool) []netip.AddrPort {
+// endpoints are the ready ones of a port, in the order of their slices.
+func endpoints(ss []*discoveryv1.EndpointSlice, port string) []netip.AddrPort {
 	var out []netip.AddrPort
 	for _, s := range ss {
-		if (s.AddressType == discoveryv1.AddressTypeIPv6) != v6 {
-			continue
-		}
 		number := slicePortNumber(s, port)
 		for _, e := range s.Endpoints {
 			if a, ok := readyAddr(e); ok && number != 0 {
