@@ -1,0 +1,198 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package xds
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+)
+
+// Local is what stands in for a control plane.
+type Local struct {
+	Workloads []*mesh.Workload
+	Services  []*mesh.Service
+	Policies  []*mesh.Policy
+}
+
+// localSections are the keys of the document, in the order in which their objects are checked.
+var localSections = []string{"workloads", "services", "policies"}
+
+// DecodeLocal reads ztunnel's local configuration: workloads, services and policies in YAML. It is strict; the error joins
+// every problem, each with its path ("workloads[2].workloadIps[0]"). Objects without a problem are returned also then.
+// Items are parsed one at a time where the document's layout allows, so that a large one need not exist as a tree.
+func DecodeLocal(document []byte) (Local, error) {
+	d := &localDecoder{seen: map[string]string{}}
+	items, ok := splitLocal(document)
+	if !ok {
+		d.whole(document)
+		return d.out, errors.Join(d.problems...)
+	}
+	count := map[string]int{}
+	for _, item := range items {
+		path := index(item.section, count[item.section])
+		count[item.section]++
+		var n yaml.Node
+		if err := yaml.Unmarshal(item.text, &n); err != nil {
+			d.problem(path, "from line %d: %v", item.line, err)
+			continue
+		}
+		list := n.Content[0]
+		if len(list.Content) != 1 {
+			d.problem(path, "from line %d: want one item", item.line)
+			continue
+		}
+		d.item(item.section, path, list.Content[0])
+	}
+	return d.out, errors.Join(d.problems...)
+}
+
+// localDecoder collects objects and problems.
+type localDecoder struct {
+	out      Local
+	problems []error
+	seen     map[string]string // kind and key of an object -> its path
+}
+
+func (d *localDecoder) problem(path, format string, args ...any) {
+	d.problems = append(d.problems, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
+}
+
+func (d *localDecoder) whole(document []byte) {
+	var n yaml.Node
+	if err := yaml.Unmarshal(document, &n); err != nil {
+		d.problems = append(d.problems, err)
+		return
+	}
+	if len(n.Content) == 0 {
+		return
+	}
+	table := fields{}
+	for _, section := range localSections {
+		table[section] = d.each(func(n *yaml.Node, path string) { d.item(section, path, n) })
+	}
+	d.object(n.Content[0], "", table)
+}
+
+// item decodes one object and keeps it if nothing is wrong with it.
+func (d *localDecoder) item(section, path string, n *yaml.Node) {
+	before := len(d.problems)
+	keep := func() bool { return len(d.problems) == before }
+	switch section {
+	case "workloads":
+		if w := d.workload(n, path); keep() && d.unique(path, "workload", w.UID) {
+			d.out.Workloads = append(d.out.Workloads, w)
+		}
+	case "services":
+		if s := d.service(n, path); keep() && d.unique(path, "service", s.Key()) {
+			d.out.Services = append(d.out.Services, s)
+		}
+	case "policies":
+		if p := d.policy(n, path); keep() && d.unique(path, "policy", p.Key()) {
+			d.out.Policies = append(d.out.Policies, p)
+		}
+	}
+}
+
+func (d *localDecoder) unique(path, kind, key string) bool {
+	if first, again := d.seen[kind+" "+key]; again {
+		d.problem(path, "%s %q is also %s", kind, key, first)
+		return false
+	}
+	d.seen[kind+" "+key] = path
+	return true
+}
+
+func (d *localDecoder) workload(n *yaml.Node, path string) *mesh.Workload {
+	w := &mesh.Workload{Capacity: 1}
+	d.object(n, path, fields{
+		"uid": d.text(&w.UID), "name": d.text(&w.Name), "namespace": d.text(&w.Namespace), "network": d.text(&w.Network),
+		"trustDomain": d.text(&w.TrustDomain), "serviceAccount": d.text(&w.ServiceAccount),
+		"workloadIps": d.each(d.addr(&w.Addresses)),
+		"protocol":    enum(d, &w.Tunnel, map[string]mesh.Tunnel{"TCP": mesh.TunnelNone, "NONE": mesh.TunnelNone, "HBONE": mesh.TunnelHBONE}),
+		"networkMode": enum(d, &w.NetworkMode, map[string]mesh.NetworkMode{"Standard": mesh.NetworkStandard, "HostNetwork": mesh.NetworkHost}),
+		"node":        d.text(&w.Node), "clusterId": d.text(&w.ClusterID), "hostname": d.text(&w.Hostname),
+		"workloadName": d.text(&w.WorkloadName),
+		"workloadType": enum(d, &w.Type, map[string]mesh.WorkloadType{
+			"Deployment": mesh.Deployment, "CronJob": mesh.CronJob, "Pod": mesh.Pod, "Job": mesh.Job,
+		}),
+		"canonicalName": d.text(&w.CanonicalName), "canonicalRevision": d.text(&w.CanonicalRevision),
+		"nativeTunnel": d.flag(&w.NativeTunnel),
+		"status":       enum(d, &w.Status, map[string]mesh.Health{"Healthy": mesh.Healthy, "Unhealthy": mesh.Unhealthy}),
+		"capacity":     d.number(1<<32-1, func(v uint64) { w.Capacity = uint32(v) }),
+		"locality": func(n *yaml.Node, path string) {
+			d.object(n, path, fields{
+				"region": d.text(&w.Locality.Region), "zone": d.text(&w.Locality.Zone), "subzone": d.text(&w.Locality.Subzone),
+			})
+		},
+		"services":              d.memberships(&w.Services),
+		"authorizationPolicies": d.keys(&w.AuthorizationPolicies),
+		"applicationTunnel":     d.tunnel(&w.ApplicationTunnel),
+		"waypoint":              d.gateway(&w.Waypoint),
+		"networkGateway":        d.gateway(&w.NetworkGateway),
+	})
+	d.require(n, path, "workloadIps", "namespace")
+	if w.UID == "" {
+		w.UID = localUID(w)
+	}
+	return w
+}
+
+// localUID names a workload that was given no uid as the control plane would name a pod.
+func localUID(w *mesh.Workload) string {
+	name := w.Name
+	if name == "" && len(w.Addresses) > 0 {
+		name = w.Addresses[0].String()
+	}
+	return strings.Join([]string{w.ClusterID, "", "Pod", w.Namespace, name}, "/")
+}
+
+func (d *localDecoder) service(n *yaml.Node, path string) *mesh.Service {
+	s := &mesh.Service{}
+	d.object(n, path, fields{
+		"name": d.text(&s.Name), "namespace": d.text(&s.Namespace), "hostname": d.text(&s.Hostname),
+		"vips": d.each(d.scalar(func(text string) error {
+			a, err := parseNetworkAddress(text)
+			s.VIPs = append(s.VIPs, a)
+			return err
+		})),
+		"cidrVips": d.each(d.scalar(func(text string) error {
+			network, rest, ok := strings.Cut(text, "/")
+			prefix, err := netip.ParsePrefix(rest)
+			if !ok || err != nil {
+				return fmt.Errorf("%q: want <network>/<address>/<bits>", text)
+			}
+			s.CIDRs = append(s.CIDRs, mesh.NetworkPrefix{Network: network, Prefix: prefix.Masked()})
+			return nil
+		})),
+		"ports": d.ports(&s.Ports),
+		"subjectAltNames": d.each(d.scalar(func(text string) error {
+			s.SubjectAltNames = append(s.SubjectAltNames, text)
+			return nil
+		})),
+		"waypoint": d.gateway(&s.Waypoint),
+		"weightedWaypoints": d.each(func(n *yaml.Node, path string) {
+			w := mesh.WeightedWaypoint{}
+			var to *mesh.GatewayAddress
+			d.object(n, path, fields{"destination": d.gateway(&to), "weight": d.number(1<<32-1, func(v uint64) { w.Weight = uint32(v) })})
+			if d.require(n, path, "destination"); to != nil {
+				w.Destination = *to
+				s.Waypoints = append(s.Waypoints, w)
+			}
+		}),
+		"loadBalancer": d.balancing(&s.LoadBalancing),
+		"ipFamilies": enum(d, &s.Families, map[string]mesh.IPFamilies{
+			"Automatic": mesh.FamiliesAutomatic, "IPv4": mesh.FamiliesIPv4, "IPv6": mesh.FamiliesIPv6, "Dual": mesh.FamiliesDual,
+		}),
+		"canonical":          d.flag(&s.Canonical),
+		"ingressUseWaypoint": d.flag(&s.IngressWaypoint),
+		"visibility":         enum(d, &s.NamespacePrivate, map[string]bool{"Public": false, "Namespace": true}),
+	})
+	d.require(n, path, "name", "namespace", "hostname")
+	return s
+}
