@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Command cni-agent enrols a node's pods in the mesh and releases them (package cni), from objects in a directory.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ambientlab/ambientlab/dataplane/admin"
+	"github.com/ambientlab/ambientlab/dataplane/cni"
+	"github.com/ambientlab/ambientlab/dataplane/netns"
+	"github.com/ambientlab/ambientlab/dataplane/source/file"
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+	"github.com/ambientlab/ambientlab/dataplane/zds"
+)
+
+// version is set by the linker.
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Args[1:], os.Stderr)
+	stop()
+	switch {
+	case errors.Is(err, errUsage):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "cni-agent:", err)
+		os.Exit(1)
+	}
+}
+
+var errUsage = errors.New("usage")
+
+type options struct {
+	node, objects, statusDir, netnsDir string
+	pluginSocket, zdsSocket            string
+	ready, metrics, admin              string
+	dnsCapture                         bool
+	exclude                            string
+	logFormat, logLevel                string
+}
+
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
+	fs := flag.NewFlagSet("cni-agent", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.StringVar(&o.node, "node", os.Getenv("NODE_NAME"), "name of this node; only its pods are touched")
+	fs.StringVar(&o.objects, "objects", "", "directory of Kubernetes objects to watch")
+	fs.StringVar(&o.statusDir, "status-dir", "", "directory to write annotations to: status/<owner> in the directory of objects")
+	fs.StringVar(&o.netnsDir, "netns-dir", "", "directory with one file per pod, named by its uid, that holds the path of its network namespace")
+	fs.StringVar(&o.pluginSocket, "plugin-socket", "/var/run/istio-cni/pluginevent.sock", "where the CNI plugin asks")
+	fs.StringVar(&o.zdsSocket, "zds-socket", "/var/run/ztunnel/ztunnel.sock", "where ztunnel connects")
+	fs.StringVar(&o.ready, "ready", ":8000", "address of /readyz")
+	fs.StringVar(&o.metrics, "metrics", ":15014", "address of /metrics")
+	fs.StringVar(&o.admin, "admin", "127.0.0.1:15000", "loopback address of /debug/; empty: none")
+	fs.BoolVar(&o.dnsCapture, "dns-capture", false, "redirect DNS queries too, where a pod's annotation does not say otherwise")
+	fs.StringVar(&o.exclude, "exclude-namespaces", "kube-system", "comma-separated namespaces whose pods are never enrolled")
+	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
+	fs.StringVar(&o.logLevel, "log-level", "info", "error, warn, info, debug, trace or off")
+	if err := fs.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return o, nil
+		}
+		return o, errUsage
+	}
+	for name, v := range map[string]string{"node": o.node, "objects": o.objects, "status-dir": o.statusDir, "netns-dir": o.netnsDir} {
+		if v == "" {
+			fmt.Fprintf(stderr, "cni-agent: --%s is required\n", name)
+			return o, errUsage
+		}
+	}
+	return o, nil
+}
+
+func run(ctx context.Context, args []string, stderr io.Writer) error {
+	o, err := parse(args, stderr)
+	if err != nil || o.node == "" || o.objects == "" {
+		return err
+	}
+	level, log, err := o.logger(stderr)
+	if err != nil {
+		return err
+	}
+	host, err := netns.Current()
+	if err != nil {
+		return fmt.Errorf("open the node's network namespace: %w", err)
+	}
+	defer host.Close()
+	status, err := cni.NewStatusDir(o.statusDir)
+	if err != nil {
+		return err
+	}
+	metrics := telemetry.NewAgentMetrics(version)
+	ready := admin.NewReadiness()
+	var agent *cni.Agent
+	proxies := zds.NewServer(zds.ServerConfig{Path: o.zdsSocket, Snapshot: func() []zds.Entry { return agent.Snapshot() }, Log: log})
+	agent = cni.New(cni.Config{
+		Node: o.node, Objects: file.New(o.objects, log), Proxies: proxies, Rules: cni.KernelRules{}, Netns: cni.NetnsDir(o.netnsDir),
+		Annotator: status, HostNetns: host, ExcludeNamespaces: strings.FieldsFunc(o.exclude, func(r rune) bool { return r == ',' || r == ' ' }),
+		DNSCapture: o.dnsCapture, Readiness: ready, Metrics: metrics, Log: log,
+	})
+	server := admin.New(admin.Config{
+		Name: "cni-agent", Version: version, Readiness: ready, Level: level, Log: log,
+		Dump: func() any { return agent.Status() },
+		Metrics: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			metrics.SetConnected(proxies.Connected())
+			metrics.Handler().ServeHTTP(w, r)
+		}),
+	})
+	return serve(ctx, o, agent, server)
+}
+
+func serve(ctx context.Context, o options, agent *cni.Agent, server *admin.Server) error {
+	var ls admin.Listeners
+	var all []net.Listener
+	closeAll := func() {
+		for _, l := range all {
+			l.Close()
+		}
+	}
+	for _, p := range []struct {
+		addr string
+		l    *net.Listener
+	}{{o.ready, &ls.Readiness}, {o.metrics, &ls.Metrics}, {o.admin, &ls.Admin}} {
+		if p.addr == "" {
+			continue
+		}
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", p.addr)
+		if err != nil {
+			closeAll()
+			return err
+		}
+		*p.l, all = l, append(all, l)
+	}
+	plugin, err := cni.ListenPlugin(ctx, o.pluginSocket)
+	if err != nil {
+		closeAll()
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return server.Run(ctx, ls) })
+	g.Go(func() error { return agent.Run(ctx, plugin) })
+	return g.Wait()
+}
+
+func (o options) logger(w io.Writer) (*slog.LevelVar, *slog.Logger, error) {
+	l, err := admin.ParseLevel(o.logLevel)
+	if err != nil {
+		return nil, nil, err
+	}
+	level := new(slog.LevelVar)
+	level.Set(l)
+	opts := &slog.HandlerOptions{Level: level}
+	switch o.logFormat {
+	case "json":
+		return level, slog.New(slog.NewJSONHandler(w, opts)), nil
+	case "text":
+		return level, slog.New(slog.NewTextHandler(w, opts)), nil
+	default:
+		return nil, nil, fmt.Errorf("log format %q: want json or text", o.logFormat)
+	}
+}
