@@ -85,7 +85,8 @@ func (d *decoder) single(e expr.Any) bool {
 			d.out.verb = reset
 			return true
 		}
-		return e.Type == unix.NFT_REJECT_ICMPX_UNREACH && e.Code == unix.NFT_REJECT_ICMPX_PORT_UNREACH
+		code, ok := portUnreachable[d.out.family]
+		return ok && e.Type == unix.NFT_REJECT_ICMP_UNREACH && e.Code == code
 	case *expr.Verdict:
 		v, ok := map[expr.VerdictKind]verb{expr.VerdictJump: jump, expr.VerdictGoto: goTo, expr.VerdictDrop: drop}[e.Kind]
 		d.out.verb, d.out.target = v, e.Chain

@@ -27,6 +27,9 @@ const (
 
 var protocolNumber = map[Protocol]byte{TCP: unix.IPPROTO_TCP, UDP: unix.IPPROTO_UDP}
 
+// portUnreachable is the ICMP code of each family.
+var portUnreachable = map[family]uint8{ipv4: 3, ipv6: 4}
+
 func (f family) number() byte {
 	if f == ipv4 {
 		return unix.NFPROTO_IPV4
@@ -72,7 +75,7 @@ func (r rule) encodeAction() []expr.Any {
 	case reset:
 		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}
 	case reject:
-		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}
+		return []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMP_UNREACH, Code: portUnreachable[r.effectiveFamily()]}}
 	case dnat:
 		return []expr.Any{
 			&expr.Immediate{Register: reg, Data: r.to.Addr().AsSlice()},

@@ -129,7 +129,7 @@ func (r rule) action(f string) string {
 	case reset:
 		return "reject with tcp reset"
 	case reject:
-		return "reject"
+		return map[string]string{"ip": "reject with icmp port-unreachable", "ip6": "reject with icmpv6 port-unreachable"}[f]
 	case drop:
 		return "drop"
 	}
