@@ -6,9 +6,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/workload"
@@ -39,7 +41,7 @@ func (l *Lab) Call(ctx context.Context, from PodRef, url string, o workload.Opti
 	var res workload.Result
 	argv := slices.Concat([]string{"workload", "call"}, o.Args(url))
 	out, err := l.Output(ctx, from, argv...)
-	if execErr, ok := err.(*ExecError); ok && execErr.Exit == 1 && len(out) > 0 {
+	if failed := (*ExecError)(nil); errors.As(err, &failed) && failed.Exit == 1 && len(out) > 0 {
 		err = nil // exit 1 with a document is a verdict
 	}
 	if err != nil {
@@ -77,7 +79,7 @@ func (l *Lab) Find(ctx context.Context, ref PodRef) (PodInfo, error) {
 	for _, p := range pods {
 		if p.Name == ref.Name && (ref.Namespace == "" || ref.Namespace == p.Namespace) {
 			found = append(found, p)
-			names = append(names, p.PodRef.String())
+			names = append(names, p.String())
 		}
 	}
 	switch len(found) {
@@ -90,10 +92,33 @@ func (l *Lab) Find(ctx context.Context, ref PodRef) (PodInfo, error) {
 	}
 }
 
+// AwaitPod waits until a pod is as wanted, and returns it. what completes "pod x is not": "ready", "enrolled".
+func (l *Lab) AwaitPod(ctx context.Context, ref PodRef, what string, ok func(PodInfo) bool) (PodInfo, error) {
+	tick := time.NewTicker(pollEvery)
+	defer tick.Stop()
+	for {
+		p, err := l.Find(ctx, ref)
+		if err == nil && ok(p) {
+			return p, nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			if err == nil && p.Problem != "" {
+				err = errors.New(p.Problem)
+			}
+			if err == nil {
+				err = ctx.Err()
+			}
+			return p, fmt.Errorf("pod %s is not %s: %w", ref, what, err)
+		}
+	}
+}
+
 func podNames(pods []PodInfo) string {
 	names := make([]string, len(pods))
 	for i, p := range pods {
-		names[i] = p.PodRef.String()
+		names[i] = p.String()
 	}
 	return strings.Join(names, ", ")
 }

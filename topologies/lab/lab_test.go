@@ -3,11 +3,13 @@
 package lab
 
 import (
+	"context"
 	"errors"
 	"io"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -62,7 +64,7 @@ func TestFind(t *testing.T) {
 			t.Fatal(err)
 		}
 		p, err := l.Find(t.Context(), ref)
-		if (err == nil) != (want != "") || (err == nil && p.PodRef.String() != want) {
+		if (err == nil) != (want != "") || (err == nil && p.String() != want) {
 			t.Errorf("Find(%s) = %s, %v; want %s", in, p.PodRef, err, want)
 		}
 		if in == "web" && !strings.Contains(err.Error(), "shop/web, test/web") {
@@ -73,6 +75,24 @@ func TestFind(t *testing.T) {
 		if ref, err := ParsePodRef(bad); err == nil {
 			t.Errorf("ParsePodRef(%q) = %v", bad, ref)
 		}
+	}
+}
+
+func TestAwaitPod(t *testing.T) {
+	l, f := newFake(t)
+	enrolled := func(p PodInfo) bool { return p.Enrolled }
+	if p, err := l.AwaitPod(t.Context(), PodRef{"shop", "cart"}, "enrolled", enrolled); err != nil || p.Name != "cart" {
+		t.Errorf("%v, %v", p, err)
+	}
+	f.pods[0].Problem = "the agent refused"
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	_, err := l.AwaitPod(ctx, PodRef{"plain", "batch"}, "enrolled", enrolled)
+	if want := "pod plain/batch is not enrolled: the agent refused"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+	if _, err := l.AwaitPod(ctx, PodRef{"plain", "legacy"}, "enrolled", enrolled); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want the deadline", err)
 	}
 }
 

@@ -233,7 +233,7 @@ func tunnelled(e *proxyEntry) bool {
 // trace lays the pieces in a row.
 func (a *assembly) trace() *Trace {
 	t := &Trace{Call: a.call, Missing: a.missing}
-	t.Hops = []Hop{{Role: RoleClient, Name: a.caller.PodRef.String(), Node: a.caller.Node, Start: a.call.Start, Duration: a.call.Latency}}
+	t.Hops = []Hop{{Role: RoleClient, Name: a.caller.String(), Node: a.caller.Node, Start: a.call.Start, Duration: a.call.Latency}}
 	t.Legs = []Leg{{Protocol: ProtoTCP, Src: a.call.LocalAddr, Dst: a.call.RemoteAddr}}
 	if a.udp {
 		t.Legs[0].Protocol = ProtoUDP
@@ -267,7 +267,7 @@ func (a *assembly) server(t *Trace) {
 	case seen != nil && seen.Workload != "":
 		h := Hop{Role: RoleServer, Name: PodRef{seen.Namespace, seen.Workload}.String()}
 		if p, ok := a.podOf(seen.LocalAddr.Addr()); ok {
-			h.Name, h.Node = p.PodRef.String(), p.Node
+			h.Name, h.Node = p.String(), p.Node
 		} else if seen.Namespace == "" {
 			h.Name = seen.Workload
 		}
@@ -276,7 +276,7 @@ func (a *assembly) server(t *Trace) {
 	case a.call.OK || a.call.BytesRecv > 0 || a.call.Status > 0:
 		h := Hop{Role: RoleServer, Name: last.Dst.Addr().String()}
 		if p, ok := a.podOf(last.Dst.Addr()); ok {
-			h.Name, h.Node = p.PodRef.String(), p.Node
+			h.Name, h.Node = p.String(), p.Node
 		}
 		t.Hops = append(t.Hops, h)
 	}

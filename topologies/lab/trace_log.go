@@ -76,10 +76,11 @@ func (l *Lab) AccessLog(ctx context.Context, node string, since time.Time) ([]te
 func readAccessLog(r io.Reader, since time.Time) ([]telemetry.Entry, error) {
 	sc := bufio.NewScanner(r)
 	sc.Buffer(make([]byte, 0, 64<<10), maxLine)
+	second := since.UTC().AppendFormat(nil, "2006-01-02T15:04:05")
 	var out []telemetry.Entry
 	for sc.Scan() {
 		line := sc.Bytes()
-		if len(line) == 0 || line[0] != '{' || !bytes.Contains(line, []byte(`"access"`)) {
+		if !bytes.Contains(line, []byte(`"access"`)) || older(line, second) {
 			continue // most lines: not worth a decoder
 		}
 		e, err := telemetry.ParseRecord(line)
@@ -94,6 +95,12 @@ func readAccessLog(r io.Reader, since time.Time) ([]telemetry.Entry, error) {
 		}
 	}
 	return out, sc.Err()
+}
+
+// older reports whether a line is surely from before a second. Lines that do not begin with their time are not.
+func older(line, second []byte) bool {
+	rest, ok := bytes.CutPrefix(line, []byte(`{"time":"`))
+	return ok && len(rest) > len(second) && bytes.Compare(rest[:len(second)], second) < 0
 }
 
 // find waits for a record of a connection that ended or failed. nil means that none came in time.

@@ -213,6 +213,9 @@ func TestReadAccessLog(t *testing.T) {
 	log := "text line\n" + `{"scope":"xds","message":"access granted"}` + "\n" +
 		record(at.Add(-time.Second), "connection complete", "inbound", "10.0.0.1:1", "10.0.0.2:2", nil) +
 		record(at, "connection complete", "inbound", "10.0.0.3:1", "10.0.0.2:2", nil)
+	if !older([]byte(`{"time":"2026-08-01T12:00:00.5Z"}`), []byte("2026-08-01T12:00:01")) || older([]byte(`{"scope":"access"}`), []byte("2026-08-01T12:00:01")) {
+		t.Error("older is wrong")
+	}
 	entries, err := readAccessLog(strings.NewReader(log), at)
 	if err != nil || len(entries) != 1 || entries[0].Record.Src.Addr.String() != "10.0.0.3:1" {
 		t.Errorf("%+v, %v", entries, err)

@@ -115,7 +115,7 @@ func (s *tcpSession) echo(ctx context.Context, c *Call) error {
 	}
 	g, _ := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		n, err := writePattern(s.conn, 0, s.opts.Size)
+		n, err := writePattern(s.conn, s.opts.Size)
 		c.BytesSent = n
 		if err != nil { // then the answer will not come either
 			_ = s.conn.SetReadDeadline(time.Unix(1, 0))
@@ -137,7 +137,7 @@ func (s *tcpSession) echo(ctx context.Context, c *Call) error {
 
 func (s *tcpSession) pingPong(c *Call, rounds int, size int64) error {
 	for range rounds {
-		n, err := writePattern(s.conn, 0, size)
+		n, err := writePattern(s.conn, size)
 		c.BytesSent += n
 		if err != nil {
 			return err
@@ -158,7 +158,7 @@ func (s *tcpSession) halfClose(c *Call) error {
 	if _, err := fmt.Fprintf(s.conn, "%s %d\n", AskTail, s.opts.Download); err != nil {
 		return err
 	}
-	n, err := writePattern(s.conn, 0, s.opts.Size)
+	n, err := writePattern(s.conn, s.opts.Size)
 	c.BytesSent = n
 	if err != nil {
 		return err
@@ -234,7 +234,7 @@ func (s *tcpSession) afterPeer(c *Call, token string) error {
 	if err := receiveAll(c, s.r, s.opts.Download); err != nil {
 		return err
 	}
-	n, err := writePattern(s.conn, 0, s.opts.Size)
+	n, err := writePattern(s.conn, s.opts.Size)
 	c.BytesSent = n
 	if err != nil {
 		return err

@@ -63,6 +63,7 @@ func (s *wsSession) open(ctx context.Context, c *Call) error {
 	}
 	header := &http.Request{Header: http.Header{}}
 	s.opts.setHeader(header)
+	//nolint:bodyclose // the library has closed or taken over the body
 	conn, resp, err := websocket.Dial(ctx, u.String(), &websocket.DialOptions{
 		HTTPClient: &http.Client{Transport: s.http}, HTTPHeader: header.Header, Host: header.Host,
 	})

@@ -66,7 +66,7 @@ func TestPatternChecker(t *testing.T) {
 		t.Error("the pattern has a zero byte")
 	}
 	var b bytes.Buffer
-	if m, err := writePattern(&b, 0, n); m != n || err != nil || !bytes.Equal(b.Bytes(), whole) {
+	if m, err := writePattern(&b, n); m != n || err != nil || !bytes.Equal(b.Bytes(), whole) {
 		t.Errorf("writePattern wrote %d bytes, %v, or other ones", m, err)
 	}
 	c := newChecker()

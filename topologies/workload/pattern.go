@@ -40,11 +40,11 @@ func patternAt(off, n int64) []byte {
 	return pattern()[start : start+min(n, patternChunk)]
 }
 
-// writePattern writes n bytes of the pattern from offset off and returns how many the writer took.
-func writePattern(w io.Writer, off, n int64) (int64, error) {
+// writePattern writes n bytes of the pattern and returns how many the writer took.
+func writePattern(w io.Writer, n int64) (int64, error) {
 	var done int64
 	for done < n {
-		m, err := w.Write(patternAt(off+done, n-done))
+		m, err := w.Write(patternAt(done, n-done))
 		done += int64(m)
 		if err != nil {
 			return done, err
@@ -109,6 +109,6 @@ func (c *counter) sum() string { return hex.EncodeToString(c.hash.Sum(nil)) }
 // patternSum is the hash of the pattern's first n bytes.
 func patternSum(n int64) string {
 	c := newCounter()
-	_, _ = writePattern(c, 0, n) // a hash takes everything
+	_, _ = writePattern(c, n) // a hash takes everything
 	return c.sum()
 }

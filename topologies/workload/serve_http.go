@@ -111,7 +111,7 @@ func sized(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
-	_, _ = writePattern(w, 0, n) // a caller that is gone knows it
+	_, _ = writePattern(w, n) // a caller that is gone knows it
 }
 
 // webSocket sends a Seen as its first message and then echoes.

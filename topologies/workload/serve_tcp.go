@@ -89,14 +89,14 @@ func tail(c *net.TCPConn, r io.Reader, n int64, seen Seen) error {
 	if err := seen.writeLine(c); err != nil {
 		return err
 	}
-	if _, err := writePattern(c, 0, n); err != nil {
+	if _, err := writePattern(c, n); err != nil {
 		return err
 	}
 	return c.CloseWrite()
 }
 
 func (s *Server) first(c *net.TCPConn, r io.Reader, q question, seen Seen) error {
-	if _, err := writePattern(c, 0, q.n); err != nil {
+	if _, err := writePattern(c, q.n); err != nil {
 		return err
 	}
 	if err := c.CloseWrite(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strconv"
 	"testing"
 	"time"
@@ -107,12 +108,12 @@ func TestCalls(t *testing.T) {
 func TestSeenOfHTTP(t *testing.T) {
 	ports := startServer(t)
 	url := fmt.Sprintf("http://127.0.0.1:%d/some/path", ports[HTTP])
-	res, err := Do(t.Context(), url, Options{Header: []string{"X-Test: yes", "Host: cart.shop"}, Method: "PUT"})
+	res, err := Do(t.Context(), url, Options{Header: []string{"X-Test: yes", "Host: cart.shop"}, Method: http.MethodPut})
 	if err != nil || res.OK != 1 {
 		t.Fatalf("%+v, %v", res, err)
 	}
 	seen := res.First().Seen
-	if seen.Method != "PUT" || seen.Path != "/some/path" || seen.Host != "cart.shop" || seen.Proto != "HTTP/1.1" || seen.Headers.Get("X-Test") != "yes" {
+	if seen.Method != http.MethodPut || seen.Path != "/some/path" || seen.Host != "cart.shop" || seen.Proto != "HTTP/1.1" || seen.Headers.Get("X-Test") != "yes" {
 		t.Errorf("seen: %+v", seen)
 	}
 }

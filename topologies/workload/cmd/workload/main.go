@@ -33,7 +33,8 @@ The first two have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
-		return fail(stderr, usageError{errors.New(usage)})
+		_, _ = fmt.Fprintln(stderr, usage)
+		return 2
 	}
 	switch args[0] {
 	case "serve":
