@@ -55,6 +55,9 @@ type Config struct {
 	// well-known port, of the admin server on loopback.
 	Admin, Metrics, Readiness string
 
+	// Relax, if set, is called when the process has come to rest after work, to give memory back.
+	Relax func()
+
 	// AccessLog receives one line per connection, as text or JSON.
 	AccessLog     io.Writer
 	AccessLogJSON bool

@@ -6,7 +6,10 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/authz"
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
@@ -239,4 +242,31 @@ func TestAwaitLocal(t *testing.T) {
 	if r := <-got; r.err != nil || r.w.UID != "y" {
 		t.Errorf("got %+v", r)
 	}
+}
+
+func TestRelaxOnceAfterWork(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w workCounter
+		var calls atomic.Int32
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- w.relax(ctx, func() { calls.Add(1) }) }()
+		after := func(d time.Duration, want int32) {
+			t.Helper()
+			<-time.After(d)
+			synctest.Wait()
+			if got := calls.Load(); got != want {
+				t.Errorf("%d calls, want %d", got, want)
+			}
+		}
+		after(quiet+1, 1) // after the start
+		after(time.Hour, 1)
+		for range 5 {
+			w.add(1)
+			after(quiet, 1) // busy
+		}
+		after(time.Minute, 2)
+		cancel()
+		<-done
+	})
 }

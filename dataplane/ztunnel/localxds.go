@@ -21,6 +21,7 @@ const look = 250 * time.Millisecond
 type document struct {
 	Local
 	store *catalog.Store
+	work  *workCounter
 	log   *slog.Logger
 
 	last      []byte
@@ -74,6 +75,7 @@ func (d *document) apply(l xds.Local) {
 	}
 	d.addresses, d.policies = addresses, policies
 	d.store.Apply(delta)
+	d.work.add(1)
 	d.log.Info("local configuration applied", "workloads", len(l.Workloads), "services", len(l.Services), "policies", len(l.Policies))
 }
 

@@ -173,7 +173,7 @@ func startNode(t testing.TB, l *lab, adminPort int, w zds.Workload, ns *netns.NS
 	n := &node{log: new(entries), done: make(chan struct{})}
 	n.agent = zds.NewServer(zds.ServerConfig{Path: socket, Snapshot: func() []zds.Entry {
 		return []zds.Entry{{Workload: w, NS: ns}}
-	}})
+	}, Log: slog.New(slog.DiscardHandler)})
 	level := new(slog.LevelVar)
 	var err error
 	n.Ztunnel, err = New(Config{

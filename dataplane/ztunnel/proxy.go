@@ -28,6 +28,7 @@ type shared struct {
 	metrics *telemetry.Metrics
 	access  *telemetry.AccessLog
 	log     *slog.Logger
+	work    workCounter
 }
 
 // proxy serves one pod: three listeners and a pool inside the pod's namespace.

@@ -4,18 +4,15 @@ package ztunnel
 
 import (
 	"fmt"
-	"runtime/debug"
 
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
 	"github.com/ambientlab/ambientlab/dataplane/xds"
 )
 
-// bulk is how many resources of one update leave enough garbage behind to be worth giving back to the system at once.
-const bulk = 2000
-
 // state puts what the control plane sends into the catalog. It belongs to the xds client's goroutine.
 type state struct {
 	store *catalog.Store
+	work  *workCounter
 }
 
 // Update applies every resource that is sound and rejects the others by name: they keep their last good version.
@@ -52,8 +49,6 @@ func (s *state) Update(typeURL string, up []xds.Resource, removed []string) []xd
 		}
 	}
 	s.store.Apply(d)
-	if len(up) >= bulk {
-		debug.FreeOSMemory()
-	}
+	s.work.add(1)
 	return bad
 }

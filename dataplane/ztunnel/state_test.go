@@ -25,7 +25,7 @@ func encoded(t *testing.T, w *mesh.Workload) xds.Resource {
 
 // TestStateKeepsTheLastGoodVersion: one bad resource is refused by name, all others apply (design, decision 4).
 func TestStateKeepsTheLastGoodVersion(t *testing.T) {
-	s := &state{store: catalog.New()}
+	s := &state{store: catalog.New(), work: new(workCounter)}
 	at := func(a string) []netip.Addr { return []netip.Addr{netip.MustParseAddr(a)} }
 	one := &mesh.Workload{UID: "one", Name: "one", Namespace: "ns", Addresses: at("10.0.0.1"), Capacity: 1}
 	two := &mesh.Workload{UID: "two", Name: "two", Namespace: "ns", Addresses: at("10.0.0.2"), Capacity: 1}
@@ -68,7 +68,7 @@ func TestDocumentReload(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := &document{Local: Local{Path: path}, store: catalog.New(), log: slog.New(slog.DiscardHandler)}
+	d := &document{Local: Local{Path: path}, store: catalog.New(), work: new(workCounter), log: slog.New(slog.DiscardHandler)}
 	if err := d.load(); err == nil {
 		t.Error("a missing file was read")
 	}

@@ -69,7 +69,7 @@ func New(cfg Config) (*Ztunnel, error) {
 		started: z.metrics.ProxyStarted,
 		stopped: z.metrics.ProxyStopped,
 	}, cfg.Log)
-	z.document = &document{Local: cfg.Local, store: z.catalog, log: cfg.Log}
+	z.document = &document{Local: cfg.Local, store: z.catalog, work: &z.work, log: cfg.Log}
 	if cfg.XDS.Address == "" {
 		return z, nil
 	}
@@ -175,6 +175,9 @@ func (z *Ztunnel) startServices(ctx context.Context, g *errgroup.Group, l admin.
 	g.Go(func() error { return z.manager.Run(ctx) })
 	g.Go(func() error { return z.watchCatalog(ctx) })
 	g.Go(func() error { return z.document.watch(ctx) })
+	if z.cfg.Relax != nil {
+		g.Go(func() error { return z.work.relax(ctx, z.cfg.Relax) })
+	}
 	if z.client == nil {
 		return
 	}
@@ -244,7 +247,7 @@ func (z *Ztunnel) listen(ctx context.Context) (admin.Listeners, error) {
 					open.Close()
 				}
 			}
-			return admin.Listeners{}, fmt.Errorf("open the %s port %s: %w", p.what, p.addr, err)
+			return admin.Listeners{}, fmt.Errorf("open the %s port %s (is another ztunnel running here?): %w", p.what, p.addr, err)
 		}
 	}
 	return l, nil
@@ -255,7 +258,7 @@ func (z *Ztunnel) newXDSClient() (*xds.Client, error) {
 	return xds.NewClient(xds.ClientConfig{
 		Address: c.Address, ServerName: c.ServerName, RootCAFile: c.RootCAFile, TokenFile: c.TokenFile, Headers: c.Headers,
 		ClusterID: z.cfg.ClusterID, Node: z.node(), Types: []string{xds.TypeAddress, xds.TypeAuthorization},
-		Handler: &state{store: z.catalog}, Log: z.log,
+		Handler: &state{store: z.catalog, work: &z.work}, Log: z.log,
 		Metrics: xds.Metrics{Message: z.metrics.XDSMessage, Terminated: z.metrics.XDSTerminated},
 	})
 }

@@ -66,6 +66,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	cfg := s.ztunnel
 	cfg.Version, cfg.AccessLog, cfg.AccessLogJSON = version, stdout, s.logJSON
 	cfg.Log, cfg.Level = logger(stderr, &level, s.logJSON), &level
+	cfg.Relax = giveBack
 	slog.SetDefault(cfg.Log)
 	z, err := ztunnel.New(cfg)
 	if err != nil {
@@ -81,10 +82,6 @@ func logger(w io.Writer, level slog.Leveler, asJSON bool) *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(w, o))
 }
-
-// gcPercent fits a process whose footprint every pod of the node pays for: its heap is a few MB that hardly change, so
-// collecting more often costs little and halves what lies about in between.
-const gcPercent = 50
 
 func tune(threads int) {
 	runtime.GOMAXPROCS(threads)

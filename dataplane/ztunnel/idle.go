@@ -1,0 +1,39 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package ztunnel
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+)
+
+// quiet is how long nothing may have happened before memory is given back.
+const quiet = 2 * time.Second
+
+// workCounter counts what leaves garbage behind: connections and configuration.
+type workCounter struct{ n atomic.Uint64 }
+
+func (w *workCounter) add(n int) { w.n.Add(uint64(n)) }
+
+// relax calls giveBack whenever the process has come to rest after work: after the start, after a bulk load, after a burst.
+// A proxy lies idle most of its life, and the memory of its busiest minute would stay with it.
+func (w *workCounter) relax(ctx context.Context, giveBack func()) error {
+	t := time.NewTicker(quiet)
+	defer t.Stop()
+	seen, tidy := w.n.Load(), false
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-t.C:
+		}
+		switch now := w.n.Load(); {
+		case now != seen:
+			seen, tidy = now, false
+		case !tidy:
+			giveBack()
+			tidy = true
+		}
+	}
+}
