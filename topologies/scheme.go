@@ -14,24 +14,21 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	networkingv1 "istio.io/client-go/pkg/apis/networking/v1"
-	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
-// kinds are what a topology may hold as raw objects.
+// kinds are what a topology may hold as raw objects: those that a lab's control plane reads.
 var kinds = map[string]func() runtime.Object{
-	"v1/Namespace":                             func() runtime.Object { return &corev1.Namespace{} },
-	"v1/Node":                                  func() runtime.Object { return &corev1.Node{} },
-	"v1/Pod":                                   func() runtime.Object { return &corev1.Pod{} },
-	"v1/Service":                               func() runtime.Object { return &corev1.Service{} },
-	"v1/ServiceAccount":                        func() runtime.Object { return &corev1.ServiceAccount{} },
-	"discovery.k8s.io/v1/EndpointSlice":        func() runtime.Object { return &discoveryv1.EndpointSlice{} },
-	"networking.istio.io/v1/ServiceEntry":      func() runtime.Object { return &networkingv1.ServiceEntry{} },
-	"networking.istio.io/v1/WorkloadEntry":     func() runtime.Object { return &networkingv1.WorkloadEntry{} },
-	"security.istio.io/v1/AuthorizationPolicy": func() runtime.Object { return &securityv1.AuthorizationPolicy{} },
-	"security.istio.io/v1/PeerAuthentication":  func() runtime.Object { return &securityv1.PeerAuthentication{} },
+	"v1/Namespace":                         func() runtime.Object { return &corev1.Namespace{} },
+	"v1/Node":                              func() runtime.Object { return &corev1.Node{} },
+	"v1/Pod":                               func() runtime.Object { return &corev1.Pod{} },
+	"v1/Service":                           func() runtime.Object { return &corev1.Service{} },
+	"v1/ServiceAccount":                    func() runtime.Object { return &corev1.ServiceAccount{} },
+	"discovery.k8s.io/v1/EndpointSlice":    func() runtime.Object { return &discoveryv1.EndpointSlice{} },
+	"networking.istio.io/v1/ServiceEntry":  func() runtime.Object { return &networkingv1.ServiceEntry{} },
+	"networking.istio.io/v1/WorkloadEntry": func() runtime.Object { return &networkingv1.WorkloadEntry{} },
 }
 
 // decodeObject turns the generic form of a Kubernetes object into its type; unknown fields are errors.
@@ -65,10 +62,6 @@ func strictSpec(obj runtime.Object, spec any) error {
 	case *networkingv1.ServiceEntry:
 		m = proto.Clone(&o.Spec)
 	case *networkingv1.WorkloadEntry:
-		m = proto.Clone(&o.Spec)
-	case *securityv1.AuthorizationPolicy:
-		m = proto.Clone(&o.Spec)
-	case *securityv1.PeerAuthentication:
 		m = proto.Clone(&o.Spec)
 	}
 	if m == nil || spec == nil {

@@ -39,7 +39,7 @@ func newTransport(t target, o Options, d dialer) *http.Transport {
 				c.Start = tr.start
 			}
 			conn, err := d.dial(ctx, network, addr, &c)
-			if err == nil && tr != nil {
+			if tr != nil {
 				tr.note(func(to *Call) { to.Connect, to.LocalAddr, to.RemoteAddr = c.Connect, c.LocalAddr, c.RemoteAddr })
 			}
 			return conn, err

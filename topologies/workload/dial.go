@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -27,6 +28,9 @@ func (d dialer) dial(ctx context.Context, network, addr string, c *Call) (net.Co
 	ip, err := d.resolve(ctx, host)
 	if err != nil {
 		return nil, err
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+		c.RemoteAddr = netip.AddrPortFrom(ip, uint16(n)) // known even if it cannot be reached
 	}
 	var nd net.Dialer
 	conn, err := nd.DialContext(ctx, network, net.JoinHostPort(ip.String(), port))

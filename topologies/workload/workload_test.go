@@ -188,6 +188,9 @@ func TestFailures(t *testing.T) {
 				t.Fatal(err)
 			}
 			c := res.First()
+			if tt.want != ClassResolve && !c.RemoteAddr.IsValid() {
+				t.Error("no remote address")
+			}
 			if c.Class != tt.want || c.OK || res.Failed != 1 || res.Errors[tt.want] != 1 || c.Error == "" {
 				t.Errorf("class %q (%s), want %q; %+v", c.Class, c.Error, tt.want, res.Errors)
 			}

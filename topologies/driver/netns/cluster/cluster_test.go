@@ -57,6 +57,13 @@ func threeNodes(t *testing.T) *source.Objects {
 		if p, ok := o.(*corev1.Pod); ok {
 			setStatus(p, true, fmt.Sprintf("10.244.0.%d", i), fmt.Sprintf("fd00:10:244::%x", i))
 		}
+		kind, ok := source.KindOf(o.GetObjectKind().GroupVersionKind().Kind)
+		if !ok {
+			t.Fatalf("no source reads a %s", o.GetObjectKind().GroupVersionKind())
+		}
+		for _, bad := range kind.Check(so) {
+			t.Errorf("%s %s/%s: %v", kind.Name, so.GetNamespace(), so.GetName(), bad)
+		}
 		changes[source.Key{Kind: o.GetObjectKind().GroupVersionKind().Kind, Namespace: so.GetNamespace(), Name: so.GetName()}] = so
 	}
 	return withSlices((*source.Objects)(nil).With(changes))
