@@ -75,6 +75,12 @@ func (c *cluster) addPod(node, pod int) {
 	nstest.Connect(c.t,
 		nstest.End{NS: c.nodes[node], Name: host, Addresses: []string{gateways[0] + "/32", gateways[1] + "/128"}},
 		nstest.End{NS: n, Name: "eth0", Addresses: []string{podAddr(node, pod, false).String() + "/32", podAddr(node, pod, true).String() + "/128"}})
+	if err := nodenet.WaitUp(c.t.Context(), c.nodes[node], host); err != nil {
+		c.t.Fatal(err)
+	}
+	if err := nodenet.WaitUp(c.t.Context(), n, "eth0"); err != nil {
+		c.t.Fatal(err)
+	}
 	nstest.In(c.t, c.nodes[node], func() error {
 		for _, six := range []bool{false, true} {
 			if err := onLink(host, podAddr(node, pod, six)); err != nil {

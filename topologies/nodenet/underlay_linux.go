@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -113,7 +114,44 @@ func (u Underlay) Attach(ctx context.Context, root, member *netns.NS, m Member) 
 	if err != nil {
 		return err
 	}
-	return inside(ctx, member, "attach "+m.Port, func() error { return u.configure(m) })
+	if err := inside(ctx, member, "attach "+m.Port, func() error { return u.configure(m) }); err != nil {
+		return err
+	}
+	if err := WaitUp(ctx, member, UnderlayLink); err != nil {
+		return err
+	}
+	return WaitUp(ctx, root, m.Port)
+}
+
+// upPoll and upTimeout bound how WaitUp looks for a link's state.
+const (
+	upPoll    = 500 * time.Microsecond
+	upTimeout = 5 * time.Second
+)
+
+// WaitUp returns when the link carries packets. The kernel notes a veth's carrier a moment after both ends are set up, and
+// drops what is sent before, which costs the first connection a second.
+func WaitUp(ctx context.Context, ns *netns.NS, link string) error {
+	ctx, cancel := context.WithTimeout(ctx, upTimeout)
+	defer cancel()
+	return inside(ctx, ns, "wait for link "+link, func() error {
+		tick := time.NewTicker(upPoll)
+		defer tick.Stop()
+		for {
+			l, err := netlink.LinkByName(link)
+			if err != nil {
+				return fmt.Errorf("find link %s: %w", link, err)
+			}
+			if l.Attrs().OperState == netlink.OperUp {
+				return nil
+			}
+			select {
+			case <-ctx.Done():
+				return fmt.Errorf("link %s is %s: %w", link, l.Attrs().OperState, ctx.Err())
+			case <-tick.C:
+			}
+		}
+	})
 }
 
 // Detach deletes the member's link; one that is not there is no error.

@@ -12,8 +12,10 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink"
 
@@ -141,12 +143,37 @@ type End struct {
 func Connect(t testing.TB, a, b End) {
 	t.Helper()
 	In(t, a.NS, func() error {
-		return netlink.LinkAdd(&netlink.Veth{
-			LinkAttrs: netlink.LinkAttrs{Name: a.Name}, PeerName: b.Name, PeerNamespace: netlink.NsFd(b.NS.Fd()),
-		})
+		// Where both ends have one index, the kernel takes up to a second to notice the carrier.
+		attrs := netlink.LinkAttrs{Name: a.Name, Index: firstIndex + int(nextIndex.Add(1))}
+		return netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: b.Name, PeerNamespace: netlink.NsFd(b.NS.Fd())})
 	})
 	for _, e := range []End{a, b} {
 		In(t, e.NS, e.up)
+	}
+	for _, e := range []End{a, b} {
+		In(t, e.NS, func() error { return e.carrier(t) })
+	}
+}
+
+const firstIndex = 10_000
+
+// nextIndex numbers one end of each link, out of the way of the numbers that the kernel gives.
+var nextIndex atomic.Int32
+
+// carrier waits until the link carries packets; what is sent before is lost.
+func (e End) carrier(t testing.TB) error {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for {
+		l, err := netlink.LinkByName(e.Name)
+		if err != nil || l.Attrs().OperState == netlink.OperUp {
+			return err
+		}
+		select {
+		case <-t.Context().Done():
+			return t.Context().Err()
+		case <-tick.C:
+		}
 	}
 }
 
