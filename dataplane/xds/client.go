@@ -121,12 +121,14 @@ func (c *Client) Ready() <-chan struct{} { return c.ready }
 func (c *Client) Run(ctx context.Context) error {
 	backoff := c.cfg.BackoffMin
 	for ctx.Err() == nil {
+		begun := time.Now()
 		answered, err := c.runStream(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		c.report(ctx, err)
-		if answered {
+		// A server that answers and then throws us out must not be asked every 10 ms.
+		if answered && time.Since(begun) > c.cfg.BackoffMax {
 			backoff = c.cfg.BackoffMin
 		}
 		wait := time.NewTimer(backoff - rand.N(backoff/2+1))

@@ -70,7 +70,7 @@ func streamError(s *stream, err error) error {
 	for {
 		r := &received{}
 		if rerr := s.RecvMsg(r); rerr != nil {
-			return fmt.Errorf("%w (while sending: %v)", rerr, err)
+			return fmt.Errorf("%w (while sending: %w)", rerr, err)
 		}
 		r.free()
 	}

@@ -166,7 +166,7 @@ func (s *Server) listen(ctx context.Context) (*net.UnixListener, fs.FileInfo, er
 
 func (s *Server) remove(mine fs.FileInfo) {
 	if info, err := os.Lstat(s.cfg.Path); err == nil && os.SameFile(info, mine) {
-		os.Remove(s.cfg.Path)
+		_ = os.Remove(s.cfg.Path)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/ambientlab/ambientlab/dataplane/netns"
+	"github.com/ambientlab/ambientlab/dataplane/netns/nstest"
 	"github.com/ambientlab/ambientlab/dataplane/zds/zdsapi"
 )
 
@@ -125,16 +126,15 @@ func TestSnapshotThenChanges(t *testing.T) {
 	}
 }
 
+func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
+
+func TestNamespaceTravelsBetweenOrdinaryUsers(t *testing.T) {
+	nstest.AsOrdinaryUser(t, "TestNamespaceOfAPodTravels")
+}
+
 func TestNamespaceOfAPodTravels(t *testing.T) {
-	ns, err := netns.New()
-	if errors.Is(err, os.ErrPermission) || errors.Is(err, unix.EPERM) {
-		t.Skip("cannot make a namespace:", err)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	if ns.Inode() == current(t).Inode() {
+	ns := nstest.New(t)
+	if ns.Same(current(t)) {
 		t.Fatal("not a new namespace")
 	}
 	s, r := newPair(t)
