@@ -11,8 +11,8 @@ import (
 type Config struct {
 	// StreamWindow is how many bytes a peer may send on one stream before the application took them: 256 KiB.
 	StreamWindow int32
-	// ConnWindow is the same for all streams of a connection together, and also how much one connection may queue
-	// before its window shrinks: 2 MiB.
+	// ConnWindow is the same for all streams of a connection together, and also its share of queued bytes: what it
+	// may queue before its window shrinks when memory is scarce: 2 MiB.
 	ConnWindow int32
 	// MaxFrameSize is the largest frame payload that is accepted: 1 MiB. Sent frames stay below 64 KiB.
 	MaxFrameSize uint32
@@ -32,8 +32,9 @@ type Config struct {
 	Budget *Budget
 }
 
-// Budget counts bytes queued for slow applications across connections. Above its limit, connections are granted no
-// more than the protocol's smallest window and new streams are refused.
+// Budget counts bytes queued for slow applications across connections. From three quarters of its limit on, memory is
+// scarce and a connection's window shrinks by what it queues above its share. Above the limit, connections are granted
+// no more than the protocol's smallest window and new streams are refused.
 type Budget struct {
 	limit int64
 	used  atomic.Int64
@@ -44,6 +45,9 @@ func NewBudget(limit int64) *Budget { return &Budget{limit: limit} }
 
 // Used is the number of bytes queued now.
 func (b *Budget) Used() int64 { return b.used.Load() }
+
+// scarce reports whether connections are to stay within their shares.
+func (b *Budget) scarce() bool { return b.used.Load() > b.limit/4*3 }
 
 func (b *Budget) exceeded() bool { return b.used.Load() > b.limit }
 

@@ -65,7 +65,7 @@ func (c *conn) passOn() {
 		c.leave(s)
 		s.signal()
 	}
-	if s := c.send.forWindow.first; s != nil && c.send.window > 0 {
+	if s := c.send.forWindow.first; s != nil && c.usable(c.send.window) {
 		c.leave(s)
 		s.signal()
 	}
@@ -80,6 +80,13 @@ func (c *conn) roomMade() {
 	}
 }
 
+// sillyWindow is the least window worth sending into; what is less waits for more, which a peer grants once it has
+// taken what is under way. Without it the few bytes that a window leaves beyond whole chunks become frames.
+const sillyWindow = 1 << 10
+
+// usable reports whether w bytes are worth sending. c.mu is held.
+func (c *conn) usable(w int64) bool { return w > 0 && w >= min(sillyWindow, c.send.initialWindow/4) }
+
 // reserve takes up to limit bytes of stream and connection window, without waiting; 0 means there is none, or no room
 // for a batch.
 func (c *conn) reserve(s *stream, limit int) int {
@@ -87,7 +94,7 @@ func (c *conn) reserve(s *stream, limit int) int {
 	defer c.mu.Unlock()
 	c.leave(s)
 	n := min(int64(limit), s.sendWindow, c.send.window)
-	if n <= 0 || !c.rec.room() {
+	if !c.usable(n) || !c.rec.room() {
 		n = 0
 	}
 	s.sendWindow -= n
@@ -115,7 +122,7 @@ func (c *conn) enlist(s *stream, forWindow bool) bool {
 	}
 	list := &c.send.forRoom
 	if forWindow {
-		if s.sendWindow <= 0 {
+		if !c.usable(s.sendWindow) {
 			return true // a WINDOW_UPDATE for the stream signals it
 		}
 		list = &c.send.forWindow
@@ -124,7 +131,7 @@ func (c *conn) enlist(s *stream, forWindow bool) bool {
 	list.push(s)
 	c.waiting.Add(1)
 	// Looked at only now, so that a flusher that saw no one waiting had made its room before.
-	if c.rec.room() && (!forWindow || c.send.window > 0) {
+	if c.rec.room() && (!forWindow || c.usable(c.send.window)) {
 		c.leave(s)
 		return false
 	}
@@ -189,8 +196,11 @@ func (c *conn) setInitialWindow(v uint32) error {
 
 // recvFlow is what we let the peer send. Guarded by control.mu, as window updates are control frames in waiting.
 //
-// window + credit + withheld + (bytes on their way to be given back) is constant. The connection's window is given
-// back on receipt, except for what its queues hold above its share: that is withheld until the kernel takes it.
+// window + credit + withheld is constant but for bytes on their way through deliver. The connection's window is given
+// back on receipt while its queues hold less than its share; above that, and once the process is short of memory, what
+// they hold is withheld until the kernel takes it. As long as memory is plenty a connection may queue more: 150 stalled
+// streams of 256 KiB would otherwise leave their neighbours no window at all. The protocol's smallest window always
+// stays, for a neighbour without any window would be cut off by an application that is not its own.
 type recvFlow struct {
 	window   int64
 	credit   int64 // to be announced
@@ -229,7 +239,10 @@ func (c *conn) giveBack(n, queued int) {
 	r := &k.recv
 	r.credit += int64(n)
 	r.queued += int64(queued)
-	withhold := max(0, r.queued-int64(c.cfg.ConnWindow))
+	withhold := int64(0)
+	if full := int64(c.cfg.ConnWindow); r.queued > full && c.cfg.Budget.scarce() {
+		withhold = max(0, min(r.queued-full, full-floorWindow))
+	}
 	r.credit -= withhold - r.withheld
 	r.withheld = withhold
 	if due(r.credit, r.window, c.cfg.ConnWindow) {

@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// batches serves an application that acknowledges batches: eight bytes of length, the bytes, one byte back.
+func batches(c *net.TCPConn) {
+	defer c.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		if _, err := io.ReadFull(c, buf[:8]); err != nil {
+			return
+		}
+		for left := int(binary.BigEndian.Uint64(buf)); left > 0; {
+			n, err := c.Read(buf[:min(left, len(buf))])
+			if err != nil {
+				return
+			}
+			left -= n
+		}
+		if _, err := c.Write(buf[:1]); err != nil {
+			return
+		}
+	}
+}
+
+// sendBatch sends n bytes to a batches application and waits for the acknowledgement.
+func sendBatch(c *net.TCPConn, n int) error {
+	buf := make([]byte, 32<<10)
+	binary.BigEndian.PutUint64(buf, uint64(n))
+	if _, err := c.Write(buf[:8]); err != nil {
+		return err
+	}
+	for ; n > 0; n -= min(n, len(buf)) {
+		if _, err := c.Write(buf[:min(n, len(buf))]); err != nil {
+			return err
+		}
+	}
+	_, err := io.ReadFull(c, buf[:1])
+	return err
+}
+
+// moveAll sends n bytes over each tunnel at once and returns how long that took.
+func moveAll(t testing.TB, tunnels []*tunnel, n int) time.Duration {
+	t.Helper()
+	start := time.Now()
+	var g sync.WaitGroup
+	for _, tun := range tunnels {
+		g.Go(func() {
+			if err := sendBatch(tun.TCPConn, n); err != nil {
+				t.Errorf("send: %v", err)
+			}
+		})
+	}
+	g.Wait()
+	return time.Since(start)
+}
+
+// serveStalled serves applications that read nothing until resume is closed.
+func serveStalled(t testing.TB, resume <-chan struct{}) netip.AddrPort {
+	return serveApps(t, func(c *net.TCPConn) {
+		defer c.Close()
+		<-resume
+		io.Copy(io.Discard, c)
+	})
+}
+
+// flood sends on tun without end and counts what the tunnel took.
+func flood(tun *tunnel, sent *atomic.Int64) {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := tun.Write(buf)
+		sent.Add(int64(n))
+		if err != nil {
+			return
+		}
+	}
+}
+
+// waitStalled waits until a counter stands still.
+func waitStalled(t testing.TB, sent *atomic.Int64) {
+	t.Helper()
+	last, since := int64(-1), time.Now()
+	eventually(t, "the floods stall", func() bool {
+		if now := sent.Load(); now != last {
+			last, since = now, time.Now()
+		}
+		return time.Since(since) > 300*time.Millisecond
+	})
+}
+
+// TestStalledStreamsLeaveOthersAlone: of 200 streams on one connection, some have an application that takes nothing,
+// while the peer sends all that it may. The others' throughput must stay within 10 % of what it is without them.
+func TestStalledStreamsLeaveOthersAlone(t *testing.T) {
+	for _, stalled := range []int{1, 8, 150} {
+		t.Run(fmt.Sprint(stalled), func(t *testing.T) { testStalled(t, stalled, 200-stalled) })
+	}
+}
+
+func testStalled(t *testing.T, stalled, flowing int) {
+	sc, pc := serverConfig(), clientConfig()
+	pc.MaxStreams = 200
+	resume := make(chan struct{})
+	sleepers := serveStalled(t, resume)
+	workers := serveApps(t, batches)
+	// Two connections alike, but for the stalled streams on one.
+	setup := func(n int) (p *Pool, tunnels []*tunnel, asleep []*tunnel) {
+		_, hop := startServer(t, sc)
+		p = startPool(t, pc)
+		for range n {
+			asleep = append(asleep, openTunnel(t, p, hop, sleepers))
+		}
+		for range flowing {
+			tunnels = append(tunnels, openTunnel(t, p, hop, workers))
+		}
+		return p, tunnels, asleep
+	}
+	_, free, _ := setup(0)
+	p, loaded, asleep := setup(stalled)
+	t.Cleanup(func() { close(resume) })
+	var sent atomic.Int64
+	var g sync.WaitGroup
+	for _, tun := range asleep {
+		g.Go(func() { flood(tun, &sent) })
+	}
+	t.Cleanup(func() {
+		for _, tun := range asleep {
+			tun.Close()
+		}
+		g.Wait()
+	})
+	waitStalled(t, &sent)
+
+	size := 64 << 20 / flowing
+	end := time.Now()
+	if *slow {
+		end = end.Add(60 * time.Second)
+	}
+	var ratios []float64
+	for len(ratios) < 11 || time.Now().Before(end) {
+		a := moveAll(t, free, size)
+		b := moveAll(t, loaded, size)
+		ratios = append(ratios, b.Seconds()/a.Seconds())
+	}
+	ratio := median(ratios)
+	t.Logf("%d stalled: others take %.3f times as long (median of %d rounds), %d bytes stuck", stalled, ratio, len(ratios), sent.Load())
+	if ratio > 1.10 {
+		t.Errorf("%d stalled streams slow the others down: %.3f times as long", stalled, ratio)
+	}
+	if n := len(p.Conns()); n != 1 {
+		t.Errorf("%d connections, want all streams on one", n)
+	}
+}
