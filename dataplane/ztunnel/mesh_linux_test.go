@@ -27,7 +27,10 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/zds"
 )
 
-func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
+func TestMain(m *testing.M) {
+	slog.SetDefault(slog.New(slog.DiscardHandler)) // the test root's warning, hundreds of times
+	os.Exit(nstest.Main(m))
+}
 
 // patience bounds every wait of these tests; nothing normal comes near it.
 const patience = 10 * time.Second
@@ -215,6 +218,30 @@ func startNode(t testing.TB, l *lab, adminPort int, w zds.Workload, ns *netns.NS
 		return len(n.readiness.Pending()) == 0
 	})
 	return n
+}
+
+// proxies calls f for each of n's proxies.
+func (n *node) proxies(f func(*proxy)) {
+	n.manager.list(func(_ zds.Workload, running pod, _ error) {
+		if p, ok := running.(*proxy); ok {
+			f(p)
+		}
+	})
+}
+
+// pooled counts the pooled connections.
+func (n *node) pooled() (conns int) {
+	n.proxies(func(p *proxy) { conns += len(p.pool.Conns()) })
+	return conns
+}
+
+// inbound lists the live inbound connections.
+func (n *node) inbound() (all []live) {
+	n.proxies(func(p *proxy) {
+		in, _ := p.tracker.list()
+		all = append(all, in...)
+	})
+	return all
 }
 
 // scrape is the metrics as text.

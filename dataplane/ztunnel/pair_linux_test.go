@@ -322,15 +322,7 @@ func holdConnection(t *testing.T, l *lab) (c *net.TCPConn, release func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the connection is listed", func() bool {
-		var in []live
-		l.zb.manager.list(func(_ zds.Workload, p pod, _ error) {
-			if p, ok := p.(*proxy); ok {
-				in, _ = p.tracker.list()
-			}
-		})
-		return len(in) == 1
-	})
+	eventually(t, "the connection is listed", func() bool { return len(l.zb.inbound()) == 1 })
 	return c, func() {
 		c.Close()
 		l.za.log.take(t, "the held connection's source", complete)
@@ -381,17 +373,7 @@ func testLateDenial(t *testing.T, l *lab) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	hold := func() int {
-		n := 0
-		l.zb.manager.list(func(_ zds.Workload, p pod, _ error) {
-			if p, ok := p.(*proxy); ok {
-				in, _ := p.tracker.list()
-				n = len(in)
-			}
-		})
-		return n
-	}
-	eventually(t, "the connection stands", func() bool { return hold() == 1 })
+	eventually(t, "the connection stands", func() bool { return len(l.zb.inbound()) == 1 })
 	awaitPolicies(t, l, localXDS+denyWeb, 1)
 	defer awaitPolicies(t, l, localXDS, 0)
 	_ = c.SetReadDeadline(time.Now().Add(time.Second))
