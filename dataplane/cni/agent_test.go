@@ -308,7 +308,9 @@ func TestTakeOver(t *testing.T) {
 			run(t, a, l)
 			f.expect(t, tt.want...)
 			if tt.name == "was pending" { // the workers do this while the proxy is told
-				f.await(t, "enrolment", func(e []string) bool { return slices.Contains(e, "snapshot uid-web true") && slices.Contains(e, enrolled[2]) })
+				f.await(t, "enrolment", func(e []string) bool {
+					return slices.Contains(e, "snapshot uid-web true") && slices.Contains(e, enrolled[2])
+				})
 			}
 		})
 	}

@@ -75,6 +75,12 @@ func (j *journal) expect(t *testing.T, want ...string) {
 	j.events = slices.Delete(j.events, 0, len(want))
 }
 
+func (j *journal) clear() {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.events = nil
+}
+
 func (j *journal) expectNothing(t *testing.T) {
 	t.Helper()
 	j.mu.Lock()
