@@ -3,8 +3,12 @@
 package topologies
 
 import (
+	"strings"
+
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/runtime"
+
+	"github.com/ambientlab/ambientlab/dataplane/source/file"
 )
 
 func (d *decoder) spec(n *yaml.Node) *Spec {
@@ -172,14 +176,16 @@ func (d *decoder) objects(out *[]runtime.Object) read {
 			d.add(n, path, "want a Kubernetes object, got %s", kindName(n))
 			return nil
 		}
-		var raw map[string]any
-		if err := n.Decode(&raw); err != nil {
+		text, err := yaml.Marshal(n)
+		if err != nil {
 			d.add(n, path, "%v", err)
 			return nil
 		}
-		obj, err := decodeObject(raw)
-		if err != nil {
-			d.add(n, path, "%v", err)
+		obj, problems := file.Decode(text)
+		for _, p := range problems {
+			d.add(n, strings.TrimSuffix(path+"."+p.Field, "."), "%v", p.Err)
+		}
+		if len(problems) > 0 {
 			return nil
 		}
 		return obj

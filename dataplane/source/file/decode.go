@@ -107,6 +107,16 @@ func split(data []byte) [][]byte {
 	return docs
 }
 
+// Decode reads one object from YAML or JSON as strictly as a file's: an unknown field, a wrong type and what the kind's
+// own check finds are problems, each with its field.
+func Decode(data []byte) (source.Object, []source.Problem) {
+	doc, problems := decode(data, false, nil)
+	if doc.obj == nil && len(problems) == 0 {
+		problems = []source.Problem{{Err: errors.New("is empty")}}
+	}
+	return doc.obj, problems
+}
+
 // decode reads one document. The key is set if it could be read, even if there are problems.
 func decode(raw []byte, partial bool, old *entry) (document, []source.Problem) {
 	data := bytes.TrimSpace(raw)
