@@ -262,7 +262,7 @@ func TestRelaxOnceAfterWork(t *testing.T) {
 		after(quiet+1, 1) // after the start
 		after(time.Hour, 1)
 		for range 5 {
-			w.add(1)
+			w.add()
 			after(quiet, 1) // busy
 		}
 		after(time.Minute, 2)

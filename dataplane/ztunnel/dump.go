@@ -3,6 +3,8 @@
 package ztunnel
 
 import (
+	"crypto/x509"
+
 	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/zds"
 )
@@ -34,9 +36,8 @@ func (z *Ztunnel) dump() any {
 			d.Certificates = append(d.Certificates, admin.DumpCertificates(c.Identity.String(), c.State, nil, nil))
 			continue
 		}
-		chain := append(c.Certificate.Chain[:0:0], c.Certificate.Leaf)
-		d.Certificates = append(d.Certificates, admin.DumpCertificates(c.Identity.String(), c.State,
-			append(chain, c.Certificate.Chain...), c.Certificate.RootCerts))
+		chain := append([]*x509.Certificate{c.Certificate.Leaf}, c.Certificate.Chain...)
+		d.Certificates = append(d.Certificates, admin.DumpCertificates(c.Identity.String(), c.State, chain, c.Certificate.RootCerts))
 	}
 	z.manager.list(func(w zds.Workload, running pod, _ error) {
 		state := admin.WorkloadState{State: "Pending", Info: admin.WorkloadInfo{

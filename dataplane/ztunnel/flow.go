@@ -23,7 +23,7 @@ type flow struct {
 }
 
 func (p *proxy) begin(d telemetry.Direction, src netip.AddrPort) *flow {
-	p.work.add(1)
+	p.work.add()
 	f := &flow{p: p}
 	f.rec.Start, f.rec.Direction, f.rec.Src.Addr = time.Now(), d, src
 	return f

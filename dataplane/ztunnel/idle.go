@@ -11,10 +11,10 @@ import (
 // quiet is how long nothing may have happened before memory is given back.
 const quiet = 2 * time.Second
 
-// workCounter counts what leaves garbage behind: connections and configuration.
+// workCounter counts what leaves garbage behind: connections and changes of configuration.
 type workCounter struct{ n atomic.Uint64 }
 
-func (w *workCounter) add(n int) { w.n.Add(uint64(n)) }
+func (w *workCounter) add() { w.n.Add(1) }
 
 // relax calls giveBack whenever the process has come to rest after work: after the start, after a bulk load, after a burst.
 // A proxy lies idle most of its life, and the memory of its busiest minute would stay with it.

@@ -75,7 +75,7 @@ func (d *document) apply(l xds.Local) {
 	}
 	d.addresses, d.policies = addresses, policies
 	d.store.Apply(delta)
-	d.work.add(1)
+	d.work.add()
 	d.log.Info("local configuration applied", "workloads", len(l.Workloads), "services", len(l.Services), "policies", len(l.Policies))
 }
 

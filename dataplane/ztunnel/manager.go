@@ -145,7 +145,7 @@ func (m *manager) add(ctx context.Context, c candidate) error {
 
 // start is called with mu held.
 func (m *manager) start(ctx context.Context, p *managed) error {
-	proxy, err := p.candidate.start(ctx)
+	proxy, err := p.start(ctx)
 	if err != nil {
 		p.err = fmt.Errorf("start proxy of %s/%s (%s): %w", p.Namespace, p.Name, p.UID, err)
 		return p.err

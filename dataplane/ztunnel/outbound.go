@@ -22,7 +22,6 @@ import (
 
 // serveOutbound carries one connection that the pod opened, by the tree of A1.4.
 func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn) {
-	defer c.Close()
 	f := p.begin(telemetry.Outbound, remoteOf(c))
 	dst, err := capture.OriginalDestination(c)
 	if err != nil {

@@ -151,9 +151,10 @@ func testHalfClose(t *testing.T, l *lab) {
 	}{{"server first", server, client}, {"then the client", client, server}} {
 		var sending sync.WaitGroup
 		sending.Go(func() {
-			if _, err := c.from.Write(tail); err == nil {
-				err = c.from.CloseWrite()
+			if _, err := c.from.Write(tail); err != nil {
+				t.Errorf("%s: %v", c.name, err)
 			}
+			_ = c.from.CloseWrite()
 		})
 		_ = c.to.SetReadDeadline(time.Now().Add(patience))
 		got, err := io.ReadAll(c.to)

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
@@ -97,7 +98,7 @@ func TestRequest(t *testing.T) {
 		}
 		in := <-requests
 		out := l.za.log.take(t, "the source", complete)
-		if in.Method != "CONNECT" || in.Authority != "10.77.0.4:9000" {
+		if in.Method != http.MethodConnect || in.Authority != "10.77.0.4:9000" {
 			t.Errorf("%s %s", in.Method, in.Authority)
 		}
 		client, host, err := telemetry.ParseForwarded(in.Get(telemetry.HeaderForwarded))

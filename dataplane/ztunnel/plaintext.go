@@ -15,7 +15,6 @@ import (
 
 // servePlaintext carries one connection that reached the pod outside a tunnel. Policy sees a client without identity.
 func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn) {
-	defer c.Close()
 	src := remoteOf(c)
 	f := p.begin(telemetry.Inbound, src)
 	dst, err := capture.OriginalDestination(c)

@@ -90,9 +90,14 @@ type lane struct {
 	serve func(ctx context.Context, c *net.TCPConn)
 }
 
-// spawn serves in a goroutine that run waits for.
+// spawn serves in a goroutine that run waits for, and closes the connection at the end.
 func (p *proxy) spawn(serve func(context.Context, *net.TCPConn)) func(context.Context, *net.TCPConn) {
-	return func(ctx context.Context, c *net.TCPConn) { p.conns.Go(func() { serve(ctx, c) }) }
+	return func(ctx context.Context, c *net.TCPConn) {
+		p.conns.Go(func() {
+			defer func() { _ = c.Close() }()
+			serve(ctx, c)
+		})
+	}
 }
 
 func (p *proxy) wildcard() netip.Addr {

@@ -49,6 +49,6 @@ func (s *state) Update(typeURL string, up []xds.Resource, removed []string) []xd
 		}
 	}
 	s.store.Apply(d)
-	s.work.add(1)
+	s.work.add()
 	return bad
 }

@@ -33,17 +33,18 @@ var errUsage = errors.New("bad configuration")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
-	if err == nil {
+	switch {
+	case err == nil:
 		return
-	}
-	fmt.Fprintln(os.Stderr, "ztunnel:", err)
-	if errors.Is(err, errUsage) {
+	case errors.Is(err, errUsage):
+		fmt.Fprintln(os.Stderr, "ztunnel:", err)
 		os.Exit(exitUsage)
+	default:
+		fmt.Fprintln(os.Stderr, "ztunnel:", err)
+		os.Exit(exitFailure)
 	}
-	os.Exit(exitFailure)
 }
 
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) error {

@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -83,7 +84,7 @@ func startDaemon(t testing.TB, environ ...string) *daemon {
 		stop()
 		<-done
 	})
-	d.cmd.Env = append(environ, "LOCAL_XDS_PATH="+document, "FAKE_CA=true", "INPOD_UDS="+socket, "NODE_NAME=node")
+	d.cmd.Env = append(slices.Clone(environ), "LOCAL_XDS_PATH="+document, "FAKE_CA=true", "INPOD_UDS="+socket, "NODE_NAME=node")
 	d.cmd.Stdout, d.cmd.Stderr = &d.stdout, &d.stderr
 	nstest.In(t, d.own, d.cmd.Start)
 	d.wait = sync.OnceValue(func() error {
