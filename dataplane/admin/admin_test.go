@@ -108,7 +108,7 @@ func TestPages(t *testing.T) {
 	if *quits != 1 {
 		t.Errorf("told to quit %d times", *quits)
 	}
-	if _, pattern := http.DefaultServeMux.Handler(httptest.NewRequest("GET", "/debug/pprof/", nil)); pattern != "" {
+	if _, pattern := http.DefaultServeMux.Handler(httptest.NewRequest(http.MethodGet, "/debug/pprof/", nil)); pattern != "" {
 		t.Errorf("the default mux serves %s", pattern)
 	}
 }
@@ -134,7 +134,7 @@ func TestRun(t *testing.T) {
 			t.Fatal(err)
 		}
 		resp.Body.Close()
-		if resp.StatusCode != 200 {
+		if resp.StatusCode != http.StatusOK {
 			t.Errorf("%s: %s", url, resp.Status)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"flag"
 	"math/big"
+	"net/http"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -88,7 +89,7 @@ func testDump() Dump {
 
 func TestConfigDumpGolden(t *testing.T) {
 	rec := httptest.NewRecorder()
-	New(Config{Dump: func() any { return testDump() }}).AdminHandler().ServeHTTP(rec, httptest.NewRequest("GET", "/config_dump", nil))
+	New(Config{Dump: func() any { return testDump() }}).AdminHandler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/config_dump", nil))
 	if got := rec.Header().Get("Content-Type"); got != "application/json" {
 		t.Errorf("content type %q", got)
 	}

@@ -159,7 +159,7 @@ func TestResolve(t *testing.T) {
 				t.Errorf("error %q does not say %q", got.Says, tt.want.Says)
 			}
 			got.Says, tt.want.Says = "", ""
-			if diff := cmp.Diff(tt.want, got, cmp.Comparer(func(a, b error) bool { return errors.Is(a, b) })); diff != "" {
+			if diff := cmp.Diff(tt.want, got, cmp.Comparer(errors.Is)); diff != "" {
 				t.Errorf("upstream (-want +got):\n%s", diff)
 			}
 		})

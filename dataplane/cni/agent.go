@@ -152,19 +152,11 @@ func (a *Agent) Run(ctx context.Context, l net.Listener) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.cfg.Objects.Run(ctx) })
 	g.Go(func() error {
-		defer l.Close()
-		select {
-		case <-a.cfg.Objects.Ready():
-		case <-ctx.Done():
-			return nil
-		}
-		a.cfg.Readiness.Done(condObjects)
-		changed := a.cfg.Objects.Changed()
-		a.observe(a.cfg.Objects.Load())
-		if err := a.takeOver(ctx); err != nil {
+		changed, err := a.begin(ctx)
+		if err != nil {
+			l.Close()
 			return err
 		}
-		a.cfg.Readiness.Done(condPods)
 		g.Go(func() error { return a.cfg.Proxies.Run(ctx) })
 		g.Go(func() error { return a.servePlugin(ctx, l) })
 		for range workers {
@@ -178,6 +170,23 @@ func (a *Agent) Run(ctx context.Context, l net.Listener) error {
 		return fmt.Errorf("run agent of node %s: %w", a.cfg.Node, err)
 	}
 	return nil
+}
+
+// begin reads the objects for the first time and takes over the pods of an earlier agent.
+func (a *Agent) begin(ctx context.Context) (changed <-chan struct{}, err error) {
+	select {
+	case <-a.cfg.Objects.Ready():
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	a.cfg.Readiness.Done(condObjects)
+	changed = a.cfg.Objects.Changed()
+	a.observe(a.cfg.Objects.Load())
+	if err := a.takeOver(ctx); err != nil {
+		return nil, err
+	}
+	a.cfg.Readiness.Done(condPods)
+	return changed, nil
 }
 
 func (a *Agent) follow(ctx context.Context, changed <-chan struct{}) error {

@@ -84,10 +84,8 @@ func TestEndedPodIsForgottenWithoutTouchingItsNamespace(t *testing.T) {
 			f.expect(t, enrolled...)
 			tt.end(f)
 			f.expect(t, "del uid-web", "clear uid-web")
+			eventually(t, "the pod to be forgotten", func() bool { return len(a.Status().Pods) == 0 })
 			f.expectNothing(t)
-			if n := len(a.Status().Pods); n != 0 {
-				t.Errorf("%d pods are left", n)
-			}
 		})
 	}
 }
@@ -152,9 +150,10 @@ func TestAnnotationsChangeTheRules(t *testing.T) {
 	f.expect(t, "apply 3")
 	f.set(pod("web", func(p *corev1.Pod) { p.Annotations[mesh.AnnotationBypass] = "true" }))
 	f.expect(t, "apply 2")
-	if p := a.Status().Pods[0]; !p.BypassInbound || p.DNS || !p.Served || p.Annotation != "enabled" {
-		t.Errorf("%+v", p)
-	}
+	eventually(t, "the new rules in the status", func() bool {
+		p := a.Status().Pods[0]
+		return p.BypassInbound && !p.DNS && p.Served && p.Annotation == "enabled"
+	})
 	f.expectNothing(t)
 }
 
@@ -186,10 +185,8 @@ func TestAdmit(t *testing.T) {
 	f.set(pod("web"))
 	f.remove(pod("web"))
 	f.expect(t, "del uid-web", "clear uid-web")
+	eventually(t, "the pod to be forgotten", func() bool { return len(a.Status().Pods) == 0 })
 	f.expectNothing(t)
-	if n := len(a.Status().Pods); n != 0 {
-		t.Errorf("%d pods are left", n)
-	}
 }
 
 func TestAdmitUndoesWhatFailed(t *testing.T) {

@@ -75,6 +75,21 @@ func (j *journal) expect(t *testing.T, want ...string) {
 	j.events = slices.Delete(j.events, 0, len(want))
 }
 
+// eventually waits for what comes shortly after an event.
+func eventually(t *testing.T, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !cond() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("waiting for %s", what)
+		}
+	}
+}
+
 func (j *journal) clear() {
 	j.mu.Lock()
 	defer j.mu.Unlock()

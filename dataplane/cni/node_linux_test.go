@@ -150,24 +150,13 @@ func (n *node) add(name string, ns *netns.NS) error {
 // annotated waits until the pod's annotation is want: it is written after the proxy has answered.
 func (n *node) annotated(name, want string) {
 	n.t.Helper()
-	deadline := time.After(patience)
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	eventually(n.t, "annotation "+want+" of "+name, func() bool {
 		o, problems, err := file.Read(n.path("objects"))
 		if err != nil || len(problems) > 0 {
 			n.t.Fatal(err, problems)
 		}
-		got := o.Pods["shop/"+name].Annotations[mesh.AnnotationRedirection]
-		if got == want {
-			return
-		}
-		select {
-		case <-tick.C:
-		case <-deadline:
-			n.t.Fatalf("annotation of %s is %q, want %q", name, got, want)
-		}
-	}
+		return o.Pods["shop/"+name].Annotations[mesh.AnnotationRedirection] == want
+	})
 }
 
 // captured fails the test unless the namespace has all of the plan's rules, or nothing at all.

@@ -4,6 +4,7 @@ package telemetry
 
 import (
 	"errors"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
@@ -15,7 +16,7 @@ import (
 func exposed(t *testing.T, m *Metrics, prefixes ...string) string {
 	t.Helper()
 	rec := httptest.NewRecorder()
-	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	m.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	var b strings.Builder
 	for line := range strings.Lines(rec.Body.String()) {
 		for _, p := range prefixes {
@@ -87,7 +88,7 @@ func TestAgentMetricsGolden(t *testing.T) {
 	m.SetReady(true)
 	m.SetConnected(1)
 	rec := httptest.NewRecorder()
-	m.Handler().ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	m.Handler().ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	var b strings.Builder
 	for line := range strings.Lines(rec.Body.String()) {
 		if !strings.Contains(line, "go_") && !strings.Contains(line, "process_") {

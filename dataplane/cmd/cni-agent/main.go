@@ -72,23 +72,30 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "error, warn, info, debug, trace or off")
 	if err := fs.Parse(args); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return o, nil
+		if !errors.Is(err, flag.ErrHelp) {
+			err = errUsage
 		}
-		return o, errUsage
+		return o, err
 	}
-	for name, v := range map[string]string{"node": o.node, "objects": o.objects, "status-dir": o.statusDir, "netns-dir": o.netnsDir} {
-		if v == "" {
-			fmt.Fprintf(stderr, "cni-agent: --%s is required\n", name)
-			return o, errUsage
+	missing := false
+	for _, f := range [][2]string{{"node", o.node}, {"objects", o.objects}, {"status-dir", o.statusDir}, {"netns-dir", o.netnsDir}} {
+		if f[1] == "" {
+			fmt.Fprintf(stderr, "cni-agent: --%s is required\n", f[0])
+			missing = true
 		}
+	}
+	if missing {
+		return o, errUsage
 	}
 	return o, nil
 }
 
 func run(ctx context.Context, args []string, stderr io.Writer) error {
 	o, err := parse(args, stderr)
-	if err != nil || o.node == "" || o.objects == "" {
+	if errors.Is(err, flag.ErrHelp) {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	level, log, err := o.logger(stderr)

@@ -44,7 +44,7 @@ type Conf struct {
 // podArgs are the runtime's, in CNI_ARGS.
 type podArgs struct {
 	types.CommonArgs
-	K8S_POD_NAME, K8S_POD_NAMESPACE, K8S_POD_UID, K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:revive // names are the runtime's
+	K8S_POD_NAME, K8S_POD_NAMESPACE, K8S_POD_UID, K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString
 }
 
 // Timing is how long the plugin waits; the zero value means the defaults.

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestUsage(t *testing.T) {
+	t.Setenv("NODE_NAME", "")
+	for _, tt := range []struct {
+		args  []string
+		usage bool
+		says  []string
+	}{
+		{nil, true, []string{"--node is", "--objects is", "--status-dir is", "--netns-dir is"}},
+		{[]string{"--what"}, true, []string{"flag provided but not defined"}},
+		{[]string{"-h"}, false, []string{"Usage of cni-agent"}},
+	} {
+		var stderr bytes.Buffer
+		err := run(t.Context(), tt.args, &stderr)
+		if errors.Is(err, errUsage) != tt.usage || (!tt.usage && err != nil) {
+			t.Errorf("%q: %v", tt.args, err)
+		}
+		for _, s := range tt.says {
+			if !strings.Contains(stderr.String(), s) {
+				t.Errorf("%q does not say %q:\n%s", tt.args, s, stderr.String())
+			}
+		}
+	}
+}
+
+func flags(t *testing.T, more ...string) []string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, d := range []string{"objects", "netns"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return append([]string{
+		"--node", "n", "--objects", dir + "/objects", "--status-dir", dir + "/objects/status/cni-agent.n", "--netns-dir", dir + "/netns",
+		"--plugin-socket", dir + "/p", "--zds-socket", dir + "/z", "--ready", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--admin", "",
+	}, more...)
+}
+
+func TestRefusesBadFlags(t *testing.T) {
+	for _, more := range [][]string{{"--log-level", "loud"}, {"--log-format", "xml"}, {"--ready", "nowhere:x"}} {
+		if err := run(t.Context(), flags(t, more...), io.Discard); err == nil {
+			t.Errorf("%q were taken", more)
+		}
+	}
+}
+
+func TestRunEndsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, flags(t), io.Discard) }()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
