@@ -167,15 +167,21 @@ func readChains() ([]chain, error) {
 }
 
 func writeChains(chains []chain) error {
-	conn, err := nftables.New()
+	err := transaction(func(conn *nftables.Conn) {
+		conn.AddTable(table()) // deleting a table that does not exist would fail the transaction
+		conn.DelTable(table())
+		if len(chains) > 0 {
+			conn.AddTable(table())
+		}
+		addChains(conn, chains)
+	})
 	if err != nil {
-		return fmt.Errorf("open nftables: %w", err)
+		return fmt.Errorf("replace table %s: %w", tableName, err)
 	}
-	conn.AddTable(table()) // deleting a table that does not exist would fail the transaction
-	conn.DelTable(table())
-	if len(chains) > 0 {
-		conn.AddTable(table())
-	}
+	return nil
+}
+
+func addChains(conn *nftables.Conn, chains []chain) {
 	added := make([]*nftables.Chain, len(chains))
 	for i, c := range chains {
 		added[i] = &nftables.Chain{Name: c.name, Table: table()}
@@ -191,10 +197,6 @@ func writeChains(chains []chain) error {
 			conn.AddRule(&nftables.Rule{Table: table(), Chain: added[i], Exprs: r.encode()})
 		}
 	}
-	if err := conn.Flush(); err != nil {
-		return fmt.Errorf("replace table %s: %w", tableName, err)
-	}
-	return nil
 }
 
 // compareChains says what of want is missing and what of have is too much.
