@@ -39,8 +39,8 @@ func (s *site) boot(ctx context.Context, c *client, list order.Objects) error {
 	if err := s.prepareDirs(); err != nil {
 		return err
 	}
-	c.progress("starting %d nodes", len(s.cluster.Nodes))
-	if err := s.startNodes(ctx); err != nil {
+	c.progress("starting %d nodes and %d external hosts", len(s.cluster.Nodes), len(s.spec.External))
+	if err := s.startMachines(ctx); err != nil {
 		return err
 	}
 	var pods []*pod
@@ -53,14 +53,17 @@ func (s *site) boot(ctx context.Context, c *client, list order.Objects) error {
 			pods = append(pods, p)
 		}
 	}
-	if err := s.store(objs...); err != nil {
+	if err := s.store(append(objs, s.dnsSlices()...)...); err != nil {
 		return err
 	}
-	if err := s.objectsChanged(); err != nil {
-		return err
-	}
+	s.work.Go(func() { s.runController(s.run) })
+	s.work.Go(func() { s.renewTokens(s.run) })
+	s.control.changed()
 	c.progress("starting %d pods", len(pods))
-	return s.startPods(ctx, pods)
+	if err := s.startPods(ctx, pods); err != nil {
+		return err
+	}
+	return s.control.flush(ctx)
 }
 
 func (s *site) prepareDirs() error {
@@ -73,7 +76,9 @@ func (s *site) prepareDirs() error {
 			return fmt.Errorf("make lab directory: %w", err)
 		}
 	}
-	_ = os.WriteFile(s.dir.JWKS(), []byte("{}"), 0o600)
+	if err := writeAtomic(s.dir.JWKS(), s.issuer.JWKS()); err != nil {
+		return fmt.Errorf("write token keys: %w", err)
+	}
 	spec, err := json.Marshal(s.spec) // JSON is YAML
 	if err != nil {
 		return fmt.Errorf("write topology: %w", err)
@@ -81,22 +86,39 @@ func (s *site) prepareDirs() error {
 	return writeAtomic(s.dir.Topology(), spec)
 }
 
-func (s *site) startNodes(ctx context.Context) error {
+// startMachines starts nodes, external hosts, and the network between them.
+func (s *site) startMachines(ctx context.Context) error {
+	if err := s.newUnderlay(ctx); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
+	var socks dnsSockets
 	for i := range s.cluster.Nodes {
 		g.Go(func() error {
 			n, err := s.startNode(ctx, i)
 			if err != nil {
 				return err
 			}
+			served, err := s.openDNS(ctx, n)
+			if err != nil {
+				return err
+			}
 			mu.Lock()
 			defer mu.Unlock()
 			s.nodes[n.name] = n
+			socks.tcp, socks.udp = append(socks.tcp, served.tcp...), append(socks.udp, served.udp...)
 			return nil
 		})
 	}
-	return g.Wait()
+	for i := range s.spec.External {
+		g.Go(func() error { return s.startExternal(ctx, i) })
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	s.work.Go(func() { s.serveDNS(s.run, socks) })
+	return nil
 }
 
 // newPod registers a pod, which gets its uid here.

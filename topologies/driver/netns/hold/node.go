@@ -94,6 +94,9 @@ func (s *site) startNode(ctx context.Context, index int) (*node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start node %s: %w", n.name, err)
 	}
+	if err := s.join(ctx, 1+index, n.name, n.ns, n.subnets, nil); err != nil {
+		return nil, fmt.Errorf("start node %s: %w", n.name, err)
+	}
 	n.agent, err = s.newAgent(n)
 	return n, err
 }

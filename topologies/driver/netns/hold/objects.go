@@ -65,6 +65,9 @@ func keyOf(o source.Object) source.Key {
 // store writes objects to their files and to the snapshot.
 func (s *site) store(objs ...source.Object) error {
 	for _, o := range objs {
+		if o.GetUID() == "" {
+			o.SetUID(types.UID(newUID()))
+		}
 		if err := s.writeObject(s.dir.Objects(), o); err != nil {
 			return err
 		}
@@ -83,7 +86,7 @@ func (s *site) forget(keys ...source.Key) error {
 	changes := map[source.Key]source.Object{}
 	for _, k := range keys {
 		changes[k] = nil
-		if err := remove(filepath.Join(s.dir.Objects(), fileName(k))); err != nil {
+		if err := remove(s.objectFile(k)); err != nil {
 			return err
 		}
 	}
@@ -107,6 +110,8 @@ func fileName(k source.Key) string {
 	}
 	return strings.Join(parts, ".") + ".yaml"
 }
+
+func (s *site) objectFile(k source.Key) string { return filepath.Join(s.dir.Objects(), fileName(k)) }
 
 func (s *site) writeObject(dir string, o source.Object) error {
 	data, err := json.Marshal(o) // JSON is YAML
@@ -188,13 +193,17 @@ func (s *site) apply(ctx context.Context, list order.Objects) error {
 		}
 		started = append(started, made)
 	}
+	if err := s.assignVIPs(objs); err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
 	if err := s.store(objs...); err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
 	for _, p := range started {
 		s.work.Go(func() { s.startPod(p) })
 	}
-	return s.objectsChanged()
+	s.control.changed()
+	return nil
 }
 
 // update takes over the metadata of a pod that runs: its process is not restarted.
@@ -220,7 +229,8 @@ func (s *site) remove(ctx context.Context, list order.Objects) error {
 		}
 		keys = append(keys, keyOf(o))
 	}
-	errs = append(errs, s.forget(keys...), s.objectsChanged())
+	errs = append(errs, s.forget(keys...))
+	s.control.changed()
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("delete: %w", err)
 	}

@@ -134,7 +134,11 @@ func (s *site) connected(ctx context.Context, p *pod, ips []netip.Addr) error {
 	if err := init.Write(ctx, s.hostsFile(p.ref.Name, ips)); err != nil {
 		return fmt.Errorf("connect pod %s: %w", p.ref, err)
 	}
-	return s.writeStatus(p)
+	if err := s.writeStatus(p); err != nil {
+		return err
+	}
+	s.control.changed()
+	return nil
 }
 
 // runPod starts a pod's main process and waits until it is ready.
@@ -199,7 +203,8 @@ func (s *site) setReady(p *pod, ready bool, problem string) error {
 	if err := s.writeStatus(p); err != nil {
 		return err
 	}
-	return s.endpointsChanged()
+	s.control.changed()
+	return nil
 }
 
 // stopPod stops a pod's process, takes its network away and ends its namespaces, in Kubernetes' order.

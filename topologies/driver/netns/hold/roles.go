@@ -128,7 +128,7 @@ func (s *site) controlCommand() []string {
 		"control", "--objects", podLabPath + "/objects", "--ca-dir", podLabPath + "/ca", "--jwks", podLabPath + "/jwks.json",
 		"--root-cert-out", podLabPath + "/root-cert/" + rootCertName, "--listen", ":15012",
 		"--trust-domain", s.cluster.TrustDomain, "--cluster-id", s.cluster.Name, "--cluster-domain", s.cluster.Domain,
-		"--network", s.cluster.Network,
+		"--network", s.cluster.Network, "--log-format", "json",
 	}
 }
 

@@ -119,7 +119,7 @@ func (h *holder) follow(ctx context.Context, c *client, r *order.Request) (order
 		f, err := s.dial(ctx, r.Dial)
 		return none, f, err
 	case r.Link != nil:
-		return none, nil, s.link(r.Link)
+		return none, nil, s.link(ctx, r.Link)
 	case r.Capture != nil:
 		drops, err := s.capture(ctx, c, r.Capture)
 		return order.Reply{Drops: drops}, nil, err

@@ -14,6 +14,7 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/source"
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/child"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/cluster"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -31,11 +32,16 @@ type site struct {
 	cluster   *topologies.Cluster
 	daemonEnv map[string][]string
 
-	nodes map[string]*node // set once
+	issuer  *cluster.Issuer
+	dns     *cluster.DNS
+	control *controller
+	under   underlay
+	nodes   map[string]*node // set once
 
-	mu      sync.Mutex
-	objects *source.Objects     // guarded by mu
-	pods    map[lab.PodRef]*pod // guarded by mu
+	mu        sync.Mutex
+	objects   *source.Objects      // guarded by mu
+	pods      map[lab.PodRef]*pod  // guarded by mu
+	externals map[string]*external // guarded by mu
 }
 
 // newSite checks what this driver cannot realise.
@@ -43,7 +49,12 @@ func (h *holder) newSite(u *order.Up) (*site, error) {
 	if u.Spec == nil || len(u.Spec.Clusters) != 1 {
 		return nil, errors.New("this driver realises exactly one cluster")
 	}
+	issuer, err := cluster.NewIssuer()
+	if err != nil {
+		return nil, err
+	}
 	s := &site{
+		issuer: issuer, dns: cluster.NewDNS(h.log), control: newController(), externals: map[string]*external{},
 		dir: h.cfg.Dir, bin: h.cfg.Bin, log: h.log, children: h.children, work: &h.work, run: h.life,
 		spec: u.Spec, cluster: &u.Spec.Clusters[0], daemonEnv: u.DaemonEnv,
 		nodes: map[string]*node{}, objects: &source.Objects{}, pods: map[lab.PodRef]*pod{},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -85,13 +86,39 @@ func (t *task) running() *pause.Process {
 	}
 }
 
-// ended says how the last run ended; "" if it has not, or there was none.
+// ended says how the last run ended, with the end of its output; "" if it has not, or there was none.
 func (t *task) ended() string {
 	p := t.last()
 	if p == nil || t.running() != nil {
 		return ""
 	}
-	return fmt.Sprintf("ended with exit code %d, see %s", p.ExitCode(), t.log)
+	said := fmt.Sprintf("ended with exit code %d", p.ExitCode())
+	if tail := t.tail(); tail != "" {
+		said += ": " + tail
+	}
+	return said
+}
+
+// tail is the last few lines that the last run printed.
+func (t *task) tail() string {
+	const most = 1024
+	t.mu.Lock()
+	from := t.logFrom
+	t.mu.Unlock()
+	f, err := os.Open(t.log)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err == nil {
+		from = max(from, info.Size()-most)
+	}
+	data, err := io.ReadAll(io.NewSectionReader(f, from, most))
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(lines[max(0, len(lines)-3):], " | ")
 }
 
 // Signal sends a signal to the process.
