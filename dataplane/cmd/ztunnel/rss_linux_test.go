@@ -211,18 +211,7 @@ func pingPong(b testing.TB, from, to *netns.NS, connections, requests int) {
 	var group sync.WaitGroup
 	defer group.Wait()
 	defer l.Close()
-	group.Go(func() {
-		for {
-			c, err := l.AcceptTCP()
-			if err != nil {
-				return
-			}
-			group.Go(func() {
-				defer c.Close()
-				_, _ = io.Copy(c, c)
-			})
-		}
-	})
+	group.Go(func() { serveAll(l, func(c *net.TCPConn) { _, _ = io.Copy(c, c) }) })
 	var clients sync.WaitGroup
 	for range connections {
 		clients.Go(func() {
@@ -246,4 +235,20 @@ func pingPong(b testing.TB, from, to *netns.NS, connections, requests int) {
 		})
 	}
 	clients.Wait()
+}
+
+// serveAll serves every connection, until l is closed and the last of them has ended.
+func serveAll(l *net.TCPListener, serve func(*net.TCPConn)) {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	for {
+		c, err := l.AcceptTCP()
+		if err != nil {
+			return
+		}
+		conns.Go(func() {
+			defer c.Close()
+			serve(c)
+		})
+	}
 }
