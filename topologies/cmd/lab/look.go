@@ -18,6 +18,7 @@ import (
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
 // print writes v as JSON, or lets text write it for people.
@@ -232,6 +233,26 @@ func (a *app) check(name string) error {
 	})
 }
 
+// trace makes a call and draws its hops. A call that failed is a verdict: exit 1.
 func (a *app) trace(ctx context.Context, pod, url string) error {
-	return errors.New("trace: not built yet")
+	l, err := a.attach(ctx)
+	if err != nil {
+		return err
+	}
+	ref, err := findPod(ctx, l, pod)
+	if err != nil {
+		return err
+	}
+	t, err := l.Trace(ctx, ref, url, workload.Options{})
+	if err != nil {
+		return err
+	}
+	var drawErr error
+	if err := a.print(t, func() { drawErr = t.Draw(a.stdout) }); err != nil || drawErr != nil {
+		return errors.Join(err, drawErr)
+	}
+	if !t.Call.OK {
+		return exitError(1)
+	}
+	return nil
 }

@@ -16,8 +16,8 @@ import (
 
 // external is a host on the underlay, outside cluster and mesh.
 type external struct {
-	name string
 	ns   *netns.NS
+	init *pause.Handle
 }
 
 // startExternal starts the index-th external host: namespaces like a pod's, but no CNI, no token and no node.
@@ -58,7 +58,7 @@ func (s *site) runExternal(ctx context.Context, index int, e topologies.External
 		return err
 	}
 	s.mu.Lock()
-	s.externals[e.Name] = &external{name: e.Name, ns: ns}
+	s.externals[e.Name] = &external{ns: ns, init: init}
 	s.mu.Unlock()
 	set, err := child.CapabilitySet(child.PodCapabilities, nil, nil)
 	if err != nil {

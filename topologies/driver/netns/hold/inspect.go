@@ -20,10 +20,11 @@ import (
 
 // inspect reads a namespace's network state. It needs no tool of the host.
 func (s *site) inspect(ctx context.Context, t *lab.Target) (*lab.Inspection, error) {
-	ns, err := s.namespace(t)
+	at, err := s.place(t)
 	if err != nil {
 		return nil, err
 	}
+	ns := at.ns
 	var in lab.Inspection
 	err = ns.Do(func() error {
 		var errs []error

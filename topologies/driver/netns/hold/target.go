@@ -3,16 +3,22 @@
 package hold
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
 	"github.com/ambientlab/ambientlab/dataplane/netns"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
-// namespace finds the network namespace of a target.
-func (s *site) namespace(t *lab.Target) (*netns.NS, error) {
+// place is the inside of a target: its network namespace, and the init that starts processes in it.
+type place struct {
+	ns   *netns.NS
+	init *pause.Handle
+}
+
+// place finds a target.
+func (s *site) place(t *lab.Target) (place, error) {
 	set := 0
 	for _, is := range []bool{!t.Pod.IsZero(), t.Node != "", t.External != ""} {
 		if is {
@@ -20,34 +26,30 @@ func (s *site) namespace(t *lab.Target) (*netns.NS, error) {
 		}
 	}
 	if set != 1 {
-		return nil, errors.New("a target is one pod, one node or one external host")
+		return place{}, errors.New("a target is one pod, one node or one external host")
 	}
 	switch {
 	case t.Node != "":
 		if n := s.nodes[t.Node]; n != nil {
-			return n.ns, nil
+			return place{n.ns, n.init}, nil
 		}
-		return nil, fmt.Errorf("no node %q", t.Node)
+		return place{}, fmt.Errorf("no node %q", t.Node)
 	case t.External != "":
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if e := s.externals[t.External]; e != nil {
-			return e.ns, nil
+			return place{e.ns, e.init}, nil
 		}
-		return nil, fmt.Errorf("no external host %q", t.External)
+		return place{}, fmt.Errorf("no external host %q", t.External)
 	}
 	p, err := s.pod(t.Pod)
 	if err != nil {
-		return nil, err
+		return place{}, err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.ns == nil {
-		return nil, fmt.Errorf("pod %s has not started yet", t.Pod)
+		return place{}, fmt.Errorf("pod %s has not started yet", t.Pod)
 	}
-	return p.ns, nil
-}
-
-func (s *site) capture(ctx context.Context, c *client, t *lab.Target) (int, error) {
-	return 0, errors.New("captures: not built yet")
+	return place{p.ns, p.init}, nil
 }
