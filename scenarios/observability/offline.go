@@ -1,0 +1,82 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package observability
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+	"github.com/ambientlab/ambientlab/scenarios/expect"
+	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/workload"
+)
+
+var _ = Describe("two ztunnels without a control plane", func() {
+	It("carry traffic by LOCAL_XDS and FAKE_CA, enforce its policy and log the denial on both sides", Label("OB-02"), func(ctx SpecContext) {
+		w.Needs(lab.CapSignal)
+		file := filepath.Join(w.Out, "local-xds.yaml")
+		Expect(os.MkdirAll(w.Out, 0o755)).To(Succeed())
+		Expect(os.WriteFile(file, []byte("workloads: []\n"), 0o644)).To(Succeed())
+		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {
+			"LOCAL_XDS_PATH=" + file, "FAKE_CA=true", "XDS_ADDRESS=", "CA_ADDRESS=",
+		}}})
+		Expect(err).NotTo(HaveOccurred())
+		web, cart := l.Pod("shop/web"), l.Pod("shop/cart")
+		Expect(os.WriteFile(file, []byte(localXDS(web, cart)), 0o644)).To(Succeed())
+		for _, node := range l.Nodes() {
+			z := l.Daemon(node, lab.DaemonZtunnel)
+			Expect(z.Restart(ctx)).To(Succeed())
+			Expect(z.Ready(ctx)).To(Succeed())
+		}
+
+		allowed, err := l.Observe(ctx, web, fmt.Sprintf("http://%s", netip.AddrPortFrom(cart.Addr(false), 8080)), workload.Options{})
+		Expect(err).NotTo(HaveOccurred(), "%v", allowed)
+		Expect(allowed).To(expect.Tunnelled(), "control: the policy names port 9000 only")
+
+		denied, err := l.Observe(ctx, web, fmt.Sprintf("tcp://%s", netip.AddrPortFrom(cart.Addr(false), 9000)), workload.Options{Size: 10, Timeout: 5 * time.Second})
+		Expect(err).NotTo(HaveOccurred(), "%v", denied)
+		Expect(denied.Call.OK).To(BeFalse(), denied.String())
+		Expect(denied.Inbound).NotTo(BeNil(), denied.String())
+		Expect(denied.Inbound.Message).To(Equal(telemetry.MessageFailed))
+		Expect(denied.Inbound.Record.Flags).To(Equal(telemetry.FlagDeny))
+		Expect(denied.Inbound.Record.Policy).To(Equal("shop/no-tcp-from-web"))
+		Expect(denied.Inbound.Record.Src.Identity).To(Equal(expect.Identity(web)))
+		Expect(denied.Outbound).NotTo(BeNil(), denied.String())
+		Expect(denied.Outbound.Error).To(ContainSubstring("401"))
+		Expect(denied.Outbound.Record.Flags).To(Equal(telemetry.FlagDeny))
+		Expect(denied.Metrics.Sum(world.Opened, map[string]string{"reporter": "destination"})).To(BeZero())
+	}, SpecTimeout(world.Budget.LongSpec))
+})
+
+// localXDS describes two pods and a policy in the form that LOCAL_XDS_PATH takes.
+func localXDS(client, server lab.PodInfo) string {
+	var b strings.Builder
+	b.WriteString("workloads:\n")
+	for _, p := range []lab.PodInfo{client, server} {
+		var ips []string
+		for _, ip := range p.IPs {
+			ips = append(ips, fmt.Sprintf("%q", ip))
+		}
+		fmt.Fprintf(&b, "- uid: Kubernetes//Pod/%s/%s\n  name: %s\n  namespace: %s\n  serviceAccount: %s\n", p.Namespace, p.Name, p.Name, p.Namespace, p.ServiceAccount)
+		fmt.Fprintf(&b, "  node: %s\n  protocol: HBONE\n  workloadIps: [%s]\n", p.Node, strings.Join(ips, ", "))
+	}
+	fmt.Fprintf(&b, `policies:
+- name: no-tcp-from-web
+  namespace: shop
+  scope: Namespace
+  action: Deny
+  rules:
+  - - - principals: [{Exact: %q}]
+    - - destinationPorts: [9000]
+`, expect.Identity(client).Principal())
+	return b.String()
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/onsi/ginkgo/v2"
+	"github.com/onsi/ginkgo/v2/types"
+	"github.com/onsi/gomega"
+
+	_ "github.com/ambientlab/ambientlab/scenarios/identity"
+	_ "github.com/ambientlab/ambientlab/scenarios/lifecycle"
+	_ "github.com/ambientlab/ambientlab/scenarios/observability"
+	_ "github.com/ambientlab/ambientlab/scenarios/security"
+	_ "github.com/ambientlab/ambientlab/scenarios/traffic"
+	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+// topology is the suite's lab: it has a pair of pods of every kind.
+const topology = "three-nodes"
+
+func TestScenarios(t *testing.T) {
+	driver := os.Getenv("AMBIENTLAB_E2E")
+	if driver == "" {
+		t.Skip("no lab was asked for: the scenarios run with make e2e or make test")
+	}
+	out := os.Getenv("AMBIENTLAB_OUT")
+	if out == "" {
+		out = filepath.Join(os.TempDir(), "ambientlab-out")
+	}
+	settings := world.Settings{Driver: driver, Bin: os.Getenv("AMBIENTLAB_BIN"), Out: out, New: newDriver}
+
+	ginkgo.BeforeSuite(func(ctx context.Context) {
+		gomega.Expect(world.Init(ctx, settings, topology)).To(gomega.Succeed())
+	}, ginkgo.NodeTimeout(world.Budget.Up+world.Budget.Down))
+	ginkgo.AfterSuite(func(ctx context.Context) {
+		gomega.Expect(world.Close(ctx)).To(gomega.Succeed())
+	}, ginkgo.NodeTimeout(world.Budget.Down))
+	ginkgo.AfterEach(world.CollectIfFailed, ginkgo.NodeTimeout(world.Budget.Spec))
+	ginkgo.ReportAfterSuite("results", func(r types.Report) {
+		gomega.Expect(world.WriteResults(r)).To(gomega.Succeed())
+	})
+
+	suite, reporter := ginkgo.GinkgoConfiguration()
+	if reporter.JUnitReport == "" {
+		reporter.JUnitReport = filepath.Join(out, "junit.xml")
+	}
+	gomega.RegisterFailHandler(ginkgo.Fail)
+	ginkgo.RunSpecs(t, "ambientlab scenarios", suite, reporter)
+}
+
+func newDriver(name string) (lab.Driver, error) {
+	switch name {
+	case "netns":
+		return netns.New(netns.Options{}), nil
+	default:
+		return nil, fmt.Errorf("AMBIENTLAB_E2E=%s: the drivers are: netns", name)
+	}
+}

@@ -1,0 +1,184 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package traffic
+
+import (
+	"fmt"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"github.com/onsi/gomega/types"
+
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+	"github.com/ambientlab/ambientlab/scenarios/expect"
+	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/workload"
+)
+
+// over are the paths that bytes can take between two nodes; the last is the one without any proxy, as the control.
+var over = []struct {
+	name, from, to string
+	path           func() types.GomegaMatcher
+}{
+	{"over HBONE", "shop/web", "shop/stock", expect.Tunnelled},
+	{"from outside the mesh", "plain/batch", "shop/stock", expect.PlainInbound},
+	{"to outside the mesh", "shop/web", "plain/ledger", expect.PlainOutbound},
+	{"past the mesh", "plain/batch", "plain/ledger", expect.Direct},
+}
+
+const (
+	kilobyte = 1 << 10
+	megabyte = 1 << 20
+	gigabyte = 1 << 30
+)
+
+var _ = Describe("connections", func() {
+	for _, o := range over {
+		url := func(scheme string, port uint16) string {
+			return fmt.Sprintf("%s://%s", scheme, at(w.Pod(o.to), false, port))
+		}
+
+		It("lets the server speak first, "+o.name, Label("TR-05"), func(ctx SpecContext) {
+			obs := observe(ctx, o.from, url("tcp-first", 9001), workload.Options{})
+			Expect(obs).To(o.path())
+			Expect(obs.Call.FirstByte).To(BeNumerically("<", time.Second), "the banner waits for nobody")
+		}, SpecTimeout(world.Budget.Spec))
+
+		It("lets the client speak first, or stay silent before it does, "+o.name, Label("TR-05"), func(ctx SpecContext) {
+			Expect(observe(ctx, o.from, url("tcp", 9000), workload.Options{Size: kilobyte})).To(o.path())
+			silent := observe(ctx, o.from, url("tcp", 9000), workload.Options{Silent: 500 * time.Millisecond, Size: kilobyte})
+			Expect(silent).To(o.path())
+			Expect(silent.Call.Latency).To(BeNumerically(">=", 500*time.Millisecond), "control: the client was silent")
+		}, SpecTimeout(world.Budget.Spec))
+
+		It("half-closes both ways and brings the tail after a FIN, "+o.name, Label("TR-06"), func(ctx SpecContext) {
+			bytes := workload.Options{Size: 4 * megabyte, Download: 3 * megabyte}
+			client := bytes
+			client.HalfClose = true
+			obs := observe(ctx, o.from, url("tcp", 9000), client)
+			Expect(obs).To(o.path())
+			Expect(obs.Call.BytesRecv).To(Equal(bytes.Download), "the tail after the client's FIN")
+
+			server := bytes
+			server.PeerHalfClose = true
+			res, err := w.Call(ctx, w.Pod(o.from).PodRef, url("tcp", 9000), server)
+			Expect(err).NotTo(HaveOccurred())
+			Expect(res.Failed).To(BeZero(), "after the server's FIN the client still sends: %v", res.First().Error)
+			Expect(res.First().BytesSent).To(Equal(bytes.Size))
+		}, SpecTimeout(world.Budget.Spec))
+
+		It("carries one byte, a kilobyte and a megabyte unchanged, "+o.name, Label("TR-08"), func(ctx SpecContext) {
+			for _, size := range []int64{1, kilobyte, megabyte} {
+				obs := observe(ctx, o.from, url("tcp", 9000), workload.Options{Size: size})
+				Expect(obs).To(o.path(), "%d bytes", size)
+				expectEcho(obs, size)
+			}
+		}, SpecTimeout(world.Budget.Spec))
+
+		It("carries exchange after exchange on one connection, "+o.name, Label("TR-08"), func(ctx SpecContext) {
+			obs := observe(ctx, o.from, url("tcp", 9000), workload.Options{PingPong: 200, Size: 100})
+			Expect(obs).To(o.path())
+			Expect(obs.Call.Rounds).To(Equal(200))
+		}, SpecTimeout(world.Budget.Spec))
+	}
+
+	It("carries a gigabyte over HBONE unchanged", Label("TR-08"), func(ctx SpecContext) {
+		url := fmt.Sprintf("http://%s", at(w.Pod("shop/stock"), false, 8080))
+		obs := observe(ctx, "shop/web", url, workload.Options{Download: gigabyte, Timeout: world.Budget.LongSpec})
+		Expect(obs.Call.OK).To(BeTrue(), obs.String())
+		Expect(obs.Call.BytesRecv).To(BeEquivalentTo(gigabyte))
+		Expect(obs.Outbound).NotTo(BeNil())
+		Expect(obs.Outbound.Record.Dst.Identity).To(Equal(expect.Identity(w.Pod("shop/stock"))))
+		Expect(obs.Outbound.Record.BytesRecv).To(BeNumerically(">=", gigabyte))
+	}, SpecTimeout(world.Budget.LongSpec))
+
+	It("leaks neither descriptors nor streams over ten thousand short connections", Label("TR-08"), func(ctx SpecContext) {
+		to := w.Pod("shop/stock")
+		url := fmt.Sprintf("tcp://%s", at(to, false, 9000))
+		warm := workload.Options{Count: 200, Concurrency: 8, Size: 10}
+		many := workload.Options{Count: 10_000, Concurrency: 8, Size: 10}
+		call := func(o workload.Options) workload.Result {
+			GinkgoHelper()
+			res, err := w.Call(ctx, w.Pod("shop/web").PodRef, url, o)
+			Expect(err).NotTo(HaveOccurred())
+			return res
+		}
+		Expect(call(warm).Failed).To(BeZero())
+		before, err := descriptors(ctx, to.Node)
+		Expect(err).NotTo(HaveOccurred())
+		res := call(many)
+		Expect(res.OK).To(Equal(10_000), "failures: %v", res.Errors)
+		Eventually(descriptors).WithContext(ctx).WithArguments(to.Node).WithTimeout(world.Budget.Evidence).
+			Should(BeNumerically("<=", before+10), "descriptors of the server's ztunnel, %v before", before)
+	}, SpecTimeout(world.Budget.LongSpec))
+
+	It("reaches a server bound to the pod's address and none bound to localhost", Label("TR-10"), func(ctx SpecContext) {
+		for _, from := range []string{"shop/web", "plain/batch"} {
+			to := w.Pod("shop/stock")
+			bound := observe(ctx, from, fmt.Sprintf("http://%s", at(to, false, 8091)), workload.Options{})
+			Expect(bound.Call.OK).To(BeTrue(), bound.String())
+			local := observe(ctx, from, fmt.Sprintf("http://%s", at(to, false, 8090)), workload.Options{Timeout: 5 * time.Second})
+			Expect(local.Call.OK).To(BeFalse(), "a port bound to localhost must not be reachable from outside:\n%s", local)
+			Expect(local.Inbound).NotTo(BeNil())
+			Expect(local.Inbound.Message).To(Equal(telemetry.MessageFailed), local.String())
+			Expect(local.Inbound.Record.Flags).To(Equal(telemetry.FlagConnect), local.String())
+		}
+		self := observe(ctx, "shop/web", "http://127.0.0.1:8090", workload.Options{})
+		Expect(self).To(expect.Loopback(), "control: the server does listen on localhost")
+	}, SpecTimeout(world.Budget.Spec))
+
+	It("lets a pod call its own service and its own address", Label("TR-13"), func(ctx SpecContext) {
+		own := observe(ctx, "shop/web", fmt.Sprintf("http://%s", at(w.Pod("shop/web"), false, 8080)), workload.Options{})
+		Expect(own).To(expect.Direct(), "its own address is not captured")
+		Expect(own.To.PodRef).To(Equal(w.Pod("shop/web").PodRef))
+		for _, f := range families {
+			w.Needs(f.need)
+			service := observe(ctx, "shop/web", "http://web.shop:80", workload.Options{Family: f.num})
+			Expect(service).To(expect.Tunnelled(), "through its service, the pod is a client like any other")
+			Expect(service.To.PodRef).To(Equal(w.Pod("shop/web").PodRef))
+		}
+		plain := observe(ctx, "plain/batch", "http://batch.plain:80", workload.Options{})
+		Expect(plain).To(expect.Direct(), "control: outside the mesh it works without a proxy")
+	}, SpecTimeout(world.Budget.Spec))
+
+	DescribeTable("passes calls to what the mesh does not know", func(ctx SpecContext, scheme string, port uint16, v4, v6 string) {
+		w.Needs(lab.CapExternal)
+		for _, addr := range []string{v4, v6} {
+			url := fmt.Sprintf("%s://%s", scheme, hostPort(addr, port))
+			obs := observe(ctx, "shop/web", url, workload.Options{})
+			Expect(obs).To(expect.PlainOutbound(), url)
+			Expect(obs.Outbound.Record.Dst.Addr.String()).To(Equal(hostPort(addr, port)))
+			Expect(observe(ctx, "plain/batch", url, workload.Options{})).NotTo(expect.PlainOutbound(), "control: no ztunnel sees an uncaptured client")
+		}
+	},
+		Entry("an API server", Label("TR-14"), SpecTimeout(world.Budget.Spec), "https", uint16(6443), "172.20.0.2", "fd00:172:20::2"),
+		Entry("a metadata address", Label("TR-14"), SpecTimeout(world.Budget.Spec), "http", uint16(80), "169.254.169.254", "fd00:ec2::254"),
+		Entry("an unknown address", Label("TR-14"), SpecTimeout(world.Budget.Spec), "http", uint16(80), "203.0.113.80", "2001:db8:113::80"),
+	)
+
+	It("leaves UDP alone", Label("TR-15"), func(ctx SpecContext) {
+		for _, f := range families {
+			w.Needs(f.need)
+			obs := observe(ctx, "shop/web", fmt.Sprintf("udp://%s", at(w.Pod("shop/stock"), f.v6, 9002)), workload.Options{Size: 512})
+			Expect(obs).To(expect.Direct(), "no ztunnel may take part")
+			Expect(obs.Call.BytesRecv).To(BeEquivalentTo(512))
+			tcp := observe(ctx, "shop/web", fmt.Sprintf("tcp://%s", at(w.Pod("shop/stock"), f.v6, 9000)), workload.Options{Size: 512})
+			Expect(tcp).NotTo(expect.Direct(), "control: TCP between the same pods is captured")
+		}
+	}, SpecTimeout(world.Budget.Spec))
+})
+
+func expectEcho(obs *world.Observation, size int64) {
+	GinkgoHelper()
+	Expect(obs.Call.BytesSent).To(Equal(size))
+	Expect(obs.Call.BytesRecv).To(Equal(size))
+	Expect(obs.Call.SHA256).NotTo(BeEmpty(), "the caller checked what came back")
+}
+
+// descriptors is how many file descriptors a node's ztunnel holds.
+func descriptors(ctx SpecContext, node string) (float64, error) {
+	s, err := w.Scrape(ctx, node)
+	return s.Sum("process_open_fds", nil), err
+}

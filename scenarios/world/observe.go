@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package world
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/workload"
+)
+
+// Names of the counters that say whether a proxy handled a connection at all.
+const (
+	Opened   = "istio_tcp_connections_opened_total"
+	Closed   = "istio_tcp_connections_closed_total"
+	Failed   = "istio_tcp_connections_failed_total"
+	Sent     = "istio_tcp_sent_bytes_total"
+	Received = "istio_tcp_received_bytes_total"
+	tcpNames = "istio_tcp_"
+)
+
+// Observation is everything that is known of one call.
+type Observation struct {
+	From lab.PodInfo
+	To   lab.PodInfo // the pod that answered; zero if it is none of the lab's
+	URL  string
+	Call workload.Call
+
+	Outbound *telemetry.Entry // what the client's ztunnel logged of it; nil: nothing
+	Inbound  *telemetry.Entry // what the server's ztunnel logged of it; nil: nothing
+	Metrics  Samples          // what changed in the TCP metrics of both ztunnels
+}
+
+// Observe makes one call from a pod and gathers what every part says of it. Only an answer that could not be had at all,
+// or evidence that the counters promise and that does not come, is an error: a failed call is an observation too.
+// Observations of one lab must not overlap, since counters are shared.
+func (w *World) Observe(ctx context.Context, from lab.PodInfo, url string, o workload.Options) (*Observation, error) {
+	before, err := w.scrapeAll(ctx)
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now().Add(-time.Millisecond)
+	res, err := w.Call(ctx, from.PodRef, url, o)
+	if err != nil {
+		return nil, err
+	}
+	obs := &Observation{From: from, URL: url, Call: res.First()}
+	if seen := obs.Call.Seen; seen != nil {
+		obs.To = w.pods[seen.Namespace+"/"+seen.Workload]
+	}
+	if err := w.evidence(ctx, obs, before, began); err != nil {
+		return obs, err
+	}
+	return obs, nil
+}
+
+// evidence fills in metrics and log entries. A connection is counted as opened before its first byte passes, so after an
+// answer the counters are final about whether a proxy took part; its log record follows when it ends.
+func (w *World) evidence(ctx context.Context, obs *Observation, before map[string]Samples, began time.Time) error {
+	return Wait(ctx, Budget.Evidence, func(ctx context.Context) (bool, error) {
+		after, err := w.scrapeAll(ctx)
+		if err != nil {
+			return false, err
+		}
+		obs.Metrics = nil
+		for node := range after {
+			obs.Metrics = append(obs.Metrics, after[node].Since(before[node], tcpNames)...)
+		}
+		if err := w.findEntries(ctx, obs, began); err != nil {
+			return false, err
+		}
+		return obs.settled(), obs.missing()
+	})
+}
+
+// settled: every connection that was opened was closed and logged.
+func (o *Observation) settled() bool { return o.missing() == nil }
+
+func (o *Observation) missing() error {
+	source, destination := map[string]string{"reporter": "source"}, map[string]string{"reporter": "destination"}
+	out := o.Metrics.Sum(Opened, source) + o.Metrics.Sum(Failed, source)
+	in := o.Metrics.Sum(Opened, destination) + o.Metrics.Sum(Failed, destination)
+	switch {
+	case o.Metrics.Sum(Opened, nil) != o.Metrics.Sum(Closed, nil):
+		return fmt.Errorf("%v connections were opened, %v closed", o.Metrics.Sum(Opened, nil), o.Metrics.Sum(Closed, nil))
+	case out > 0 && o.Outbound == nil:
+		return fmt.Errorf("%s counted a connection and logged none from %s", o.From.Node, o.Call.LocalAddr)
+	case in > 0 && o.Inbound == nil:
+		return fmt.Errorf("a ztunnel counted an inbound connection and none logged it")
+	}
+	return nil
+}
+
+func (w *World) scrapeAll(ctx context.Context) (map[string]Samples, error) {
+	all := map[string]Samples{}
+	for _, node := range w.Nodes() {
+		s, err := w.Scrape(ctx, node)
+		if err != nil {
+			return nil, err
+		}
+		all[node] = s
+	}
+	return all, nil
+}
+
+func (w *World) findEntries(ctx context.Context, obs *Observation, began time.Time) error {
+	client := obs.Call.LocalAddr
+	var inbound []telemetry.Entry
+	for _, node := range w.Nodes() {
+		entries, err := w.Entries(ctx, node, began)
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			switch {
+			case e.Record.Direction == telemetry.Inbound:
+				inbound = append(inbound, e)
+			case node == obs.From.Node && unmapped(e.Record.Src.Addr) == unmapped(client):
+				obs.Outbound = &e
+			}
+		}
+	}
+	for _, e := range inbound {
+		if obs.joins(e.Record, client) {
+			obs.Inbound = &e
+		}
+	}
+	return nil
+}
+
+// joins: over HBONE both sides log the same trace; a plain connection keeps the client's address and, unless a proxy
+// opened it, its port.
+func (o *Observation) joins(in telemetry.Record, client netip.AddrPort) bool {
+	if o.Outbound == nil {
+		return unmapped(in.Src.Addr) == unmapped(client)
+	}
+	out := o.Outbound.Record
+	return (out.TraceID != "" && in.TraceID == out.TraceID) || unmapped(in.Src.Addr) == unmapped(out.Upstream)
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+
+// String draws the observation for a failure's message.
+func (o *Observation) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s -> %s: ok=%v status=%d %s %s\n", o.From.PodRef, o.URL, o.Call.OK, o.Call.Status, o.Call.Class, o.Call.Error)
+	fmt.Fprintf(&b, "  client %s -> %s\n", o.Call.LocalAddr, o.Call.RemoteAddr)
+	if s := o.Call.Seen; s != nil {
+		fmt.Fprintf(&b, "  server %s/%s saw %s -> %s\n", s.Namespace, s.Workload, s.RemoteAddr, s.LocalAddr)
+	}
+	for name, e := range map[string]*telemetry.Entry{"outbound": o.Outbound, "inbound": o.Inbound} {
+		if e == nil {
+			fmt.Fprintf(&b, "  %s: no record\n", name)
+			continue
+		}
+		r := e.Record
+		fmt.Fprintf(&b, "  %s: %s: %s (%s) -> %s hbone %s (%s) flags %q error %q trace %s\n", name, e.Message,
+			r.Src.Addr, r.Src.Identity, r.Dst.Addr, r.HBONEAddr, r.Dst.Identity, r.Flags, e.Error, r.TraceID)
+	}
+	for _, m := range o.Metrics {
+		fmt.Fprintf(&b, "  %s\n", m)
+	}
+	return b.String()
+}

@@ -1,0 +1,98 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package world
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/onsi/ginkgo/v2/types"
+
+	"github.com/ambientlab/ambientlab/reports/schema"
+)
+
+// catalogueID is what a label that names a scenario of the catalogue looks like.
+var catalogueID = regexp.MustCompile(`^[A-Z][A-Z0-9]-[0-9]{2}$`)
+
+// WriteResults writes results.json and junit.xml's neighbour, a one-line summary on stdout.
+func WriteResults(report types.Report) error {
+	doc := schema.ScenarioResults{
+		Started: report.StartTime, Finished: report.EndTime, Seed: report.SuiteConfig.RandomSeed, Environment: environment(),
+	}
+	for _, w := range labs {
+		doc.Labs = append(doc.Labs, w.report)
+	}
+	for _, s := range report.SpecReports {
+		if s.LeafNodeType == types.NodeTypeIt && selected(s) {
+			doc.Scenarios = append(doc.Scenarios, scenario(s))
+		}
+	}
+	var b bytes.Buffer
+	if err := doc.Encode(&b); err != nil {
+		return err
+	}
+	path := filepath.Join(settings.Out, "results.json")
+	if err := errors.Join(os.MkdirAll(settings.Out, 0o755), os.WriteFile(path, b.Bytes(), 0o644)); err != nil {
+		return fmt.Errorf("write results: %w", err)
+	}
+	fmt.Printf("\nresults: %s\n", path)
+	return nil
+}
+
+// selected: a scenario that FOCUS or LABELS leave out is not a skip: nobody asked for it.
+func selected(s types.SpecReport) bool {
+	return s.State != types.SpecStateSkipped || s.Failure.Message != ""
+}
+
+func scenario(s types.SpecReport) schema.Scenario {
+	out := schema.Scenario{
+		Text: s.FullText(), Labels: s.Labels(), DurationMillis: millis(s.RunTime), Location: location(s), IDs: []string{},
+	}
+	for _, l := range out.Labels {
+		if catalogueID.MatchString(l) {
+			out.IDs = append(out.IDs, l)
+		}
+	}
+	switch s.State {
+	case types.SpecStatePassed:
+		out.State = schema.Passed
+	case types.SpecStateSkipped, types.SpecStatePending:
+		out.State, out.Reason = schema.Skipped, s.Failure.Message
+	default:
+		out.State, out.Reason, out.Bundle = schema.Failed, s.Failure.Message, bundles[s.FullText()]
+	}
+	return out
+}
+
+// location is relative to the repository, so that documents of different machines can be compared.
+func location(s types.SpecReport) string {
+	file := s.LeafNodeLocation.FileName
+	if i := strings.LastIndex(file, "/scenarios/"); i >= 0 {
+		file = file[i+1:]
+	}
+	return fmt.Sprintf("%s:%d", file, s.LeafNodeLocation.LineNumber)
+}
+
+func environment() schema.Environment {
+	e := schema.Environment{
+		OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), CPUs: runtime.NumCPU(), Root: os.Getuid() == 0,
+	}
+	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
+		e.Kernel = strings.TrimSpace(string(b))
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				e.Revision = s.Value
+			}
+		}
+	}
+	return e
+}

@@ -1,0 +1,174 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package world is what scenarios stand on: the suite's lab, calls from pods with everything that can be known of them
+// afterwards (reply, log records, metrics), waits within named budgets, and the evidence that a failure leaves behind.
+// What must be true of a call is package expect's; bringing a lab up is a driver's.
+package world
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/onsi/ginkgo/v2"
+
+	"github.com/ambientlab/ambientlab/reports/schema"
+	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+// World is one lab, seen by scenarios.
+type World struct {
+	*lab.Lab
+	Out string // where evidence goes
+
+	driver string
+	pods   map[string]lab.PodInfo // as they were when the lab came up
+	report schema.Lab
+}
+
+// NewDriver makes a driver by name; the suite's main file provides it, so that this package links none.
+type NewDriver func(name string) (lab.Driver, error)
+
+// Settings is what the command line says about a run.
+type Settings struct {
+	Driver string // AMBIENTLAB_E2E: netns
+	Bin    string // AMBIENTLAB_BIN
+	Out    string // AMBIENTLAB_OUT
+	New    NewDriver
+}
+
+var (
+	settings Settings
+	shared   World
+	labs     []*World // every lab of this run, for the results
+)
+
+// Shared is the suite's lab. Scenarios take the pointer when they are declared; it is filled in before the first runs.
+func Shared() *World { return &shared }
+
+// Init brings the suite's lab up; topology is a name of the catalogue.
+func Init(ctx context.Context, s Settings, topology string) error {
+	settings = s
+	w, err := start(ctx, topology, lab.UpOptions{})
+	if err != nil {
+		return err
+	}
+	shared = *w
+	labs[len(labs)-1] = &shared
+	return nil
+}
+
+// Close takes the suite's lab down.
+func Close(ctx context.Context) error {
+	if shared.Lab == nil {
+		return nil
+	}
+	return shared.down(ctx)
+}
+
+// Start brings up another lab for the scenario that calls it, and takes it down when the scenario ends.
+func Start(ctx context.Context, topology string, o lab.UpOptions) (*World, error) {
+	w, err := start(ctx, topology, o)
+	if err != nil {
+		return nil, err
+	}
+	ginkgo.DeferCleanup(func(ctx context.Context) error {
+		collectIfFailed(ctx, w)
+		return w.down(ctx)
+	}, ginkgo.NodeTimeout(Budget.Down+Budget.Spec))
+	return w, nil
+}
+
+func start(ctx context.Context, topology string, o lab.UpOptions) (*World, error) {
+	spec, err := topologies.Open(topology)
+	if err != nil {
+		return nil, err
+	}
+	d, err := settings.New(settings.Driver)
+	if err != nil {
+		return nil, err
+	}
+	o.Bin = settings.Bin
+	if o.Dir == "" {
+		dir, err := os.MkdirTemp("", "al-") // short: it holds Unix sockets
+		if err != nil {
+			return nil, fmt.Errorf("make the lab's directory: %w", err)
+		}
+		o.Dir = filepath.Join(dir, spec.Name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, Budget.Up)
+	defer cancel()
+	began := time.Now()
+	if err := d.Up(ctx, spec, o); err != nil {
+		return nil, fmt.Errorf("bring up %s on %s: %w", topology, settings.Driver, err)
+	}
+	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: o.Dir}, Out: settings.Out, driver: settings.Driver}
+	w.report = schema.Lab{Driver: w.driver, Topology: topology, BootMillis: millis(time.Since(began))}
+	labs = append(labs, w)
+	return w, w.look(ctx)
+}
+
+func (w *World) look(ctx context.Context) error {
+	pods, err := w.Pods(ctx)
+	if err != nil {
+		return errors.Join(fmt.Errorf("list pods: %w", err), w.down(ctx))
+	}
+	w.pods = map[string]lab.PodInfo{}
+	for _, p := range pods {
+		w.pods[p.PodRef.String()] = p
+		if p.Namespace != "istio-system" && p.Namespace != "kube-system" {
+			w.report.Pods++
+		}
+	}
+	for i := range w.Spec.Clusters {
+		w.report.Nodes += len(w.Spec.Clusters[i].Nodes)
+	}
+	for _, c := range []lab.Capability{
+		lab.CapIPv4, lab.CapIPv6, lab.CapCapture, lab.CapInspect, lab.CapSignal, lab.CapLink, lab.CapExternal, lab.CapPodCaps,
+	} {
+		if why := w.Capabilities().Missing(c); len(why) > 0 {
+			w.report.Missing = append(w.report.Missing, schema.MissingItem{Capability: string(c), Reason: why[0]})
+		}
+	}
+	return nil
+}
+
+func (w *World) down(ctx context.Context) error {
+	began := time.Now()
+	err := w.Down(ctx)
+	w.report.DownMillis = millis(time.Since(began))
+	return errors.Join(err, os.RemoveAll(filepath.Dir(w.Dir)))
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// Pod is a pod of the topology by "namespace/name". One that does not exist is the scenario's mistake, and fails it.
+func (w *World) Pod(name string) lab.PodInfo {
+	ginkgo.GinkgoHelper()
+	p, ok := w.pods[name]
+	if !ok {
+		ginkgo.Fail(fmt.Sprintf("the topology %s has no pod %s", w.Spec.Name, name))
+	}
+	return p
+}
+
+// Nodes are the cluster's nodes by name.
+func (w *World) Nodes() []string {
+	var names []string
+	for _, n := range w.Spec.Clusters[0].Nodes {
+		names = append(names, n.Name)
+	}
+	return names
+}
+
+// Needs skips the scenario, with the reason, if the lab lacks a capability.
+func (w *World) Needs(want ...lab.Capability) {
+	ginkgo.GinkgoHelper()
+	for _, why := range w.Capabilities().Missing(want...) {
+		ginkgo.Skip(why)
+	}
+}
