@@ -9,9 +9,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"net/url"
-	"os"
-	"strconv"
 	"sync"
 	"testing"
 
@@ -24,11 +21,8 @@ type carrier interface {
 	carry(app *net.TCPConn, dst netip.AddrPort) error
 }
 
-// dialThrough returns an application's connection to dst through c: a real TCP connection to a proxy, like a captured
-// one.
-type proxy struct {
-	addr netip.AddrPort
-}
+// proxy is what an application connects to instead of dst, as if captured.
+type proxy struct{ addr netip.AddrPort }
 
 func startProxy(t testing.TB, c carrier, dst netip.AddrPort) *proxy {
 	return &proxy{serveApps(t, func(app *net.TCPConn) {
@@ -55,15 +49,8 @@ type ours struct {
 }
 
 func newOurs(t testing.TB) *ours {
-	sc, pc := serverConfig(), clientConfig()
-	if v, _ := strconv.Atoi(os.Getenv("CW")); v > 0 {
-		sc.ConnWindow, pc.ConnWindow = int32(v), int32(v)
-	}
-	if v, _ := strconv.Atoi(os.Getenv("SW")); v > 0 {
-		sc.StreamWindow, pc.StreamWindow = int32(v), int32(v)
-	}
-	srv, hop := startServer(t, sc)
-	return &ours{startPool(t, pc), srv, hop}
+	srv, hop := startServer(t, serverConfig())
+	return &ours{startPool(t, clientConfig()), srv, hop}
 }
 
 func (o *ours) carry(app *net.TCPConn, dst netip.AddrPort) error {
@@ -71,9 +58,6 @@ func (o *ours) carry(app *net.TCPConn, dst netip.AddrPort) error {
 	if err != nil {
 		app.Close()
 		return err
-	}
-	if v, _ := strconv.Atoi(os.Getenv("RB")); v > 0 {
-		app.SetReadBuffer(v)
 	}
 	return s.Relay(context.Background(), app).Err
 }
@@ -157,14 +141,7 @@ func copyWith(dst io.Writer, src io.Reader, flush func() error) error {
 
 func (s *stock) carry(app *net.TCPConn, dst netip.AddrPort) error {
 	defer app.Close()
-	req := &http.Request{
-		Method: http.MethodConnect,
-		URL:    &url.URL{Scheme: "https", Host: s.hop.String()},
-		Host:   dst.String(),
-		Header: http.Header{},
-		Body:   struct{ io.ReadCloser }{io.NopCloser(onlyReader{app})},
-	}
-	resp, err := s.tr.RoundTrip(req)
+	resp, err := s.tr.RoundTrip(connectRequest(s.hop, dst.String(), onlyReader{app}))
 	if err != nil {
 		return err
 	}

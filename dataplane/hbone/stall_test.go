@@ -71,6 +71,7 @@ func moveAll(t testing.TB, tunnels []*tunnel, n int) time.Duration {
 func serveStalled(t testing.TB, resume <-chan struct{}) netip.AddrPort {
 	return serveApps(t, func(c *net.TCPConn) {
 		defer c.Close()
+		c.SetReadBuffer(64 << 10) // else the kernel alone holds megabytes per stream
 		<-resume
 		io.Copy(io.Discard, c)
 	})
@@ -119,7 +120,9 @@ func testStalled(t *testing.T, stalled, flowing int) {
 		_, hop := startServer(t, sc)
 		p = startPool(t, pc)
 		for range n {
-			asleep = append(asleep, openTunnel(t, p, hop, sleepers))
+			tun := openTunnel(t, p, hop, sleepers)
+			tun.SetWriteBuffer(64 << 10)
+			asleep = append(asleep, tun)
 		}
 		for range flowing {
 			tunnels = append(tunnels, openTunnel(t, p, hop, workers))
@@ -142,7 +145,7 @@ func testStalled(t *testing.T, stalled, flowing int) {
 	})
 	waitStalled(t, &sent)
 
-	size := 64 << 20 / flowing
+	size := 64 << 20 / flowing / scale
 	end := time.Now()
 	if *slow {
 		end = end.Add(60 * time.Second)
