@@ -5,7 +5,9 @@ package ztunnel
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -46,6 +48,29 @@ func TestParseAuthority(t *testing.T) {
 			t.Errorf("parseAuthority(%q) = %+v, %v", c.in, got, err)
 		}
 	}
+}
+
+// FuzzParseAuthority: what is accepted names one target, and writing it down again means the same one.
+func FuzzParseAuthority(f *testing.F) {
+	for _, s := range []string{"10.0.0.1:80", "[fd00::1]:80", "cart.shop.svc:80", "[::ffff:1.2.3.4]:1", "a:b", ""} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		a, err := parseAuthority(s)
+		if err != nil {
+			return
+		}
+		if a.port == 0 || a.ip.IsValid() == (a.host != "") {
+			t.Fatalf("%q = %+v", s, a)
+		}
+		text := net.JoinHostPort(a.host, strconv.Itoa(int(a.port)))
+		if a.ip.IsValid() {
+			text = netip.AddrPortFrom(a.ip, a.port).String()
+		}
+		if again, err := parseAuthority(text); err != nil || again != a {
+			t.Fatalf("%q = %+v, but %q = %+v, %v", s, a, text, again, err)
+		}
+	})
 }
 
 func TestOutboundSelfCall(t *testing.T) {

@@ -98,8 +98,15 @@ func (f *flow) fail(flag string, err error) {
 	f.p.access.Failed(&f.rec)
 }
 
-// reject ends a connection whose ends are known but that was never established.
-func (f *flow) reject(flag string, err error) {
+// reject ends a connection whose ends are known but that was never established. If the proxy itself cut ctx meanwhile, that is
+// why.
+func (f *flow) reject(ctx context.Context, flag string, err error) {
+	if cut := f.p.cutBy(ctx); cut != nil {
+		err = cut
+	}
+	if denied := (*policyError)(nil); errors.As(err, &denied) {
+		flag, f.rec.Policy = telemetry.FlagDeny, denied.decision.Policy()
+	}
 	f.rec.Flags, f.rec.Err = flag, err
 	f.p.metrics.ConnFailed(&f.rec)
 	f.p.access.Complete(&f.rec)

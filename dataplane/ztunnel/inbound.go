@@ -104,13 +104,13 @@ func (p *proxy) serveTunnel(ctx context.Context, in *hbone.Inbound) {
 	p.tracker.add(&f.live)
 	defer p.tracker.remove(&f.live)
 	if err := p.authorize(f, a.self); err != nil {
-		f.reject(telemetry.FlagDeny, err)
+		f.reject(ctx, telemetry.FlagDeny, err)
 		in.Refuse(http.StatusUnauthorized)
 		return
 	}
 	to, err := p.dialApp(ctx, in.Remote.Addr(), a.target)
 	if err != nil {
-		f.reject(telemetry.FlagConnect, err)
+		f.reject(ctx, telemetry.FlagConnect, err)
 		in.Refuse(http.StatusServiceUnavailable)
 		return
 	}

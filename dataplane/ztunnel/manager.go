@@ -251,7 +251,7 @@ func (m *manager) retryPending(ctx context.Context) {
 			continue
 		}
 		if err := m.start(ctx, p); err != nil {
-			m.log.Warn("proxy still does not start; trying again", "error", err, "in", m.retry)
+			m.log.Warn("proxy still does not start; trying again", "error", err, "in", m.retry.String())
 		}
 	}
 	m.publish()

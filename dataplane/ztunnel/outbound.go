@@ -80,7 +80,8 @@ func (p *proxy) outboundTunnel(ctx context.Context, c *net.TCPConn, f *flow, sel
 		if refused := (*hbone.StatusError)(nil); errors.As(err, &refused) { // by a peer that had proved who it is
 			f.secure(p.local.identity(self), up.Workload.Identity())
 		}
-		f.reject(tunnelError(err))
+		flag, err := tunnelError(err)
+		f.reject(ctx, flag, err)
 		return
 	}
 	if peer, err := identity.PeerIdentity(stream.TLS()); err == nil {
@@ -111,7 +112,7 @@ func (p *proxy) outboundPlain(ctx context.Context, c *net.TCPConn, f *flow, up c
 	to, err := p.ns.DialTCP(dial, up.Addr, p.dialOptions())
 	cancel()
 	if err != nil {
-		f.reject(telemetry.FlagConnect, err)
+		f.reject(ctx, telemetry.FlagConnect, err)
 		return
 	}
 	f.rec.Upstream = localOf(to)

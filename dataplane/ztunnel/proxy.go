@@ -215,7 +215,7 @@ func (p *proxy) acceptUntilEnd(ctx context.Context, l lane) {
 		}
 		// Out of descriptors or memory, most likely; connections that end will help.
 		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
-		p.log.Warn("cannot accept a connection", "listener", l.l.Addr(), "error", err, "retry", backoff)
+		p.log.Warn("cannot accept a connection", "listener", l.l.Addr(), "error", err, "retry", backoff.String())
 		t := time.NewTimer(backoff)
 		select {
 		case <-t.C:

@@ -143,7 +143,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	case <-z.quit:
 	case <-base.Done():
 	}
-	z.log.Info("draining", "deadline", z.cfg.Time.Drain)
+	z.log.Info("draining", "deadline", z.cfg.Time.Drain.String())
 	z.readiness.Pend(pendingStop)
 	stopped()
 	z.manager.Shutdown(base, z.cfg.Time.Drain)

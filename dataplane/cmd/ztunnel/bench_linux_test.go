@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"net"
 	"net/netip"
@@ -76,7 +77,7 @@ func benchmarkCalls(b *testing.B, from *netns.NS) {
 		for b.Loop() {
 			c := dial(b, shortPort)
 			exchange(b, c, buf)
-			if _, err := c.Read(buf); err != io.EOF {
+			if _, err := c.Read(buf); !errors.Is(err, io.EOF) {
 				b.Fatalf("want the end, got %v", err)
 			}
 			c.Close()
