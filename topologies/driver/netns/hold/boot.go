@@ -182,11 +182,15 @@ func (s *site) bringUp(ctx context.Context, p *pod) error {
 	if err := s.makePod(ctx, p); err != nil {
 		return err
 	}
-	if s.meshed(p) {
+	meshed := s.meshed(p)
+	if meshed {
 		p.node.awaitMesh(ctx) // its ADD would only be refused until then
 	}
 	if err := s.connectPod(ctx, p); err != nil {
 		return err
 	}
-	return s.runPod(ctx, p)
+	if err := s.runPod(ctx, p); err != nil || !meshed {
+		return err
+	}
+	return s.awaitEnrolled(ctx, p)
 }

@@ -53,7 +53,7 @@ func (s *site) networkConfig(n *node) ([]byte, error) {
 			},
 			{
 				"type": "ambient-cni", "objectsDir": filepath.Join(labPath, "objects"), "pluginSocket": pluginSocket,
-				"logLevel": "info", "excludeNamespaces": []string{"kube-system"},
+				"logLevel": "info", "excludeNamespaces": excludedNamespaces,
 			},
 		},
 	}, "", "  ")

@@ -12,23 +12,34 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/ambientlab/ambientlab/dataplane/cni/ambient"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/dataplane/source"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
-// meshed reports whether the pod's labels ask for the mesh. It only decides who waits for whom; the plugin and the agent
-// judge by themselves.
+// excludedNamespaces are never enrolled, whatever their labels; plugin and agent are told the same.
+var excludedNamespaces = []string{"kube-system"}
+
+// meshed reports whether the pod's labels enrol it.
 func (s *site) meshed(p *pod) bool {
-	if p.role != roleApp {
-		return false
-	}
 	o := p.object()
-	if mode, ok := o.Labels[mesh.LabelDataplaneMode]; ok {
-		return mode == mesh.ModeAmbient
+	var labels map[string]string
+	if ns := s.snapshot().Namespaces[p.ref.Namespace]; ns != nil {
+		labels = ns.Labels
 	}
-	ns := s.snapshot().Namespaces[p.ref.Namespace]
-	return ns != nil && ns.Labels[mesh.LabelDataplaneMode] == mesh.ModeAmbient
+	return ambient.Decide(ambient.Pod{
+		Namespace: p.ref.Namespace, Labels: o.Labels, Annotations: o.Annotations, HostNetwork: o.Spec.HostNetwork,
+	}, labels, excludedNamespaces).Enrol
+}
+
+// awaitEnrolled waits until the agent says that the pod is enrolled, as its labels ask for.
+func (s *site) awaitEnrolled(ctx context.Context, p *pod) error {
+	err := await(ctx, p.task(), func() (string, bool) { return "the agent has not enrolled it", s.enrolled(p) })
+	if err != nil {
+		return fmt.Errorf("start pod %s: %w", p.ref, err)
+	}
+	return nil
 }
 
 // startAgent starts the node's agent and waits until it serves.

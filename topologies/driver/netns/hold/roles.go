@@ -4,6 +4,7 @@ package hold
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -95,7 +96,16 @@ func (s *site) command(p *pod) (argv, env []string) {
 	default:
 		return append(append([]string{}, c.Command...), c.Args...), env
 	}
-	return argv, append(env, s.daemonEnv[p.role.daemon()]...)
+	return argv, override(env, s.daemonEnv[p.role.daemon()])
+}
+
+// override puts more in the place of variables of the same name: a Go program heeds the first of two.
+func override(env, more []string) []string {
+	env = slices.DeleteFunc(env, func(old string) bool {
+		name, _, _ := strings.Cut(old, "=")
+		return slices.ContainsFunc(more, func(v string) bool { return strings.HasPrefix(v, name+"=") })
+	})
+	return append(env, more...)
 }
 
 // ztunnelEnv is what the chart of upstream's ztunnel sets, under the same names.
@@ -138,6 +148,7 @@ func (s *site) agentCommand(n *node) []string {
 	return []string{
 		binPath + "/cni-agent", "--node", n.name, "--objects", labPath + "/objects", "--status-dir", labPath + "/objects/status/" + owner,
 		"--netns-dir", labPath + "/nodes/" + n.name + "/netns", "--plugin-socket", pluginSocket, "--zds-socket", ztunnelSocket,
+		"--exclude-namespaces", strings.Join(excludedNamespaces, ","),
 	}
 }
 

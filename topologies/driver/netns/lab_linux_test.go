@@ -1,0 +1,485 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package netns
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/workload"
+)
+
+// budget is more than any step here takes.
+const budget = 20 * time.Second
+
+// binariesForTest are needed for a lab. Without them nothing of it is tested, and the test says so.
+func binariesForTest(t *testing.T) string {
+	t.Helper()
+	if os.Getenv("AMBIENTLAB_BIN") == "" {
+		t.Skip("no lab was started: run `make build` and set AMBIENTLAB_BIN")
+	}
+	bin, err := FindBinaries("")
+	if err != nil {
+		t.Skipf("no lab was started: %v", err)
+	}
+	return bin
+}
+
+// labRoot is a directory for labs, short enough for their sockets.
+func labRoot(t *testing.T) string {
+	t.Helper()
+	root, err := os.MkdirTemp("", "lab")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(root) })
+	return root
+}
+
+func within(t *testing.T) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), budget)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func open(t *testing.T, name string) *topologies.Spec {
+	t.Helper()
+	spec, err := topologies.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spec
+}
+
+func up(t *testing.T, spec *topologies.Spec) *lab.Lab {
+	t.Helper()
+	d := New(Options{})
+	dir := filepath.Join(labRoot(t), spec.Name)
+	if err := d.Up(within(t), spec, lab.UpOptions{Dir: dir, Bin: binariesForTest(t)}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := d.Down(context.Background()); err != nil { // after the test's own context
+			t.Error(err)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("Down left %s: %v", dir, err)
+		}
+	})
+	return &lab.Lab{Driver: d, Spec: spec, Dir: dir}
+}
+
+var web = lab.PodRef{Namespace: "shop", Name: "web"}
+
+func TestLab(t *testing.T) {
+	binariesForTest(t)
+	l := up(t, open(t, "two-pods"))
+	for name, test := range map[string]func(*testing.T, *lab.Lab){
+		"pods": testPods, "call": testCall, "exec": testExec, "exec is killed": testExecKilled, "isolation": testIsolation,
+		"daemons": testDaemons, "capture": testCapture, "inspect": testInspect, "pods come and go": testApply, "attach": testAttach,
+		"a second lab of that name": testTaken,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, l) })
+	}
+}
+
+func testPods(t *testing.T, l *lab.Lab) {
+	pods, err := l.Pods(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, p := range pods {
+		names = append(names, p.String())
+		if !p.Ready || p.Enrolled != (p.Namespace == "shop") || len(p.IPs) != 2 || !p.IPs[0].Is4() || !p.IPs[1].Is6() || p.UID == "" {
+			t.Errorf("%+v", p)
+		}
+	}
+	if want := []string{"istio-system/istiod", "istio-system/ztunnel-node1", "shop/cart", "shop/web"}; !slices.Equal(names, want) {
+		t.Errorf("pods %v, want %v", names, want)
+	}
+}
+
+func testCall(t *testing.T, l *lab.Lab) {
+	trace, err := l.Trace(within(t), web, "http://cart", workload.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !trace.Call.OK || len(trace.Missing) > 0 || len(trace.Legs) != 3 || trace.Legs[1].Protocol != lab.ProtoHBONE {
+		t.Errorf("%+v", trace)
+	}
+}
+
+func testExec(t *testing.T, l *lab.Lab) {
+	var out, errOut bytes.Buffer
+	exit, err := l.Exec(within(t), web, []string{"sh", "-c", "cat; echo complaint >&2; exit 3"}, lab.Stdio{In: strings.NewReader("said"), Out: &out, Err: &errOut})
+	if err != nil || exit != 3 || out.String() != "said" || errOut.String() != "complaint\n" {
+		t.Errorf("exit %d, %v, stdout %q, stderr %q", exit, err, out.String(), errOut.String())
+	}
+	if exit, err := l.Exec(within(t), web, []string{"sh", "-c", "kill -TERM $$"}, lab.Stdio{}); err != nil || exit != 143 {
+		t.Errorf("a process that a signal ended: exit %d, %v; want 143", exit, err)
+	}
+	if _, err := l.Exec(within(t), web, []string{"no-such-thing"}, lab.Stdio{}); err == nil || !strings.Contains(err.Error(), "no-such-thing") {
+		t.Errorf("a command that is not there: %v", err)
+	}
+	if _, err := l.Exec(within(t), lab.PodRef{Namespace: "shop", Name: "nobody"}, []string{"true"}, lab.Stdio{}); err == nil || !strings.Contains(err.Error(), "shop/nobody") {
+		t.Errorf("a pod that is not there: %v", err)
+	}
+}
+
+func testExecKilled(t *testing.T, l *lab.Lab) {
+	ctx, cancel := context.WithCancel(within(t))
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		_, err := l.Exec(ctx, web, []string{"sh", "-c", "echo started; sleep 1000 & wait"}, lab.Stdio{Out: w})
+		done <- err
+	}()
+	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Errorf("exec after cancel: %v", err)
+	}
+	eventually(t, "the process and its child are gone", func() bool {
+		out, err := l.Output(within(t), web, "sh", "-c", "cat /proc/[0-9]*/comm")
+		return err == nil && !strings.Contains(string(out), "sleep")
+	})
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(budget); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("not within %s: %s", budget, what)
+		}
+	}
+}
+
+// Of the lab a pod sees nothing but what is its own.
+func testIsolation(t *testing.T, l *lab.Lab) {
+	for _, c := range []struct{ name, script, want string }{
+		{"the lab's directory", "ls -A " + filepath.Dir(l.Dir) + " 2>&1 | grep -v 'No such file' | wc -l", "0"},
+		{"the node's sockets", "ls /var/run/ztunnel /var/run/istio-cni 2>/dev/null | wc -l", "0"},
+		{"processes", "ls -d /proc/[0-9]* | wc -l | xargs test 10 -gt && echo few", "few"},
+		{"its own token", "wc -c < /var/run/secrets/kubernetes.io/serviceaccount/token | xargs test 100 -lt && echo there", "there"},
+		{"no CA token", "ls /var/run/secrets/tokens 2>/dev/null | wc -l", "0"},
+		{"mounting", "mount -t tmpfs x /tmp 2>/dev/null || echo refused", "refused"},
+		{"writing", "touch /usr/x 2>/dev/null || echo refused", "refused"},
+		{"host name and names", "hostname; grep -c web /etc/hosts; grep -c svc.cluster.local /etc/resolv.conf", "web\n2\n1"},
+	} {
+		out, err := l.Output(within(t), web, "sh", "-c", c.script)
+		if got := strings.TrimSpace(string(out)); err != nil || got != c.want {
+			t.Errorf("%s: %q, %v; want %q", c.name, got, err, c.want)
+		}
+	}
+}
+
+func testDaemons(t *testing.T, l *lab.Lab) {
+	ctx := within(t)
+	for _, c := range []struct{ node, name, url string }{
+		{"node1", lab.DaemonZtunnel, "http://ztunnel:15000/config_dump"},
+		{"node1", lab.DaemonCNIAgent, "http://agent:8000/readyz"},
+		{"", lab.DaemonControl, "http://control:15014/debug/snapshot"},
+	} {
+		d := l.Daemon(c.node, c.name)
+		resp, err := (&http.Client{Transport: d.Admin()}).Get(c.url)
+		if err != nil {
+			t.Errorf("%s: %v", c.name, err)
+			continue
+		}
+		resp.Body.Close()
+		before, err := d.Status(ctx)
+		if err != nil || !before.Running || resp.StatusCode != http.StatusOK {
+			t.Errorf("%s: %s, %+v, %v", c.name, resp.Status, before, err)
+		}
+		if comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", before.PID)); strings.TrimSpace(string(comm)) != c.name {
+			t.Errorf("%s: process %d is called %q", c.name, before.PID, comm)
+		}
+	}
+	z := l.Daemon("node1", lab.DaemonZtunnel)
+	if err := z.Signal(ctx, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "ztunnel has ended", func() bool { s, err := z.Status(ctx); return err == nil && !s.Running && s.ExitCode == 137 })
+	if err := errors.Join(z.Start(ctx), z.Ready(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	testCall(t, l)
+	if err := errors.Join(z.Restart(ctx), z.Ready(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	testCall(t, l)
+	if _, err := l.Daemon("node9", lab.DaemonZtunnel).Status(ctx); err == nil || !strings.Contains(err.Error(), "node9") {
+		t.Errorf("a daemon that is not there: %v", err)
+	}
+}
+
+func testCapture(t *testing.T, l *lab.Lab) {
+	for _, target := range []lab.Target{{Pod: web}, {Node: "node1"}} {
+		c, err := l.Capture(within(t), target)
+		if err != nil {
+			t.Fatal(err)
+		}
+		testCall(t, l)
+		packets, drops, err := c.Stop(within(t))
+		if err != nil || drops != 0 || len(packets) < 1000 {
+			t.Errorf("%s: %d bytes, %d drops, %v", target, len(packets), drops, err)
+		}
+		if _, _, err := c.Stop(within(t)); err == nil {
+			t.Error("a second Stop succeeded")
+		}
+	}
+	if _, err := l.Capture(within(t), lab.Target{Node: "node9"}); err == nil || !strings.Contains(err.Error(), "node9") {
+		t.Errorf("a node that is not there: %v", err)
+	}
+	if _, err := l.Capture(within(t), lab.Target{Pod: web, Filter: "no such filter"}); err == nil {
+		t.Error("a bad filter was accepted")
+	}
+}
+
+func testInspect(t *testing.T, l *lab.Lab) {
+	in, err := l.Inspect(within(t), lab.Target{Pod: web})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ part, want string }{
+		{in.Links, "eth0"}, {in.Routes, "100"}, {in.Rules, "15001"}, {in.Sockets, ":15008"},
+	} {
+		if !strings.Contains(c.part, c.want) {
+			t.Errorf("no %q in\n%s", c.want, c.part)
+		}
+	}
+	if in, err = l.Inspect(within(t), lab.Target{Node: "node1"}); err != nil || !strings.Contains(in.Rules, "shop/cart") {
+		t.Errorf("node: %v\n%s", err, in.Rules)
+	}
+}
+
+func testApply(t *testing.T, l *lab.Lab) {
+	ctx := within(t)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "late", Labels: map[string]string{"app": "late"}},
+		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Command: []string{"workload", "serve", "--http", "8080"}}}},
+	}
+	svc := &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "late"},
+		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "late"}, Ports: []corev1.ServicePort{{Name: "http", Port: 8080}}},
+	}
+	if err := l.Apply(ctx, pod, svc); err != nil {
+		t.Fatal(err)
+	}
+	ref := lab.PodRef{Namespace: "shop", Name: "late"}
+	info, err := l.AwaitPod(ctx, ref, "ready", func(p lab.PodInfo) bool { return p.Ready && p.Enrolled })
+	if err != nil || info.Node != "node1" {
+		t.Fatalf("%+v, %v", info, err)
+	}
+	eventually(t, "the new service answers", func() bool {
+		res, err := l.Call(ctx, web, "http://late:8080", workload.Options{})
+		return err == nil && res.First().OK
+	})
+	pod.Labels["istio.io/dataplane-mode"] = "none"
+	if err := l.Apply(ctx, pod); err != nil {
+		t.Fatal(err)
+	}
+	after, err := l.AwaitPod(ctx, ref, "out of the mesh", func(p lab.PodInfo) bool { return p.Ready && !p.Enrolled })
+	if err != nil || after.UID != info.UID {
+		t.Errorf("%+v, %v; want the same pod", after, err)
+	}
+	if err := l.Delete(ctx, pod, svc); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Find(ctx, ref); err == nil {
+		t.Error("the pod is still there")
+	}
+	if err := l.Delete(ctx, pod, svc); err != nil {
+		t.Errorf("a second Delete: %v", err)
+	}
+	if err := l.Apply(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "lost"}, Spec: corev1.PodSpec{NodeName: "node9"}}); err == nil {
+		t.Error("a pod on a node that is not there was accepted")
+	}
+}
+
+func testAttach(t *testing.T, l *lab.Lab) {
+	other, err := Attach(within(t), labdir.Dir(l.Dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if other.Spec.Name != "two-pods" || !other.Capabilities().Has(lab.CapIPv6) {
+		t.Errorf("%+v, %v", other.Spec, other.Capabilities())
+	}
+	testCall(t, other)
+}
+
+func testTaken(t *testing.T, l *lab.Lab) {
+	err := New(Options{}).Up(within(t), l.Spec, lab.UpOptions{Dir: l.Dir})
+	if !errors.Is(err, labdir.ErrTaken) || !strings.Contains(err.Error(), "lab down") {
+		t.Errorf("%v, want ErrTaken and the cure", err)
+	}
+	testCall(t, l)
+}
+
+func TestLabsStandSideBySide(t *testing.T) {
+	binariesForTest(t)
+	a, b := up(t, open(t, "two-pods")), up(t, open(t, "two-pods"))
+	testCall(t, a)
+	testCall(t, b)
+}
+
+func TestLinkIsCut(t *testing.T) {
+	binariesForTest(t)
+	spec := open(t, "three-nodes")
+	l := up(t, spec)
+	call := func(url string) bool {
+		res, err := l.Call(within(t), web, url, workload.Options{Timeout: 300 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return res.First().OK
+	}
+	const far, near = "http://stock", "http://batch.plain"
+	if !call(far) || !call(near) {
+		t.Fatal("calls fail before anything is cut")
+	}
+	link := l.Link("node1", "node2")
+	if err := link.Cut(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if call(far) {
+		t.Error("a call crosses the cut")
+	}
+	if !call(near) {
+		t.Error("a call that does not cross it fails")
+	}
+	if err := link.Restore(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "calls cross again", func() bool { return call(far) })
+	if err := l.Link("node1", "nowhere").Cut(within(t)); err == nil {
+		t.Error("a link to nowhere was cut")
+	}
+}
+
+// descendants are all processes below pid.
+func descendants(pid int) []int {
+	children := map[int][]int{}
+	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range stats {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			continue
+		}
+		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+		child, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		parent, _ := strconv.Atoi(fields[1])
+		children[parent] = append(children[parent], child)
+	}
+	var all []int
+	for next := []int{pid}; len(next) > 0; next = next[1:] {
+		all = append(all, children[next[0]]...)
+		next = append(next, children[next[0]]...)
+	}
+	return all
+}
+
+func awaitGone(t *testing.T, pids []int) {
+	t.Helper()
+	if len(pids) < 5 {
+		t.Fatalf("only %d processes in the lab", len(pids))
+	}
+	for _, pid := range pids {
+		eventually(t, fmt.Sprintf("process %d is gone", pid), func() bool { return syscall.Kill(pid, 0) != nil })
+	}
+}
+
+func TestKilledHolderLeavesNothingButFiles(t *testing.T) {
+	bin := binariesForTest(t)
+	root := labRoot(t)
+	d := New(Options{})
+	if err := d.Up(within(t), open(t, "two-pods"), lab.UpOptions{Dir: filepath.Join(root, "dies"), Bin: bin}); err != nil {
+		t.Fatal(err)
+	}
+	pid := d.holder.cmd.Process.Pid
+	pids := descendants(pid)
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-d.Ended()
+	awaitGone(t, pids)
+	if _, err := d.Pods(within(t)); err == nil {
+		t.Error("a lab without a holder answers")
+	}
+	if removed, err := labdir.Collect(root); err != nil || !slices.Equal(removed, []string{"dies"}) {
+		t.Errorf("gc removed %v, %v", removed, err)
+	}
+	if err := d.Down(within(t)); err != nil {
+		t.Errorf("Down afterwards: %v", err)
+	}
+}
+
+// Whoever holds the pipe, here `lab up`, is killed: the holder notices and takes the lab down.
+func TestLabEndsWithWhoHoldsItsPipe(t *testing.T) {
+	bin := binariesForTest(t)
+	root := labRoot(t)
+	cmd := exec.Command(filepath.Join(bin, "lab"), "up", "two-pods")
+	cmd.Env = append(os.Environ(), "AMBIENTLAB_DIR="+root, "AMBIENTLAB_BIN="+bin)
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for lines := bufio.NewScanner(said); lines.Scan() && !strings.Contains(lines.Text(), "Ctrl-C"); {
+		t.Log(lines.Text())
+	}
+	pids := descendants(cmd.Process.Pid)
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	awaitGone(t, pids)
+	eventually(t, "the lab's files are gone", func() bool {
+		left, _ := filepath.Glob(filepath.Join(root, "*"))
+		return len(left) == 0
+	})
+}
+
+func TestMissingBinariesNameThemselves(t *testing.T) {
+	_, err := FindBinaries(t.TempDir())
+	var missing *BinaryError
+	if !errors.As(err, &missing) || len(missing.Missing) != len(binaries) || !strings.Contains(err.Error(), "make build") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestOneClusterOnly(t *testing.T) {
+	spec := *open(t, "two-pods")
+	spec.Clusters = append(spec.Clusters, spec.Clusters[0])
+	if err := New(Options{}).Up(t.Context(), &spec, lab.UpOptions{}); err == nil || !strings.Contains(err.Error(), "one cluster") {
+		t.Errorf("%v", err)
+	}
+}
