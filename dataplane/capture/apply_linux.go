@@ -67,7 +67,8 @@ func Diff(ctx context.Context, ns *netns.NS, p Plan) ([]string, error) {
 	var lines []string
 	err := inside(ctx, ns, "compare redirection", func(t tables) error {
 		d, err := differences(t, p)
-		lines = append(d.chains, d.routing...)
+		lines = append(lines, d.chains...)
+		lines = append(lines, d.routing...)
 		return err
 	})
 	return lines, err

@@ -109,7 +109,7 @@ func TestRedirection(t *testing.T) {
 	s := newScene(t, dualStack)
 	for family, a := range byFamily {
 		t.Run(family, func(t *testing.T) {
-			at := func(h netip.Addr, port uint16) netip.AddrPort { return netip.AddrPortFrom(h, port) }
+			at := netip.AddrPortFrom
 			fromProbe := netns.SocketOptions{Source: at(a.probe, 0)}
 			for name, c := range map[string]struct {
 				from     *netns.NS

@@ -52,7 +52,7 @@ func FromFD(fd int) (*NS, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("stat namespace descriptor %d: %w", fd, err)
 	}
-	return &NS{f: os.NewFile(uintptr(fd), fmt.Sprintf("net:[%d]", st.Ino)), dev: uint64(st.Dev), inode: st.Ino}, nil
+	return &NS{f: os.NewFile(uintptr(fd), fmt.Sprintf("net:[%d]", st.Ino)), dev: st.Dev, inode: st.Ino}, nil
 }
 
 // Current opens the namespace of the calling thread: inside Do, the one that Do entered.

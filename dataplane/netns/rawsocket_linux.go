@@ -102,7 +102,7 @@ func (n *NS) connect(ctx context.Context, f *os.File, addr netip.AddrPort) error
 			started = true
 			result = unix.Connect(int(fd), sa)
 			// Interrupted means the same as in progress: the kernel goes on connecting.
-			return result != unix.EINPROGRESS && result != unix.EINTR
+			return !errors.Is(result, unix.EINPROGRESS) && !errors.Is(result, unix.EINTR)
 		}
 		var done bool
 		done, result = connected(int(fd))
@@ -130,7 +130,7 @@ func connected(fd int) (done bool, err error) {
 		return true, unix.Errno(code)
 	}
 	_, err = unix.Getpeername(fd)
-	if err == unix.ENOTCONN {
+	if errors.Is(err, unix.ENOTCONN) {
 		return false, nil
 	}
 	return true, err

@@ -111,7 +111,7 @@ func (n *NS) DialTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) 
 	}
 	tc := c.(*net.TCPConn)
 	if err := o.tune(tc); err != nil {
-		tc.Close()
+		c.Close()
 		return nil, addressError("connect to", n, addr, err)
 	}
 	return tc, nil

@@ -48,7 +48,7 @@ func send(messages []netlink.Message) error {
 	if err != nil {
 		return err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	if err := conn.SetWriteBuffer(sendBuffer); err != nil {
 		return err
 	}
