@@ -52,7 +52,13 @@ func (a *app) ps(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.lab == "" && len(labs) != 1 {
+	stand := 0
+	for _, l := range labs {
+		if l.Stands {
+			stand++
+		}
+	}
+	if a.lab == "" && stand != 1 {
 		return a.printLabs(labs)
 	}
 	l, err := a.attach(ctx)
@@ -192,7 +198,7 @@ func (a *app) logPath(ctx context.Context, dir labdir.Dir, name string) (string,
 	if err != nil {
 		return "", errors.Join(err, fmt.Errorf("logs there are: %s", logNames(dir)))
 	}
-	return dir.Log(ref.Namespace + "." + ref.Name), nil
+	return dir.PodLog(ref.Namespace, ref.Name), nil
 }
 
 func logNames(dir labdir.Dir) string {

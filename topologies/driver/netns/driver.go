@@ -106,6 +106,9 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.caps = reply.Info.Capabilities
+	if d.o.Detach {
+		holder.detach()
+	}
 	return nil
 }
 

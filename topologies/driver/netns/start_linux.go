@@ -101,11 +101,13 @@ func startHolder(ctx context.Context, dir labdir.Dir, bin string, detach bool) (
 		h.stop()
 		return nil, err
 	}
-	if detach {
-		h.lifeline.Close()
-		h.lifeline = nil
-	}
 	return h, nil
+}
+
+// detach lets a lab that is up outlast this process.
+func (h *holderProcess) detach() {
+	h.lifeline.Close()
+	h.lifeline = nil
 }
 
 func holderCommand(dir labdir.Dir, bin string, detach bool) *exec.Cmd {
@@ -116,7 +118,7 @@ func holderCommand(dir labdir.Dir, bin string, detach bool) *exec.Cmd {
 	// A session of its own: Ctrl-C is for whoever runs the lab, who then takes it down in order.
 	attr := &syscall.SysProcAttr{Setsid: true}
 	attr.Cloneflags = unix.CLONE_NEWNS | unix.CLONE_NEWNET | unix.CLONE_NEWPID | unix.CLONE_NEWUTS | unix.CLONE_NEWIPC
-	if os.Geteuid() != 0 {
+	if !mayMakeNamespaces() {
 		attr.Cloneflags |= unix.CLONE_NEWUSER
 		attr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Geteuid(), Size: 1}}
 		attr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getegid(), Size: 1}}
@@ -124,6 +126,17 @@ func holderCommand(dir labdir.Dir, bin string, detach bool) *exec.Cmd {
 	cmd.SysProcAttr = attr
 	cmd.Dir = "/"
 	return cmd
+}
+
+// mayMakeNamespaces reports whether this process needs no user namespace to make others. Root in a container often does.
+func mayMakeNamespaces() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil {
+		return os.Geteuid() == 0
+	}
+	const need = 1<<unix.CAP_SYS_ADMIN | 1<<unix.CAP_NET_ADMIN
+	return os.Geteuid() == 0 && data[0].Effective&need == need
 }
 
 // readHello waits for the holder's first words.

@@ -42,6 +42,7 @@ type Bounds struct {
 type Table struct {
 	mu       sync.Mutex // held across fork, so that no exit is reaped before its process is in the table
 	children map[int]*Process
+	closed   bool
 }
 
 // NewTable is empty; Run must run for it to reap.
@@ -94,6 +95,16 @@ func (t *Table) reap() {
 	}
 }
 
+// ErrClosed is returned by Start after Close.
+var ErrClosed = errors.New("no more processes are started")
+
+// Close makes every later Start fail, so that whoever ends all children can be done one day.
+func (t *Table) Close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+}
+
 // Start starts a process.
 func (t *Table) Start(s Spec) (*Process, error) {
 	if s.Bounds == nil {
@@ -125,6 +136,9 @@ func (t *Table) fork(s Spec) (*Process, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.closed {
+		return nil, fmt.Errorf("start %s: %w", s.Path, ErrClosed)
+	}
 	pid, err := syscall.ForkExec(s.Path, s.Argv, attr)
 	runtime.KeepAlive(s.Files)
 	if err != nil {

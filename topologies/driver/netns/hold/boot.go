@@ -18,8 +18,8 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
-// up builds the whole lab. Everything that does not wait for something else happens at once.
-func (h *holder) up(ctx context.Context, c *client, u *order.Up) error {
+// bringUp builds the whole lab. Everything that does not wait for something else happens at once.
+func (h *holder) bringUp(ctx context.Context, c *client, u *order.Up) error {
 	s, err := h.newSite(u)
 	if err != nil {
 		return fmt.Errorf("bring up: %w", err)
@@ -27,7 +27,9 @@ func (h *holder) up(ctx context.Context, c *client, u *order.Up) error {
 	if err := s.boot(ctx, c, u.Objects); err != nil {
 		return fmt.Errorf("bring up %s: %w", u.Spec.Name, err)
 	}
-	c.progress("lab %s is up", h.cfg.Dir.Name())
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.up = true
 	return nil
 }
 

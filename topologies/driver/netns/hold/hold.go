@@ -23,7 +23,7 @@ import (
 
 // Descriptors that a holder inherits.
 const (
-	LifelineFD = 3 // a pipe: its end of file ends a lab that is not detached
+	LifelineFD = 3 // a pipe: its end of file ends a lab that is not detached, or not up yet
 	HelloFD    = 4 // a pipe: takes one order.Hello
 )
 
@@ -31,7 +31,7 @@ const (
 type Config struct {
 	Dir      labdir.Dir
 	Bin      string // the directory of the project's binaries
-	Detached bool   // last until Down, whatever happens to whoever started it
+	Detached bool   // once up, last until Down, whatever happens to whoever started it
 }
 
 // holder is the lab's PID 1.
@@ -47,6 +47,7 @@ type holder struct {
 
 	mu   sync.Mutex
 	site *site // guarded by mu; nil before Up
+	up   bool  // guarded by mu; Up has succeeded
 }
 
 // Run holds a lab until Down, until ctx ends, or until the lifeline does. It must be PID 1 of namespaces made for it;
@@ -134,25 +135,39 @@ func (h *holder) run(ctx context.Context) error {
 	var reaper sync.WaitGroup
 	reapCtx, stopReaper := context.WithCancel(context.WithoutCancel(ctx))
 	reaper.Go(func() { _ = h.children.Run(reapCtx) })
-	lost := make(chan struct{})
-	if !h.cfg.Detached {
-		go watchLifeline(lost) // ends with the process: a read of a pipe cannot be called off
-	}
 	h.work.Go(func() { h.accept(ctx) })
-	select {
-	case <-ctx.Done():
-		h.log.Info("told to end")
-	case <-lost:
-		h.log.Info("whoever held the lab is gone")
-	case <-h.down:
-		h.log.Info("down")
-	}
+	h.log.Info("lab ends", "why", h.awaitEnd(ctx))
 	h.listener.Close()
 	cancel()
 	h.tearDown()
 	stopReaper()
 	reaper.Wait()
 	return h.cfg.Dir.Remove()
+}
+
+// awaitEnd returns when the lab is to end, and says why.
+func (h *holder) awaitEnd(ctx context.Context) string {
+	lost := make(chan struct{})
+	go watchLifeline(lost) // ends with the process: a read of a pipe cannot be called off
+	for {
+		select {
+		case <-ctx.Done():
+			return "told to"
+		case <-h.down:
+			return "taken down"
+		case <-lost:
+			if !h.cfg.Detached || !h.isUp() {
+				return "whoever held it is gone"
+			}
+			lost = nil
+		}
+	}
+}
+
+func (h *holder) isUp() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.up
 }
 
 func watchLifeline(lost chan<- struct{}) {
@@ -163,6 +178,7 @@ func watchLifeline(lost chan<- struct{}) {
 // tearDown ends every other process of the namespace and lets go of the mounts in the lab's directory. Links, rules and
 // namespaces have no other owner than these processes.
 func (h *holder) tearDown() {
+	h.children.Close()
 	for {
 		if err := syscall.Kill(-1, syscall.SIGKILL); errors.Is(err, syscall.ESRCH) {
 			break

@@ -53,17 +53,6 @@ func (r role) daemon() string {
 	return ""
 }
 
-// logName is the base name of the pod's log.
-func (p *pod) logName() string {
-	switch p.role {
-	case roleZtunnel:
-		return "ztunnel." + p.node.name
-	case roleControl:
-		return "control"
-	}
-	return p.ref.Namespace + "." + p.ref.Name
-}
-
 // roleBinds is what a pod sees of the lab besides the binaries.
 func (s *site) roleBinds(p *pod) []pause.Bind {
 	switch p.role {

@@ -55,8 +55,9 @@ func (h *holder) serve(ctx context.Context, conn *channel.Conn) {
 	}
 	_ = conn.Send(reply, answered...)
 	channel.CloseAll(answered)
-	if r.Down != nil {
-		// The connection, and the one who listens to it, end with this process: so the client knows when all is gone.
+	if r.Down != nil || (r.Up != nil && err != nil) {
+		// The connection, and the one who listens to it, end with this process: so the client knows when all is gone. Of a lab that did not come up
+		// nothing is left.
 		h.downOnce.Do(func() { close(h.down) })
 		return
 	}
@@ -93,7 +94,7 @@ func (h *holder) follow(ctx context.Context, c *client, r *order.Request) (order
 	}
 	switch {
 	case r.Up != nil:
-		return none, nil, h.up(ctx, c, r.Up)
+		return none, nil, h.bringUp(ctx, c, r.Up)
 	case r.Down != nil:
 		return none, nil, nil // serve ends the lab after the reply
 	case r.Info != nil:

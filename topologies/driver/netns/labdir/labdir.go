@@ -79,6 +79,17 @@ func (d Dir) Logs() string { return d.join("logs") }
 // Log is the log file of a pod, a daemon or the holder.
 func (d Dir) Log(name string) string { return d.join("logs", name+".log") }
 
+// PodLog is the log file of a pod. The mesh's own pods log under their daemon's name.
+func (d Dir) PodLog(namespace, name string) string {
+	if node, ok := strings.CutPrefix(name, "ztunnel-"); ok && namespace == "istio-system" {
+		return d.Log("ztunnel." + node)
+	}
+	if namespace == "istio-system" && name == "istiod" {
+		return d.Log("control")
+	}
+	return d.Log(namespace + "." + name)
+}
+
 // CA is the control plane's private directory.
 func (d Dir) CA() string { return d.join("ca") }
 

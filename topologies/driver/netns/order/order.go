@@ -105,7 +105,6 @@ type Reply struct {
 type Info struct {
 	Spec         *topologies.Spec // nil before Up; without raw objects
 	Capabilities lab.Capabilities
-	PID          int // of the holder, as it sees itself
 }
 
 // Hello is what a holder says on its start-up pipe: that it listens, or why it cannot.
