@@ -62,7 +62,7 @@ fuzz: ## Run every fuzz target for FUZZTIME= each
 .PHONY: build
 build: ## Build the daemons, the commands and the CNI plugins into bin/
 	@mkdir -p $(BIN)/cni
-	go build -o $(BIN)/ $(addprefix ./dataplane/cmd/,$(DAEMONS)) ./topologies/cmd/... ./topologies/workload/cmd/...
+	go build -tags grpcnotrace -ldflags '-s -w' -o $(BIN)/ $(addprefix ./dataplane/cmd/,$(DAEMONS)) ./topologies/cmd/... ./topologies/workload/cmd/...
 	go build -o $(BIN)/cni/ github.com/containernetworking/plugins/plugins/main/ptp github.com/containernetworking/plugins/plugins/ipam/host-local
 
 .PHONY: deps

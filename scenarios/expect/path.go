@@ -7,7 +7,6 @@ package expect
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"github.com/onsi/gomega/types"
@@ -79,7 +78,7 @@ func Tunnelled() types.GomegaMatcher {
 		}
 		out, in := o.Outbound.Record, o.Inbound.Record
 		p.equal("the outbound record's message", o.Outbound.Message, telemetry.MessageComplete)
-		p.equal("the outbound record's source", unmap(out.Src.Addr), unmap(o.Call.LocalAddr))
+		p.equal("the outbound record's source", out.Src.Addr.Addr().Unmap(), o.Call.LocalAddr.Addr().Unmap())
 		p.equal("the tunnel's port", out.Dst.Addr.Port(), mesh.PortHBONE)
 		p.check(out.HBONEAddr.IsValid(), "the outbound record has no HBONE address")
 		p.equal("the inbound record's HBONE address", in.HBONEAddr, out.HBONEAddr)
@@ -115,7 +114,7 @@ func PlainInbound() types.GomegaMatcher {
 		}
 		in := o.Inbound.Record
 		p.equal("the inbound record's message", o.Inbound.Message, telemetry.MessageComplete)
-		p.equal("the inbound record's source", unmap(in.Src.Addr), unmap(o.Call.LocalAddr))
+		p.equal("the inbound record's source", in.Src.Addr.Addr().Unmap(), o.Call.LocalAddr.Addr().Unmap())
 		p.check(in.Src.Identity.IsZero(), "the record has a source identity, %s", in.Src.Identity)
 		p.equal("the inbound record's destination", in.Dst.Name, o.To.Name)
 		p.sourcePreserved(o)
@@ -140,7 +139,7 @@ func PlainOutbound() types.GomegaMatcher {
 		}
 		out := o.Outbound.Record
 		p.equal("the outbound record's message", o.Outbound.Message, telemetry.MessageComplete)
-		p.equal("the outbound record's source", unmap(out.Src.Addr), unmap(o.Call.LocalAddr))
+		p.equal("the outbound record's source", out.Src.Addr.Addr().Unmap(), o.Call.LocalAddr.Addr().Unmap())
 		p.check(!out.HBONEAddr.IsValid(), "the record has an HBONE address, %s", out.HBONEAddr)
 		p.check(out.Dst.Identity.IsZero(), "the record has a destination identity, %s", out.Dst.Identity)
 		p.check(out.Dst.Addr.Port() != mesh.PortHBONE, "the call went to port %d", mesh.PortHBONE)
@@ -213,5 +212,3 @@ func (p *points) none(o *world.Observation, reporter string) {
 	p.equal("connections opened, by reporter "+reporter, o.Metrics.Sum(world.Opened, by), 0.0)
 	p.equal("connections failed, by reporter "+reporter, o.Metrics.Sum(world.Failed, by), 0.0)
 }
-
-func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }

@@ -103,7 +103,7 @@ var _ = Describe("the access log", func() {
 		obs := observe(ctx, "shop/web", url, workload.Options{Timeout: 5 * time.Second})
 		Expect(obs.Call.OK).To(BeFalse())
 		Expect(obs.Inbound).NotTo(BeNil())
-		Expect(obs.Inbound.Message).To(Equal(telemetry.MessageFailed), obs.String())
+		Expect(obs.Inbound.Level).To(Equal("error"))
 		Expect(obs.Inbound.Record.Flags).To(Equal(telemetry.FlagConnect), obs.String())
 		Expect(obs.Inbound.Error).To(ContainSubstring("refused"))
 		Expect(obs.Outbound).NotTo(BeNil())

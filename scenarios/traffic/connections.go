@@ -122,7 +122,7 @@ var _ = Describe("connections", func() {
 			local := observe(ctx, from, fmt.Sprintf("http://%s", at(to, false, 8090)), workload.Options{Timeout: 5 * time.Second})
 			Expect(local.Call.OK).To(BeFalse(), "a port bound to localhost must not be reachable from outside:\n%s", local)
 			Expect(local.Inbound).NotTo(BeNil())
-			Expect(local.Inbound.Message).To(Equal(telemetry.MessageFailed), local.String())
+			Expect(local.Inbound.Error).To(ContainSubstring("refused"), local.String())
 			Expect(local.Inbound.Record.Flags).To(Equal(telemetry.FlagConnect), local.String())
 		}
 		self := observe(ctx, "shop/web", "http://127.0.0.1:8090", workload.Options{})
@@ -140,7 +140,9 @@ var _ = Describe("connections", func() {
 			Expect(service.To.PodRef).To(Equal(w.Pod("shop/web").PodRef))
 		}
 		plain := observe(ctx, "plain/batch", "http://batch.plain:80", workload.Options{})
-		Expect(plain).To(expect.Direct(), "control: outside the mesh it works without a proxy")
+		Expect(plain.Call.OK).To(BeTrue(), plain.String())
+		Expect(plain).NotTo(expect.Tunnelled(), "control: outside the mesh it works without a proxy")
+		Expect(plain.Metrics).To(BeEmpty())
 	}, SpecTimeout(world.Budget.Spec))
 
 	DescribeTable("passes calls to what the mesh does not know", func(ctx SpecContext, scheme string, port uint16, v4, v6 string) {

@@ -7,37 +7,76 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"sort"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
+// accessLog is what has been read of one ztunnel's log. Logs only grow, so each line is parsed once.
+type accessLog struct {
+	read    int64 // bytes, up to the end of the last whole line
+	entries []telemetry.Entry
+}
+
 // Entries are the access-log entries of a node's ztunnel from since on.
 func (w *World) Entries(ctx context.Context, node string, since time.Time) ([]telemetry.Entry, error) {
-	r, err := w.Daemon(node, lab.DaemonZtunnel).Logs(ctx, since)
+	l := w.logs[node]
+	if l == nil {
+		l = &accessLog{}
+		w.logs[node] = l
+	}
+	r, err := w.Daemon(node, lab.DaemonZtunnel).Logs(ctx, time.Time{})
 	if err != nil {
 		return nil, fmt.Errorf("read ztunnel's log on %s: %w", node, err)
 	}
 	defer r.Close()
-	var out []telemetry.Entry
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		if len(lines.Bytes()) == 0 || lines.Bytes()[0] != '{' {
+	if err := l.more(r); err != nil {
+		return nil, fmt.Errorf("read ztunnel's log on %s: %w", node, err)
+	}
+	const disorder = time.Second // lines of connections that end together may be written in any order
+	from := sort.Search(len(l.entries), func(i int) bool { return !l.entries[i].Record.Time.Before(since.Add(-disorder)) })
+	return slices.DeleteFunc(slices.Clone(l.entries[from:]), func(e telemetry.Entry) bool { return e.Record.Time.Before(since) }), nil
+}
+
+func (l *accessLog) more(r io.Reader) error {
+	if err := skip(r, l.read); err != nil {
+		return err
+	}
+	lines := bufio.NewReaderSize(r, 64<<10)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			return nil // a line that is not whole yet is read again
+		}
+		if err != nil {
+			return err
+		}
+		l.read += int64(len(line))
+		if line[0] != '{' {
 			continue // a panic's trace, or a line cut by a crash: not a record
 		}
-		e, err := telemetry.ParseRecord(lines.Bytes())
+		e, err := telemetry.ParseRecord(line)
 		switch {
 		case errors.Is(err, telemetry.ErrNotAccess):
 		case err != nil:
-			return nil, fmt.Errorf("read ztunnel's log on %s: %w", node, err)
-		case e.Record.Time.Before(since):
+			return err
 		default:
-			out = append(out, e)
+			l.entries = append(l.entries, e)
 		}
 	}
-	return out, lines.Err()
+}
+
+func skip(r io.Reader, n int64) error {
+	if s, ok := r.(io.Seeker); ok {
+		_, err := s.Seek(n, io.SeekStart)
+		return err
+	}
+	_, err := io.CopyN(io.Discard, r, n)
+	return err
 }
 
 // WaitEntry waits, within the budget for evidence, for an entry that want accepts.

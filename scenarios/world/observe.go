@@ -5,7 +5,6 @@ package world
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -109,7 +108,6 @@ func (w *World) scrapeAll(ctx context.Context) (map[string]Samples, error) {
 }
 
 func (w *World) findEntries(ctx context.Context, obs *Observation, began time.Time) error {
-	client := obs.Call.LocalAddr
 	var inbound []telemetry.Entry
 	for _, node := range w.Nodes() {
 		entries, err := w.Entries(ctx, node, began)
@@ -118,32 +116,35 @@ func (w *World) findEntries(ctx context.Context, obs *Observation, began time.Ti
 		}
 		for _, e := range entries {
 			switch {
+			case e.Record.Start.Before(began): // of an earlier call, logged late
 			case e.Record.Direction == telemetry.Inbound:
 				inbound = append(inbound, e)
-			case node == obs.From.Node && unmapped(e.Record.Src.Addr) == unmapped(client):
+			case node == obs.From.Node && obs.fromClient(e.Record):
 				obs.Outbound = &e
 			}
 		}
 	}
 	for _, e := range inbound {
-		if obs.joins(e.Record, client) {
+		if obs.joins(e.Record) {
 			obs.Inbound = &e
 		}
 	}
 	return nil
 }
 
-// joins: over HBONE both sides log the same trace; a plain connection keeps the client's address and, unless a proxy
-// opened it, its port.
-func (o *Observation) joins(in telemetry.Record, client netip.AddrPort) bool {
-	if o.Outbound == nil {
-		return unmapped(in.Src.Addr) == unmapped(client)
-	}
-	out := o.Outbound.Record
-	return (out.TraceID != "" && in.TraceID == out.TraceID) || unmapped(in.Src.Addr) == unmapped(out.Upstream)
+// fromClient compares addresses, not ports: where an older connection's tuple still stands in the way, netfilter's
+// REDIRECT gives the client another source port, and the proxy sees only that one.
+func (o *Observation) fromClient(r telemetry.Record) bool {
+	return r.Src.Addr.Addr().Unmap() == o.Call.LocalAddr.Addr().Unmap()
 }
 
-func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
+// joins: over HBONE both sides log the same trace; a plain connection keeps the client's address.
+func (o *Observation) joins(in telemetry.Record) bool {
+	if o.Outbound != nil && o.Outbound.Record.TraceID != "" {
+		return in.TraceID == o.Outbound.Record.TraceID
+	}
+	return o.fromClient(in)
+}
 
 // String draws the observation for a failure's message.
 func (o *Observation) String() string {

@@ -27,6 +27,7 @@ type World struct {
 
 	driver string
 	pods   map[string]lab.PodInfo // as they were when the lab came up
+	logs   map[string]*accessLog  // by node; of ztunnels
 	report schema.Lab
 }
 
@@ -106,7 +107,7 @@ func start(ctx context.Context, topology string, o lab.UpOptions) (*World, error
 	if err := d.Up(ctx, spec, o); err != nil {
 		return nil, fmt.Errorf("bring up %s on %s: %w", topology, settings.Driver, err)
 	}
-	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: o.Dir}, Out: settings.Out, driver: settings.Driver}
+	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: o.Dir}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}}
 	w.report = schema.Lab{Driver: w.driver, Topology: topology, BootMillis: millis(time.Since(began))}
 	labs = append(labs, w)
 	return w, w.look(ctx)

@@ -158,7 +158,7 @@ func (a *assembly) follow(ctx context.Context) error {
 	var err error
 	if a.caller.Enrolled && !a.local(a.call.RemoteAddr.Addr()) {
 		a.out, err = a.log.find(ctx, func(e *proxyEntry) bool {
-			return e.Record.Direction == telemetry.Outbound && e.Record.Src.Addr == a.call.LocalAddr
+			return e.Record.Direction == telemetry.Outbound && a.fromCaller(e.Record)
 		})
 		if err != nil {
 			return err
@@ -178,6 +178,26 @@ func (a *assembly) follow(ctx context.Context) error {
 		a.miss("no ztunnel logged %s", what)
 	}
 	return nil
+}
+
+// fromCaller: the caller's address and port name the connection. Where an older connection's tuple still stands in the
+// way, netfilter's REDIRECT gives it another source port; then its time and where it led must do.
+func (a *assembly) fromCaller(r telemetry.Record) bool {
+	if r.Src.Addr == a.call.LocalAddr {
+		return true
+	}
+	return r.Src.Addr.Addr() == a.call.LocalAddr.Addr() && a.during(r) && a.leadsTo(r)
+}
+
+func (a *assembly) during(r telemetry.Record) bool {
+	return !r.Start.Before(a.call.Start) && !r.Start.After(a.call.Start.Add(a.call.Latency))
+}
+
+func (a *assembly) leadsTo(r telemetry.Record) bool {
+	if a.call.Seen != nil {
+		return r.HBONEAddr == a.call.Seen.LocalAddr || r.Dst.Addr == a.call.Seen.LocalAddr
+	}
+	return r.HBONEAddr == a.call.RemoteAddr || r.Dst.Addr == a.call.RemoteAddr
 }
 
 func (a *assembly) miss(format string, args ...any) {
@@ -213,7 +233,8 @@ func (a *assembly) inbound() (match func(*proxyEntry) bool, what string) {
 		return nil, ""
 	}
 	return func(e *proxyEntry) bool {
-		return e.Record.Direction == telemetry.Inbound && e.Record.Src.Addr == src
+		r := e.Record
+		return r.Direction == telemetry.Inbound && (r.Src.Addr == src || r.Src.Addr.Addr() == src.Addr() && a.during(r) && a.leadsTo(r))
 	}, "an inbound connection from " + src.String()
 }
 
