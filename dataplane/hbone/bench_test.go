@@ -3,15 +3,22 @@
 package hbone
 
 import (
+	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
+
+	"golang.org/x/net/http2"
 )
 
 // carriers lists what is compared; each needs to know where its streams go.
@@ -127,4 +134,170 @@ func BenchmarkThroughputRatio(b *testing.B) {
 func median(v []float64) float64 {
 	v = slices.Sorted(slices.Values(v))
 	return v[len(v)/2]
+}
+
+// echoByte answers each byte until the end, with little garbage.
+func echoByte(c *net.TCPConn) {
+	defer c.Close()
+	var b [1]byte
+	for {
+		if _, err := c.Read(b[:]); err != nil {
+			return
+		}
+		if _, err := c.Write(b[:]); err != nil {
+			return
+		}
+	}
+}
+
+// pingPong sends a byte and waits for its echo.
+func pingPong(b testing.TB, c *net.TCPConn) {
+	var buf [1]byte
+	if _, err := c.Write(buf[:]); err != nil {
+		b.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, buf[:]); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// BenchmarkPingPong is the round trip of one byte on an open stream.
+func BenchmarkPingPong(b *testing.B) {
+	for _, k := range carriers {
+		b.Run(k.name, func(b *testing.B) {
+			dst := serveApps(b, echoByte)
+			c := startProxy(b, k.new(b, dst), dst).dial(b)
+			defer c.Close()
+			pingPong(b, c)
+			b.ReportAllocs()
+			cpu := cpuTime()
+			for b.Loop() {
+				pingPong(b, c)
+			}
+			b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(b.N), "cpu-ns/op")
+		})
+	}
+}
+
+// BenchmarkRequest is a whole short connection: connect, one byte there and back, close. hbone and stock open a stream
+// on a connection that stands, tls a connection of its own.
+func BenchmarkRequest(b *testing.B) {
+	for _, k := range carriers {
+		b.Run(k.name, func(b *testing.B) {
+			dst := serveApps(b, echoByte)
+			p := startProxy(b, k.new(b, dst), dst)
+			request := func() {
+				c := p.dial(b)
+				pingPong(b, c)
+				c.SetLinger(0) // leaves no TIME_WAIT behind
+				c.Close()
+			}
+			request()
+			b.ReportAllocs()
+			cpu := cpuTime()
+			for b.Loop() {
+				request()
+			}
+			b.ReportMetric(float64((cpuTime()-cpu).Nanoseconds())/float64(b.N), "cpu-ns/op")
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
+		})
+	}
+}
+
+// BenchmarkConnect is a new tunnel on a new connection each time: TCP, TLS, HTTP/2, CONNECT.
+func BenchmarkConnect(b *testing.B) {
+	b.Run("hbone", func(b *testing.B) {
+		_, hop := startServer(b, serverConfig())
+		dst := serveApps(b, echoByte)
+		ctx := context.Background()
+		b.ReportAllocs()
+		for b.Loop() {
+			p := startPool(b, clientConfig())
+			s, err := p.Open(ctx, Key{Addr: hop}, &Request{Authority: dst.String()})
+			if err != nil {
+				b.Fatal(err)
+			}
+			s.Reset(http2.ErrCodeCancel)
+			p.Close()
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
+	})
+	b.Run("stock", func(b *testing.B) {
+		s := newStock(b)
+		dst := serveApps(b, echoByte)
+		b.ReportAllocs()
+		for b.Loop() {
+			tr := &http2.Transport{TLSClientConfig: pki().client}
+			r, w := io.Pipe()
+			resp, err := tr.RoundTrip(connectRequest(s.hop, dst.String(), r))
+			if err != nil {
+				b.Fatal(err)
+			}
+			w.Close()
+			resp.Body.Close()
+			tr.CloseIdleConnections()
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
+	})
+	b.Run("tls", func(b *testing.B) {
+		dst := serveApps(b, echoByte)
+		t := newBareTLS(b, dst)
+		b.ReportAllocs()
+		for b.Loop() {
+			tc, err := tls.Dial("tcp", t.hop.String(), pki().client)
+			if err != nil {
+				b.Fatal(err)
+			}
+			tc.Close()
+		}
+		b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "conns/s")
+	})
+}
+
+// held is what the process holds in heap and stacks after a collection.
+func held() float64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return float64(m.HeapAlloc + m.StackInuse)
+}
+
+// BenchmarkIdle prints what an idle stream and an idle connection hold, heap and goroutine stacks, each end counted
+// once. A stream's figure includes the two net.TCPConns and the goroutine that belong to its applications' sockets.
+func BenchmarkIdle(b *testing.B) {
+	const streams, conns = 90, 50
+	_, hop := startServer(b, serverConfig())
+	dst := serveApps(b, echoByte)
+	ctx := context.Background()
+	for b.Loop() {
+		p := startPool(b, clientConfig())
+		open := func(k Key) *Stream {
+			s, err := p.Open(ctx, k, &Request{Authority: dst.String()})
+			if err != nil {
+				b.Fatal(err)
+			}
+			return s
+		}
+		first := open(Key{Addr: hop})
+		before := held()
+		var all []*Stream
+		for i := range conns {
+			all = append(all, open(Key{Addr: hop, Source: strconv.Itoa(i)}))
+		}
+		perConn := (held() - before) / conns / 2
+		before = held()
+		for range streams {
+			all = append(all, open(Key{Addr: hop}))
+		}
+		perStream := (held() - before) / streams / 2
+		for _, s := range append(all, first) {
+			s.Reset(http2.ErrCodeCancel)
+		}
+		p.Close()
+		b.ReportMetric(perConn, "B/idle-conn")
+		b.ReportMetric(perStream, "B/idle-stream")
+		b.ReportMetric(float64(unsafe.Sizeof(stream{})), "B/stream-struct")
+	}
+	b.ReportMetric(0, "ns/op")
 }

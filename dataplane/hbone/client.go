@@ -107,11 +107,13 @@ func (s *stream) response(f *http2.MetaHeadersFrame) {
 	s.mu.Lock()
 	second := s.answer != nil
 	informational := err == nil && status >= 100 && status < 200 && !f.StreamEnded()
-	if err == nil && !second && !informational {
+	if err == nil && !second && !informational && !f.Truncated {
 		s.answer = f
 	}
 	s.mu.Unlock()
 	switch {
+	case f.Truncated:
+		s.fail(http2.ErrCodeEnhanceYourCalm, &ResetError{Code: http2.ErrCodeEnhanceYourCalm})
 	case err != nil || second:
 		// RFC 9113 §8.5: no HEADERS on a connected stream.
 		s.fail(http2.ErrCodeProtocol, &ResetError{Code: http2.ErrCodeProtocol})

@@ -196,6 +196,11 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 		c.mu.Unlock()
 		return nil // above the last stream that GOAWAY named
 	}
+	if f.Truncated { // above the header list limit; what was left out may have mattered
+		c.mu.Unlock()
+		c.postReset(f.StreamID, http2.ErrCodeEnhanceYourCalm)
+		return nil
+	}
 	if uint32(c.active) >= c.cfg.MaxStreams || c.cfg.Budget.exceeded() {
 		c.mu.Unlock()
 		c.postReset(f.StreamID, http2.ErrCodeRefusedStream)

@@ -31,11 +31,15 @@ func newRawPeer(c *net.TCPConn, server *tls.Config) *rawPeer {
 		p.Conn = tls.Client(c, pki().client)
 	}
 	p.SetDeadline(time.Now().Add(budget))
-	p.fr = http2.NewFramer(p.Conn, p.Conn)
+	initRawPeer(p, p.Conn)
+	return p
+}
+
+func initRawPeer(p *rawPeer, rw io.ReadWriter) {
+	p.fr = http2.NewFramer(rw, rw)
 	p.fr.AllowIllegalWrites = true
 	p.fr.SetMaxReadFrameSize(1 << 20)
 	p.enc = hpack.NewEncoder(&p.block)
-	return p
 }
 
 // handshakeServer reads the client's preface and sends SETTINGS.

@@ -3,9 +3,11 @@
 package hbone
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -240,6 +242,29 @@ func TestMalformedRequests(t *testing.T) {
 				t.Errorf("next request answered on %d", id)
 			}
 		})
+	}
+}
+
+// TestHeaderListIsBounded: a header list above the limit is refused whole, by either end, and the connection lives on.
+func TestHeaderListIsBounded(t *testing.T) {
+	long := make([]Header, 20)
+	for i := range long {
+		long[i] = Header{fmt.Sprintf("x-%d", i), string(bytes.Repeat([]byte("x"), 1<<10))}
+	}
+	cfg := serverConfig()
+	cfg.MaxHeaderList = 16 << 10
+	cfg.Handler = func(ctx context.Context, in *Inbound) { in.Refuse(503, long...) }
+	_, hop := startServer(t, cfg)
+	p := startPool(t, clientConfig())
+	for _, r := range []*Request{{Authority: "x:1"}, {Authority: "x:1", Header: long}} {
+		_, err := p.Open(testContext(t), Key{Addr: hop}, r)
+		var re *ResetError
+		if !errors.As(err, &re) || re.Code != http2.ErrCodeEnhanceYourCalm || re.Remote != (r.Header != nil) {
+			t.Errorf("Open: %v", err)
+		}
+	}
+	if n := len(p.Conns()); n != 1 {
+		t.Errorf("%d connections", n)
 	}
 }
 
