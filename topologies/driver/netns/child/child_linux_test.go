@@ -94,30 +94,38 @@ func TestBoundsHoldInTheProcess(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := shell("grep -E 'CapBnd|CapEff|NoNewPrivs' /proc/self/status", w)
-	s.Bounds = &Bounds{Capabilities: set, NoNewPrivs: true}
-	p, err := table.Start(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Close()
-	out, _ := io.ReadAll(r)
-	if p.ExitCode() != 0 {
-		t.Fatalf("exit code %d", p.ExitCode())
-	}
+	out := statusOf(t, table, &Bounds{Capabilities: set, NoNewPrivs: true})
 	// Kubernetes' default is a80425fb; with NET_ADMIN (bit 12), without NET_RAW (bit 13).
 	for _, want := range []string{"CapBnd:\t00000000a80415fb", "CapEff:\t00000000a80415fb", "NoNewPrivs:\t1"} {
 		if !bytes.Contains(out, []byte(want)) {
 			t.Errorf("status has not %q:\n%s", want, out)
 		}
 	}
-	if self, _ := os.ReadFile("/proc/self/status"); bytes.Contains(self, []byte("NoNewPrivs:\t1")) {
-		t.Error("the parent bound itself")
+	if next := statusOf(t, table, nil); !bytes.Contains(next, []byte("NoNewPrivs:\t0")) {
+		t.Errorf("the next child is bound too:\n%s", next)
 	}
+}
+
+// statusOf is what a child says of its own rights.
+func statusOf(t *testing.T, table *Table, b *Bounds) []byte {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	s := shell("grep -E 'CapBnd|CapEff|NoNewPrivs' /proc/self/status", w)
+	s.Bounds = b
+	p, err := table.Start(s)
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, _ := io.ReadAll(r)
+	if p.ExitCode() != 0 {
+		t.Fatalf("exit code %d", p.ExitCode())
+	}
+	return out
 }
 
 func TestCapabilitySet(t *testing.T) {
