@@ -31,7 +31,10 @@ func Apply(ctx context.Context, ns *netns.NS, p Plan) (changed bool, err error) 
 		if len(d.chains) == 0 {
 			return nil
 		}
-		return writeChains(p.chains)
+		if err := writeChains(p.chains); err != nil {
+			return err
+		}
+		return forgetUDP(d.installed, p.chains)
 	})
 	return changed, err
 }
@@ -105,6 +108,8 @@ type delta struct {
 	settings []Setting
 	routes   routeDelta
 	chains   []string
+
+	installed []chain
 }
 
 func (d delta) empty() bool { return len(d.settings)+len(d.chains) == 0 && d.routes.empty() }
@@ -130,7 +135,7 @@ func differences(p Plan) (delta, error) {
 	if err != nil {
 		return delta{}, err
 	}
-	d.chains = compareChains(p.chains, have)
+	d.chains, d.installed = compareChains(p.chains, have), have
 	return d, nil
 }
 
