@@ -27,9 +27,9 @@ type echo struct {
 }
 
 func (e *echo) serve(c *net.TCPConn) {
+	e.served.Add(1)
 	e.wg.Go(func() {
 		defer c.Close()
-		e.served.Add(1)
 		if _, err := io.ReadFull(c, make([]byte, 1)); err == nil {
 			_, _ = c.Write([]byte{e.letter})
 		}
