@@ -8,18 +8,24 @@ const (
 	frameHeaderLen = 9
 	recordPayload  = 16 << 10 // largest TLS record payload
 
-	cipherBufSize = 256 << 10
-	// A chunk of at most chunkMax payload bytes and its frame header fill four TLS records exactly.
-	appBufSize = 4 * recordPayload
-	chunkMax   = appBufSize - frameHeaderLen
-	// A chunk's worth and one record more, so that a frame that starts anywhere can be gathered whole.
-	plainBufSize  = appBufSize + recordPayload
-	queueChunk    = 16 << 10
-	outBufSize    = 96 << 10
-	outBufKeepMax = 512 << 10
+	// A DATA frame of at most chunkMax payload bytes and its header fill four TLS records exactly.
+	chunkMax = 4*recordPayload - frameHeaderLen
+	// An application is read for two such frames at a time.
+	appBufSize = 8 * recordPayload
+	// A frame and one record more, so that a frame that starts anywhere can be gathered whole.
+	plainBufSize = 5 * recordPayload
+
+	cipherSmall = 64 << 10
+	cipherLarge = 256 << 10 // once a small one was filled by one read
+
+	outSmall   = 4 << 10 // control frames and small messages
+	outLarge   = 160 << 10
+	outKeepMax = 512 << 10
+
+	queueChunk = 16 << 10
 )
 
-// pool is a typed sync.Pool of fixed-size buffers.
+// pool is a typed sync.Pool.
 type pool[T any] struct{ p sync.Pool }
 
 func (p *pool[T]) get() *T {
@@ -32,30 +38,69 @@ func (p *pool[T]) get() *T {
 func (p *pool[T]) put(v *T) { p.p.Put(v) }
 
 var (
-	cipherBufs pool[[cipherBufSize]byte]
-	plainBufs  pool[[plainBufSize]byte]
-	appBufs    pool[[appBufSize]byte]
-	chunks     pool[chunk]
-	outBufs    pool[outBuf]
+	smallCiphers pool[[cipherSmall]byte]
+	largeCiphers pool[[cipherLarge]byte]
+	plainBufs    pool[[plainBufSize]byte]
+	appBufs      pool[[appBufSize]byte]
+	chunks       pool[chunk]
+	smallOuts    pool[outBuf]
+	largeOuts    pool[outBuf]
 )
+
+// cipherBuf takes what one read of a connection yields.
+func cipherBuf(large bool) []byte {
+	if large {
+		return largeCiphers.get()[:]
+	}
+	return smallCiphers.get()[:]
+}
+
+func freeCipherBuf(b []byte) {
+	if len(b) == cipherLarge {
+		largeCiphers.put((*[cipherLarge]byte)(b))
+		return
+	}
+	smallCiphers.put((*[cipherSmall]byte)(b))
+}
 
 // outBuf collects TLS records that wait for the flusher.
 type outBuf struct{ b []byte }
 
-func newOutBuf() *outBuf {
-	o := outBufs.get()
+func newOutBuf(size int) *outBuf {
+	if size <= outSmall {
+		o := smallOuts.get()
+		if o.b == nil {
+			o.b = make([]byte, 0, outSmall)
+		}
+		return o
+	}
+	o := largeOuts.get()
 	if o.b == nil {
-		o.b = make([]byte, 0, outBufSize)
+		o.b = make([]byte, 0, outLarge)
 	}
 	return o
 }
 
-func (o *outBuf) free() {
-	if cap(o.b) > outBufKeepMax {
-		return
+// append adds p and returns the buffer to go on with.
+func (o *outBuf) append(p []byte) *outBuf {
+	if size := len(o.b) + len(p); cap(o.b) == outSmall && size > outSmall {
+		large := newOutBuf(size)
+		large.b = append(large.b, o.b...)
+		o.free()
+		o = large
 	}
+	o.b = append(o.b, p...)
+	return o
+}
+
+func (o *outBuf) free() {
 	o.b = o.b[:0]
-	outBufs.put(o)
+	switch c := cap(o.b); {
+	case c == outSmall:
+		smallOuts.put(o)
+	case c <= outKeepMax:
+		largeOuts.put(o)
+	}
 }
 
 // chunk is one link of a queue: bytes r to w wait.

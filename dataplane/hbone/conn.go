@@ -211,7 +211,7 @@ func (c *conn) drainInput() error {
 		if w == 0 && blocked {
 			return nil
 		}
-		if !blocked && w <= appBufSize-recordPayload && c.rec.buffered() {
+		if !blocked && w <= 3*recordPayload && c.rec.buffered() {
 			continue // gather
 		}
 		used, err := c.consume(plain[:w], !blocked && (c.rec.buffered() || c.rec.filled()))

@@ -191,7 +191,7 @@ func FuzzRecords(f *testing.F) {
 		r := &recordConn{batching: true}
 		var got []byte
 		for rest := b; len(rest) > 0; {
-			r.in = new([cipherBufSize]byte)
+			r.in = make([]byte, cipherSmall)
 			n := copy(r.in[:int(chunk)+1], rest)
 			r.inR, r.inW = 0, n
 			rest = rest[n:]

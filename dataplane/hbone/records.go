@@ -34,8 +34,9 @@ type recordConn struct {
 	batching bool // set once, between handshake and first use
 
 	// Read side, owned by the read loop.
-	in       *[cipherBufSize]byte
+	in       []byte // nil while nothing is buffered
 	inR, inW int
+	large    bool // the size of the next one
 	fillErr  error
 	fillFn   func(fd uintptr) bool
 	wait     bool
@@ -107,7 +108,7 @@ func (r *recordConn) passRecord(b []byte) int {
 func (r *recordConn) buffered() bool { return r.inR < r.inW }
 
 // filled reports whether the last fill took all that fits, so that the kernel probably holds more.
-func (r *recordConn) filled() bool { return r.inW == cipherBufSize }
+func (r *recordConn) filled() bool { return r.in != nil && r.inW == len(r.in) }
 
 // fill reads from the socket, waiting if told to. The buffer is held only while it holds bytes. It returns
 // errWouldBlock when not waiting and nothing is there.
@@ -120,12 +121,14 @@ func (r *recordConn) fill(wait bool) error {
 }
 
 func (r *recordConn) fillStep(fd uintptr) bool {
-	if r.in == nil {
-		r.in = cipherBufs.get()
+	if r.in == nil || (r.large && len(r.in) == cipherSmall) {
+		r.release()
+		r.in = cipherBuf(r.large)
 	}
-	n, again, err := rawRead(fd, r.in[:])
+	n, again, err := rawRead(fd, r.in)
 	r.inR, r.inW = 0, n
 	if n > 0 {
+		r.large = n >= cipherSmall
 		return true
 	}
 	r.release()
@@ -142,7 +145,7 @@ func (r *recordConn) fillStep(fd uintptr) bool {
 // release gives the drained buffer back.
 func (r *recordConn) release() {
 	if r.in != nil && r.inR == r.inW {
-		cipherBufs.put(r.in)
+		freeCipherBuf(r.in)
 		r.in, r.inR, r.inW = nil, 0, 0
 	}
 }
@@ -159,9 +162,9 @@ func (r *recordConn) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	if r.out == nil {
-		r.out = newOutBuf()
+		r.out = newOutBuf(len(p))
 	}
-	r.out.b = append(r.out.b, p...)
+	r.out = r.out.append(p)
 	r.unflushed.Add(int64(len(p)))
 	r.mu.Unlock()
 	if !r.inBatch.Load() { // an alert or an answer to KeyUpdate, from within a Read

@@ -40,7 +40,7 @@ func (r *appReader) read() error {
 
 func (r *appReader) step(fd uintptr) bool {
 	c := r.s.c
-	limit := c.reserve(r.s, chunkMax)
+	limit := c.reserve(r.s, appBufSize-frameHeaderLen)
 	if limit == 0 {
 		again, err := rawPeek(fd)
 		r.err = err
@@ -92,7 +92,7 @@ func (s *stream) sendData() {
 		c.unreserve(s, n)
 		return
 	}
-	limit := int(c.peerMaxFrame.Load())
+	limit := min(int(c.peerMaxFrame.Load()), chunkMax)
 	if records := (limit + frameHeaderLen) / recordPayload; records > 0 {
 		limit = records*recordPayload - frameHeaderLen // no record for a few bytes
 	}

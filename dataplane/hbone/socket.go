@@ -7,8 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
-
-	"golang.org/x/sys/unix"
+	"unsafe"
 )
 
 // writer writes to a socket through its raw descriptor, with or without waiting, and without allocating. One
@@ -46,13 +45,13 @@ func (w *writer) run(b []byte, wait bool) (int, error) {
 
 func (w *writer) step(fd uintptr) bool {
 	for {
-		n, err := unix.Write(int(fd), w.buf)
+		n, err := rawCall(syscall.SYS_WRITE, fd, w.buf, 0)
 		switch err {
-		case nil:
+		case 0:
 			w.n = n
 			return true
-		case unix.EINTR:
-		case unix.EAGAIN:
+		case syscall.EINTR:
+		case syscall.EAGAIN:
 			return !w.wait
 		default:
 			w.err = err
@@ -61,15 +60,22 @@ func (w *writer) step(fd uintptr) bool {
 	}
 }
 
+// rawCall is a system call on a non-blocking socket. As it cannot wait, the scheduler is not told (which costs more
+// than a call on a small buffer, and lets another thread take the processor during one on a large buffer).
+func rawCall(trap, fd uintptr, b []byte, flags uintptr) (int, syscall.Errno) {
+	n, _, err := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), flags, 0, 0)
+	return int(n), err
+}
+
 // rawRead reads once without waiting: again is true when nothing is there yet.
 func rawRead(fd uintptr, b []byte) (n int, again bool, err error) {
 	for {
-		n, err := unix.Read(int(fd), b)
+		n, err := rawCall(syscall.SYS_READ, fd, b, 0)
 		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
 			return 0, true, nil
-		case err != nil:
+		case err != 0:
 			return 0, false, err
 		case n == 0:
 			return 0, false, io.EOF
@@ -83,15 +89,17 @@ func rawRead(fd uintptr, b []byte) (n int, again bool, err error) {
 func rawPeek(fd uintptr) (again bool, err error) {
 	var b [1]byte
 	for {
-		n, _, err := unix.Recvfrom(int(fd), b[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		n, err := rawCall(syscall.SYS_RECVFROM, fd, b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
 		switch {
-		case err == unix.EINTR:
-		case err == unix.EAGAIN:
+		case err == syscall.EINTR:
+		case err == syscall.EAGAIN:
 			return true, nil
-		case err == nil && n == 0:
+		case err != 0:
+			return false, err
+		case n == 0:
 			return false, io.EOF
 		default:
-			return false, err
+			return false, nil
 		}
 	}
 }
