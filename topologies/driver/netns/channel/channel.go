@@ -64,8 +64,8 @@ func Pair() (*Conn, *os.File, error) {
 	return ours, theirs, nil
 }
 
-// Close ends the channel in both directions.
-func (c *Conn) Close() error { return c.unix.Close() }
+// Close ends the channel in both directions. Closing it again does nothing.
+func (c *Conn) Close() { _ = c.unix.Close() }
 
 // Send writes v and duplicates files into the receiver; the caller keeps its own.
 func (c *Conn) Send(v any, files ...*os.File) error {

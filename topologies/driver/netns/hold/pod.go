@@ -31,7 +31,7 @@ type pod struct {
 	role role
 	node *node
 
-	lifetime context.Context //nolint:containedctx // ends with the pod; bounds what works on its behalf
+	lifetime context.Context // ends with the pod; bounds what works on its behalf
 	end      context.CancelFunc
 
 	mu      sync.Mutex
@@ -118,7 +118,9 @@ func (s *site) connectPod(ctx context.Context, p *pod) error {
 		}
 		p.fail(err)
 		s.log.Warn("CNI ADD refused, trying again", "pod", p.ref, "err", err)
-		s.cniDel(ctx, p)
+		if err := s.cniDel(ctx, p); err != nil {
+			s.log.Warn("CNI DEL failed", "pod", p.ref, "err", err)
+		}
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):

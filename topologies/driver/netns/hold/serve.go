@@ -108,7 +108,7 @@ func (h *holder) follow(ctx context.Context, c *client, r *order.Request) (order
 	case r.Pods != nil:
 		return order.Reply{Pods: s.podInfos()}, nil, nil
 	case r.Apply != nil:
-		return none, nil, s.apply(ctx, *r.Apply)
+		return none, nil, s.apply(*r.Apply)
 	case r.Delete != nil:
 		return none, nil, s.remove(ctx, *r.Delete)
 	case r.Exec != nil:

@@ -27,7 +27,7 @@ type site struct {
 	log       *slog.Logger
 	children  *child.Table
 	work      *sync.WaitGroup
-	run       context.Context //nolint:containedctx // what a site runs ends with its holder, not with the request that started it
+	run       context.Context // what a site runs ends with its holder, not with the request that started it
 	spec      *topologies.Spec
 	cluster   *topologies.Cluster
 	daemonEnv map[string][]string
