@@ -12,7 +12,7 @@ type Config struct {
 	// StreamWindow is how many bytes a peer may send on one stream before the application took them: 256 KiB.
 	StreamWindow int32
 	// ConnWindow is the same for all streams of a connection together, and also its share of queued bytes: what it
-	// may queue before its window shrinks when memory is scarce: 2 MiB.
+	// may queue before its window shrinks when memory is scarce: 2 MiB; the protocol's least is 64 KiB.
 	ConnWindow int32
 	// MaxFrameSize is the largest frame payload that is accepted: 1 MiB. Sent frames stay below 64 KiB.
 	MaxFrameSize uint32
@@ -69,6 +69,7 @@ func (c Config) withDefaults(maxStreams, maxHeaderList uint32) Config {
 	if c.ConnWindow == 0 {
 		c.ConnWindow = 2 << 20
 	}
+	c.ConnWindow = max(c.ConnWindow, floorWindow)
 	if c.MaxFrameSize == 0 {
 		c.MaxFrameSize = 1 << 20
 	}

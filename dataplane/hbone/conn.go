@@ -60,6 +60,7 @@ type conn struct {
 	peerMaxFrame   atomic.Uint32
 	peerTableSize  atomic.Uint32
 	waiting        atomic.Int32 // streams in a waitList
+	finishing      atomic.Bool  // close once flushed; set with mu held
 
 	mu          sync.Mutex
 	send        sendFlow
@@ -73,7 +74,6 @@ type conn struct {
 	draining    bool  // no new streams
 	goAwayLast  uint32
 	goAwaySent  bool      // first step of ours
-	finishing   bool      // close once flushed
 	endSaid     bool      // GOAWAY and close_notify are written
 	pingSent    time.Time // zero when none is unanswered
 	pingAt      time.Time // next one
@@ -259,7 +259,7 @@ func (c *conn) flushLoop() {
 func (c *conn) shouldFinish() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.finishing && !c.endSaid
+	return c.finishing.Load() && !c.endSaid
 }
 
 // sayEnd writes GOAWAY and close_notify.
@@ -296,7 +296,7 @@ func (c *conn) fail(err error) {
 		return
 	}
 	c.failed, c.draining = true, true
-	if !c.finishing || c.active > 0 {
+	if !c.finishing.Load() || c.active > 0 {
 		c.err = err
 	}
 	dead := make([]*stream, 0, len(c.streams))
@@ -354,7 +354,8 @@ func (c *conn) isDraining() (draining bool, active int) {
 // finish closes the connection once everything written is flushed. No stream may be left.
 func (c *conn) finish() {
 	c.mu.Lock()
-	c.finishing, c.draining = true, true
+	c.finishing.Store(true)
+	c.draining = true
 	c.mu.Unlock()
 	c.rec.wakeFlusher()
 }

@@ -113,6 +113,9 @@ func (c *conn) flush() {
 		c.fail(&ConnectionError{Err: err})
 	}
 	c.roomMade()
+	if c.finishing.Load() {
+		c.rec.wakeFlusher() // it closes the connection once that was the last
+	}
 }
 
 // write hands b to TLS. The write lock is held.

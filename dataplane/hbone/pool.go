@@ -130,31 +130,37 @@ func (p *Pool) acquire(ctx context.Context, k Key, avoid *conn) (*conn, error) {
 			p.mu.Unlock()
 			return nil, ErrClosed
 		}
-		e := p.entries[k]
-		if e == nil {
-			e = &entry{}
-			p.entries[k] = e
-		}
+		e := p.entry(k)
 		for _, c := range e.conns {
 			if c != avoid && c.take() {
 				p.mu.Unlock()
 				return c, nil
 			}
 		}
-		a := e.attempt
-		if a == nil {
-			a = p.connect(ctx, k, e)
+		if e.attempt == nil {
+			e.attempt = p.connect(ctx, k)
 		}
+		a := e.attempt
 		a.waiters++
 		p.mu.Unlock()
-		if err := p.await(ctx, a); err != nil {
+		if err := p.await(ctx, k, a); err != nil {
 			return nil, err
 		}
 	}
 }
 
-// await waits for a; an attempt that nobody waits for any more is cancelled.
-func (p *Pool) await(ctx context.Context, a *attempt) error {
+// entry returns what there is for k. p.mu is held.
+func (p *Pool) entry(k Key) *entry {
+	e := p.entries[k]
+	if e == nil {
+		e = &entry{}
+		p.entries[k] = e
+	}
+	return e
+}
+
+// await waits for a; an attempt that nobody waits for any more is cancelled, and nobody may join it.
+func (p *Pool) await(ctx context.Context, k Key, a *attempt) error {
 	select {
 	case <-a.done:
 		return a.err
@@ -163,39 +169,50 @@ func (p *Pool) await(ctx context.Context, a *attempt) error {
 	p.mu.Lock()
 	if a.waiters--; a.waiters == 0 {
 		a.cancel()
+		p.settle(k, a)
 	}
 	p.mu.Unlock()
 	err := context.Cause(ctx)
 	return &ConnectError{Stage: Stage(a.stage.Load()), Err: err, Timeout: errors.Is(err, context.DeadlineExceeded)}
 }
 
+// settle takes an attempt that is over out of its entry. p.mu is held.
+func (p *Pool) settle(k Key, a *attempt) {
+	if e := p.entries[k]; e != nil && e.attempt == a {
+		e.attempt = nil
+		p.prune(k, e)
+	}
+}
+
 // connect starts an attempt. It outlives the caller's ctx as long as others wait for it. p.mu is held.
-func (p *Pool) connect(ctx context.Context, k Key, e *entry) *attempt {
+func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.HandshakeTimeout)
 	a := &attempt{done: make(chan struct{}), cancel: cancel}
-	e.attempt = a
 	p.work.Go(func() {
 		defer cancel()
 		c, err := p.dial(ctx, k, a)
 		p.mu.Lock()
-		e.attempt = nil
-		switch {
-		case err == nil && p.cut:
-			c.fail(connErr(http2.ErrCodeNo, "pool closed"))
-			err = ErrClosed
-		case err == nil:
+		if err == nil {
+			e := p.entry(k)
 			e.conns = append(e.conns, c)
-		default:
-			p.prune(k, e)
 		}
 		a.err = err
+		p.settle(k, a)
+		stop, cut := p.stop, p.cut
 		p.mu.Unlock()
 		close(a.done)
-		if c != nil {
-			p.work.Go(func() { // not on this goroutine, whose stack grew with the handshake
-				c.run()
-				p.remove(k, c)
-			})
+		if c == nil {
+			return
+		}
+		p.work.Go(func() { // not on this goroutine, whose stack grew with the handshake
+			c.run()
+			p.remove(k, c)
+		})
+		switch {
+		case cut:
+			c.fail(connErr(http2.ErrCodeNo, "pool closed"))
+		case stop:
+			c.drain()
 		}
 	})
 	return a

@@ -199,6 +199,9 @@ func (r *recordConn) wakeFlusher() {
 	}
 }
 
+// flushRounds bounds what one goroutine writes for others before it leaves the rest to the flusher.
+const flushRounds = 8
+
 // flush writes without waiting; what the kernel does not take is left to the flusher, which is woken.
 func (r *recordConn) flush() error {
 	r.mu.Lock()
@@ -208,9 +211,15 @@ func (r *recordConn) flush() error {
 		return err
 	}
 	r.flushing = true
-	for r.out != nil {
+	for round := 0; r.out != nil; round++ {
 		o := r.out
 		r.out = nil
+		if round == flushRounds {
+			r.left, r.leftR = o, 0
+			r.mu.Unlock()
+			r.wakeFlusher()
+			return nil
+		}
 		r.mu.Unlock()
 		n, err := r.w.write(o.b)
 		r.unflushed.Add(-int64(n))

@@ -53,7 +53,8 @@ type stream struct {
 }
 
 func newStream(c *conn) *stream {
-	return &stream{c: c, wake: make(chan struct{}, 1), recvWindow: int64(c.cfg.StreamWindow)}
+	// Until the peer has seen our SETTINGS it may send the protocol's initial window.
+	return &stream{c: c, wake: make(chan struct{}, 1), recvWindow: int64(max(c.cfg.StreamWindow, floorWindow))}
 }
 
 // register puts s on the connection. c.mu is held.
