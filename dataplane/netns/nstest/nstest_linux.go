@@ -7,6 +7,7 @@ package nstest
 
 import (
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -35,13 +36,21 @@ func Main(m *testing.M) int {
 	if os.Getenv(envInside) != "" {
 		return m.Run()
 	}
+	flag.Parse()
+	if f := flag.Lookup("test.fuzz"); f != nil && f.Value.String() != "" {
+		return runHere(m, "fuzzing has its workers' descriptors where Main would put its own")
+	}
 	user := os.Getuid() != 0 || os.Getenv(envUserNS) == "1"
 	code, err := rerun(user, os.Getuid(), os.Args[1:])
-	if err == nil {
-		return code
+	if err != nil {
+		return runHere(m, "namespaces are refused here: "+err.Error())
 	}
-	// Tests that need no namespace still run; New skips the others and says why.
-	if err := os.Setenv(envInside, "namespaces are refused here: "+err.Error()); err != nil {
+	return code
+}
+
+// runHere runs the tests that need no namespace; New skips the others and says why.
+func runHere(m *testing.M, why string) int {
+	if err := os.Setenv(envInside, why); err != nil {
 		panic(err) // only a bad name does that
 	}
 	return m.Run()
