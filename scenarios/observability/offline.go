@@ -13,6 +13,7 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/scenarios/expect"
 	"github.com/ambientlab/ambientlab/scenarios/world"
@@ -55,6 +56,22 @@ var _ = Describe("two ztunnels without a control plane", func() {
 		Expect(denied.Outbound.Error).To(ContainSubstring("401"))
 		Expect(denied.Outbound.Record.Flags).To(Equal(telemetry.FlagDeny))
 		Expect(denied.Metrics.Sum(world.Opened, map[string]string{"reporter": "destination"})).To(BeZero())
+
+		By("enforcing policy on plain text too, where nobody has an identity")
+		outsider := l.ClonePod("shop/web", "outsider")
+		outsider.Labels = map[string]string{"app": "outsider", mesh.LabelDataplaneMode: mesh.ModeNone}
+		Expect(l.Apply(ctx, outsider)).To(Succeed())
+		nobody, err := l.WaitPod(ctx, lab.PodRef{Namespace: "shop", Name: "outsider"}, func(p lab.PodInfo) bool { return p.Ready })
+		Expect(err).NotTo(HaveOccurred())
+		passed, err := l.Observe(ctx, nobody, fmt.Sprintf("http://%s", netip.AddrPortFrom(cart.Addr(false), 8080)), workload.Options{})
+		Expect(err).NotTo(HaveOccurred(), "%v", passed)
+		Expect(passed).To(expect.PlainInbound(), "control: the policy names another port")
+		plain, err := l.Observe(ctx, nobody, fmt.Sprintf("h2c://%s", netip.AddrPortFrom(cart.Addr(false), 8081)), workload.Options{Timeout: 5 * time.Second})
+		Expect(err).NotTo(HaveOccurred(), "%v", plain)
+		Expect(plain.Call.OK).To(BeFalse(), plain.String())
+		Expect(plain.Inbound).NotTo(BeNil(), plain.String())
+		Expect(plain.Inbound.Record.Flags).To(Equal(telemetry.FlagDeny))
+		Expect(plain.Inbound.Record.Policy).To(Equal("shop/no-plain-text"))
 	}, SpecTimeout(world.Budget.LongSpec))
 })
 
@@ -78,6 +95,13 @@ func localXDS(client, server lab.PodInfo) string {
   rules:
   - - - principals: [{Exact: %q}]
     - - destinationPorts: [9000]
+- name: no-plain-text
+  namespace: shop
+  scope: Namespace
+  action: Deny
+  rules:
+  - - - notPrincipals: [{Presence: {}}]
+    - - destinationPorts: [8081]
 `, expect.Identity(client).Principal())
 	return b.String()
 }
