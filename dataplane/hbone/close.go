@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// flushLoop writes what flush could not write without waiting, and ends the connection when it is to finish.
+func (c *conn) flushLoop() {
+	for range c.rec.handover {
+		if c.shouldFinish() {
+			c.sayEnd()
+		}
+		err := c.rec.flushWait(c.cfg.PingTimeout, c.roomMade)
+		if err != nil {
+			c.fail(&ConnectionError{Err: fmt.Errorf("flush: %w", err)})
+			return
+		}
+		c.kick()
+		c.closeWhenFlushed()
+	}
+}
+
+func (c *conn) shouldFinish() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.finishing.Load() && !c.endSaid
+}
+
+// sayEnd writes GOAWAY and close_notify.
+func (c *conn) sayEnd() {
+	c.mu.Lock()
+	c.endSaid = true
+	last := c.highestID
+	c.mu.Unlock()
+	c.postGoAway(last, http2.ErrCodeNo)
+	c.wmu.Lock()
+	c.rec.inBatch.Store(true)
+	c.writeControl()
+	c.tls.CloseWrite()
+	c.rec.inBatch.Store(false)
+	c.wmu.Unlock()
+}
+
+// closeWhenFlushed ends the TCP stream after the last byte. The peer closes when it has seen that; the read loop waits
+// for it, so that closing resets nothing.
+func (c *conn) closeWhenFlushed() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.endSaid && !c.failed && c.rec.idle() {
+		c.rec.TCPConn.CloseWrite()
+		c.rec.TCPConn.SetReadDeadline(time.Now().Add(c.cfg.PingTimeout))
+	}
+}
+
+// fail ends the connection and every stream on it. Only the first call counts.
+func (c *conn) fail(err error) {
+	c.mu.Lock()
+	if c.failed {
+		c.mu.Unlock()
+		return
+	}
+	c.failed, c.draining = true, true
+	if !c.finishing.Load() || c.active > 0 {
+		c.err = err
+	}
+	dead := make([]*stream, 0, len(c.streams))
+	for _, s := range c.streams {
+		dead = append(dead, s)
+	}
+	last := c.highestID
+	for _, l := range []*waitList{&c.send.forRoom, &c.send.forWindow} {
+		for s := l.first; s != nil; s = l.first {
+			c.leave(s)
+			s.signal()
+		}
+	}
+	c.timer.Stop()
+	c.mu.Unlock()
+	var ce *ConnectionError
+	if errors.As(err, &ce) && ce.ours {
+		c.goodbye(last, ce.Code)
+	}
+	c.rec.abandon()
+	for _, s := range dead {
+		s.die(err, true)
+	}
+	c.rec.TCPConn.SetDeadline(time.Unix(1, 0))
+	c.owner.changed(c)
+}
+
+// goodbye tells the peer why, if that can be done at once.
+func (c *conn) goodbye(last uint32, code Code) {
+	if !c.wmu.TryLock() {
+		return
+	}
+	b := controlFrame{kind: http2.FrameGoAway, n: uint64(last)<<32 | uint64(code)}.append(nil)
+	c.rec.inBatch.Store(true)
+	c.tls.Write(b)
+	c.tls.CloseWrite()
+	c.rec.inBatch.Store(false)
+	c.wmu.Unlock()
+	c.rec.flush()
+}
+
+func (c *conn) hasFailed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.failed
+}
+
+// isDraining reports whether no new stream may be opened, and how many are left.
+func (c *conn) isDraining() (draining bool, active int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.draining, c.active
+}
+
+// finish closes the connection once everything written is flushed. No stream may be left.
+func (c *conn) finish() {
+	c.mu.Lock()
+	c.finishing.Store(true)
+	c.draining = true
+	c.mu.Unlock()
+	c.rec.wakeFlusher()
+}

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+
+	"golang.org/x/net/http2"
+)
+
+// await waits for a; an attempt that nobody waits for any more is cancelled, and nobody may join it.
+func (p *Pool) await(ctx context.Context, k Key, a *attempt) error {
+	select {
+	case <-a.done:
+		return a.err
+	case <-ctx.Done():
+	}
+	p.mu.Lock()
+	if a.waiters--; a.waiters == 0 {
+		a.cancel()
+		p.settle(k, a)
+	}
+	p.mu.Unlock()
+	err := context.Cause(ctx)
+	return &ConnectError{Stage: Stage(a.stage.Load()), Err: err, Timeout: errors.Is(err, context.DeadlineExceeded)}
+}
+
+// settle takes an attempt that is over out of its entry. p.mu is held.
+func (p *Pool) settle(k Key, a *attempt) {
+	if e := p.entries[k]; e != nil && e.attempt == a {
+		e.attempt = nil
+		p.prune(k, e)
+	}
+}
+
+// connect starts an attempt. It outlives the caller's ctx as long as others wait for it. p.mu is held.
+func (p *Pool) connect(ctx context.Context, k Key) *attempt {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.HandshakeTimeout)
+	a := &attempt{done: make(chan struct{}), cancel: cancel}
+	p.work.Go(func() {
+		defer cancel()
+		c, err := p.dial(ctx, k, a)
+		p.mu.Lock()
+		if err == nil {
+			e := p.entry(k)
+			e.conns = append(e.conns, c)
+		}
+		a.err = err
+		p.settle(k, a)
+		stop, cut := p.stop, p.cut
+		p.mu.Unlock()
+		close(a.done)
+		if c == nil {
+			return
+		}
+		p.work.Go(func() { // not on this goroutine, whose stack grew with the handshake
+			c.run()
+			p.remove(k, c)
+		})
+		switch {
+		case cut:
+			c.fail(connErr(http2.ErrCodeNo, "pool closed"))
+		case stop:
+			c.drain()
+		}
+	})
+	return a
+}
+
+// dial makes one connection and starts it.
+func (p *Pool) dial(ctx context.Context, k Key, a *attempt) (*conn, error) {
+	failed := func(err error) error {
+		var ne net.Error
+		timeout := errors.Is(err, context.DeadlineExceeded) || (errors.As(err, &ne) && ne.Timeout())
+		return &ConnectError{Stage: Stage(a.stage.Load()), Err: err, Timeout: timeout}
+	}
+	a.stage.Store(int32(StageTLS))
+	cfg, err := p.cfg.TLS(ctx, k) // first: no point in connecting without an identity
+	if err != nil {
+		return nil, failed(err)
+	}
+	a.stage.Store(int32(StageTCP))
+	t, err := p.cfg.Dial(ctx, k)
+	if err != nil {
+		return nil, failed(err)
+	}
+	a.stage.Store(int32(StageTLS))
+	rec, tc, err := handshake(ctx, t, cfg, tls.Client)
+	if err != nil {
+		t.Close()
+		return nil, failed(err)
+	}
+	c := newConn(p.cfg.Config, &pooled{p, k}, true, rec, tc)
+	c.idleFor = p.cfg.IdleFor
+	c.start()
+	return c, nil
+}

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"errors"
+	"net"
+	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/relay"
+	"golang.org/x/net/http2"
+)
+
+// relay moves bytes between app and the stream until both directions are done. appSide says which side app is.
+func (s *stream) relay(ctx context.Context, app *net.TCPConn, appSide relay.Side) relay.Result {
+	stop := context.AfterFunc(ctx, func() { s.fail(http2.ErrCodeCancel, &cutError{context.Cause(ctx)}) })
+	if err := s.attach(app); err != nil {
+		s.appFailed("read", err)
+	} else {
+		s.pump()
+	}
+	for !s.finished() {
+		<-s.wake
+	}
+	stop()
+	s.mu.Lock()
+	abort, cause := s.abort, s.err
+	r := relay.Result{BytesUp: s.bytesOut, BytesDown: s.bytesIn, Reset: cause != nil}
+	s.mu.Unlock()
+	if abort {
+		app.SetLinger(0)
+	}
+	app.Close()
+	s.c.forget(s)
+	peerSide := relay.Upstream
+	if appSide == relay.Upstream {
+		r.BytesUp, r.BytesDown = r.BytesDown, r.BytesUp
+		peerSide = relay.Downstream
+	}
+	r.Err = resultError(cause, appSide, peerSide)
+	return r
+}
+
+// cutError is the cause of a context that cut a stream.
+type cutError struct{ err error }
+
+func (e *cutError) Error() string { return e.err.Error() }
+
+// resultError names the side at fault, and drops what counts as a normal end (protocols A1.8).
+func resultError(cause error, app, peer relay.Side) error {
+	var ae *appError
+	var re *ResetError
+	var ce *cutError
+	switch {
+	case cause == nil:
+		return nil
+	case errors.As(cause, &ae):
+		if relay.Normal(ae.err) {
+			return nil
+		}
+		return &relay.Error{Side: app, Op: ae.op, Err: ae.err}
+	case errors.As(cause, &ce):
+		return ce.err
+	case errors.As(cause, &re):
+		if re.Remote && (re.Code == http2.ErrCodeNo || re.Code == http2.ErrCodeCancel || re.Code == http2.ErrCodeConnect) {
+			return nil
+		}
+		return &relay.Error{Side: peer, Op: "reset", Err: re}
+	}
+	return &relay.Error{Side: peer, Op: "read", Err: cause}
+}
+
+// attach gives the stream its application and starts to deliver what came before.
+func (s *stream) attach(app *net.TCPConn) error {
+	rc, err := app.SyscallConn()
+	if err != nil {
+		return err
+	}
+	s.reader.init(s, rc)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.app, s.appOut = app, newWriter(rc)
+	if s.isDead() {
+		return nil
+	}
+	s.startDrainer()
+	s.shutdown()
+	return nil
+}
+
+// finished reports whether the stream is over and nobody but its owner uses the application's socket.
+func (s *stream) finished() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	return s.isDead() || (s.inDone && (s.outEnd || s.mute.Load()))
+}
+
+// forget takes an ended stream off the connection.
+func (c *conn) forget(s *stream) {
+	c.mu.Lock()
+	if c.streams[s.id] == s {
+		delete(c.streams, s.id)
+		c.releaseSlot()
+	}
+	c.leave(s)
+	c.passOn()
+	c.mu.Unlock()
+	c.owner.changed(c)
+}
+
+// releaseSlot gives a stream's place back. c.mu is held.
+func (c *conn) releaseSlot() {
+	if c.active--; c.active == 0 && c.idleFor > 0 {
+		c.idleSince = time.Now()
+	}
+}

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+func (s *Server) isStopping() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.stopping
+}
+
+func (s *Server) enter(t *net.TCPConn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopping {
+		return false
+	}
+	s.serving++
+	s.pending[t] = struct{}{}
+	return true
+}
+
+func (s *Server) exit(t *net.TCPConn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.pending, t)
+	s.serving--
+	s.checkEmpty()
+}
+
+// checkEmpty is called with s.mu held.
+func (s *Server) checkEmpty() {
+	if s.stopping && s.serving == 0 {
+		select {
+		case <-s.empty:
+		default:
+			close(s.empty)
+		}
+	}
+}
+
+// Shutdown closes the listeners, announces the end to every peer (GOAWAY in two steps), waits for the streams until
+// ctx ends, then cuts. It returns when every connection is gone, with ctx's cause if it had to cut.
+func (s *Server) Shutdown(ctx context.Context) error {
+	s.mu.Lock()
+	s.stopping = true
+	s.checkEmpty()
+	for l := range s.listeners {
+		l.Close()
+	}
+	s.mu.Unlock()
+	for _, c := range s.snapshot() {
+		c.drain()
+	}
+	select {
+	case <-s.empty:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	for t := range s.pending {
+		t.Close()
+	}
+	s.mu.Unlock()
+	for _, c := range s.snapshot() {
+		c.fail(connErr(http2.ErrCodeNo, "drain time is over"))
+	}
+	<-s.empty
+	return context.Cause(ctx)
+}
+
+func (s *Server) stopWithin(ctx context.Context, d time.Duration) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
+	defer cancel()
+	s.Shutdown(ctx)
+}
+
+func (s *Server) snapshot() []*conn {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		all = append(all, c)
+	}
+	return all
+}
+
+// Conns lists the live connections.
+func (s *Server) Conns() []ConnInfo {
+	var all []ConnInfo
+	for _, c := range s.snapshot() {
+		all = append(all, c.info())
+	}
+	return all
+}
