@@ -8,7 +8,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
@@ -62,10 +64,62 @@ func (s *site) boot(ctx context.Context, c *client, list order.Objects) error {
 	s.work.Go(func() { s.renewTokens(s.run) })
 	s.control.changed()
 	c.progress("starting %d pods", len(pods))
-	if err := s.startPods(ctx, pods); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, bootTime)
+	defer cancel()
+	stop := s.reportWaiting(ctx, c)
+	err = s.startPods(ctx, pods)
+	stop()
+	if err != nil {
 		return err
 	}
 	return s.control.flush(ctx)
+}
+
+// bootTime is long enough for a large lab on a slow machine; what takes longer will not come up.
+const bootTime = 2 * time.Minute
+
+// reportWaiting tells the client now and then what is not ready yet, until stop is called.
+func (s *site) reportWaiting(ctx context.Context, c *client) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(2 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+				c.progress("waiting for %s", s.waiting())
+			}
+		}
+	})
+	return func() { cancel(); wg.Wait() }
+}
+
+// waiting names a few of the pods that are not ready, and why.
+func (s *site) waiting() string {
+	const few = 3
+	var names []string
+	more := 0
+	for _, p := range s.podInfos() {
+		switch {
+		case p.Ready:
+		case len(names) == few:
+			more++
+		case p.Problem != "":
+			names = append(names, p.String()+" ("+p.Problem+")")
+		default:
+			names = append(names, p.String())
+		}
+	}
+	if len(names) == 0 {
+		return "the node agents"
+	}
+	if more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return strings.Join(names, ", ")
 }
 
 func (s *site) prepareDirs() error {

@@ -9,6 +9,7 @@ package labdir
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,6 +22,12 @@ const maxSocketPath = 107
 
 // ErrTaken means that a holder keeps the lab.
 var ErrTaken = errors.New("the lab stands already")
+
+// ErrForeign means that a directory is there, but not a lab's: nothing in it is touched.
+var ErrForeign = errors.New("the directory is not a lab's")
+
+// mark is the content of a lab's lock: a file that happens to have its name has another.
+const mark = "ambientlab\n"
 
 // Dir is a lab's directory, an absolute path.
 type Dir string
@@ -130,11 +137,52 @@ func (d Dir) Acquire() (*os.File, error) {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", d, err)
 		}
-		if d.isLockFile(f) {
-			return f, nil
+		if !d.isLockFile(f) {
+			f.Close() // somebody removed the directory after we opened the file: start again
+			continue
 		}
-		f.Close() // somebody removed the directory after we opened the file: start again
+		if err := d.claim(f); err != nil {
+			f.Close()
+			return nil, fmt.Errorf("claim %s: %w", d, err)
+		}
+		return f, nil
 	}
+}
+
+// claim marks a new lab's lock, which the caller holds.
+func (d Dir) claim(lock *os.File) error {
+	ours, fresh, err := d.isLab(lock)
+	switch {
+	case err != nil:
+		return err
+	case fresh:
+		_, err := lock.WriteString(mark)
+		return err
+	case !ours:
+		if info, err := lock.Stat(); err == nil && info.Size() == 0 {
+			_ = os.Remove(d.Lock()) // we made it
+		}
+		return ErrForeign
+	}
+	return nil
+}
+
+// isLab reports whether the directory of this lock is a lab's; fresh, whether there is nothing in it yet.
+func (d Dir) isLab(lock *os.File) (ours, fresh bool, err error) {
+	content := make([]byte, len(mark)+1)
+	n, err := lock.ReadAt(content, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return false, false, err
+	}
+	if string(content[:n]) == mark {
+		return true, false, nil
+	}
+	entries, err := os.ReadDir(string(d))
+	if err != nil {
+		return false, false, err
+	}
+	fresh = n == 0 && len(entries) == 1
+	return fresh, fresh, nil
 }
 
 func tryLock(f *os.File) error {
@@ -186,7 +234,7 @@ type Lab struct {
 	Stands bool
 }
 
-// List finds the labs below root, sorted by name. A directory without a lock is not a lab's.
+// List finds the labs below root, sorted by name.
 func List(root string) ([]Lab, error) {
 	locks, err := filepath.Glob(filepath.Join(root, "*", "lock"))
 	if err != nil {
@@ -198,7 +246,10 @@ func List(root string) ([]Lab, error) {
 		if err != nil {
 			continue // gone, or another user's
 		}
-		labs = append(labs, Lab{Dir: Dir(filepath.Dir(path)), Stands: errors.Is(tryLock(f), ErrTaken)})
+		d := Dir(filepath.Dir(path))
+		if ours, _, err := d.isLab(f); err == nil && ours {
+			labs = append(labs, Lab{Dir: d, Stands: errors.Is(tryLock(f), ErrTaken)})
+		}
 		f.Close()
 	}
 	slices.SortFunc(labs, func(a, b Lab) int { return strings.Compare(a.Dir.Name(), b.Dir.Name()) })

@@ -57,12 +57,12 @@ func TestOnlyOneHolds(t *testing.T) {
 
 func TestCollectRemovesOnlyWhatNobodyHolds(t *testing.T) {
 	root := t.TempDir()
-	write := func(path string) {
+	write := func(path, content string) {
 		t.Helper()
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(path, nil, 0o600); err != nil {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -72,19 +72,38 @@ func TestCollectRemovesOnlyWhatNobodyHolds(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	write(filepath.Join(root, "dead", "lock"))
-	write(filepath.Join(root, "dead", "logs", "web.log"))
-	write(filepath.Join(root, "notes", "diary.txt"))
+	write(filepath.Join(root, "dead", "lock"), mark)
+	write(filepath.Join(root, "dead", "logs", "web.log"), "")
+	write(filepath.Join(root, "notes", "diary.txt"), "")
+	write(filepath.Join(root, "other", "lock"), "")
+	write(filepath.Join(root, "other", "thesis.txt"), "")
+	write(filepath.Join(root, "stillborn", "lock"), "")
 
 	removed, err := Collect(root)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"dead"}, removed); diff != "" {
+	if diff := cmp.Diff([]string{"dead", "stillborn"}, removed); diff != "" {
 		t.Error(diff)
 	}
 	left, _ := filepath.Glob(filepath.Join(root, "*"))
-	if diff := cmp.Diff([]string{filepath.Join(root, "notes"), filepath.Join(root, "standing")}, left); diff != "" {
+	want := []string{filepath.Join(root, "notes"), filepath.Join(root, "other"), filepath.Join(root, "standing")}
+	if diff := cmp.Diff(want, left); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// Somebody's directory of that name is not taken over, nor is anything in it removed.
+func TestForeignDirectoriesAreLeftAlone(t *testing.T) {
+	d := Dir(t.TempDir())
+	if err := os.WriteFile(filepath.Join(string(d), "thesis.txt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Acquire(); !errors.Is(err, ErrForeign) {
+		t.Errorf("got %v, want ErrForeign", err)
+	}
+	entries, err := os.ReadDir(string(d))
+	if err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v: want the one file that was there", entries, err)
 	}
 }
