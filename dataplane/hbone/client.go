@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"strings"
 
 	"golang.org/x/net/http2"
 )
@@ -143,7 +142,7 @@ func regular(f *http2.MetaHeadersFrame) []Header {
 	fields := f.RegularFields()
 	h := make([]Header, len(fields))
 	for i, x := range fields {
-		h[i] = Header{Name: strings.Clone(x.Name), Value: strings.Clone(x.Value)}
+		h[i] = Header{Name: x.Name, Value: x.Value}
 	}
 	return h
 }

@@ -234,7 +234,11 @@ func eventually(t testing.TB, what string, cond func() bool) {
 }
 
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*budget)
+	d := 3 * budget
+	if *slow {
+		d = 10 * time.Minute
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), d)
 	t.Cleanup(cancel)
 	return ctx
 }
