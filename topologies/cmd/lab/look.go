@@ -3,11 +3,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -149,8 +151,52 @@ func (a *app) exec(ctx context.Context, pod string, argv []string) error {
 	return nil
 }
 
+// call makes calls. Calls that failed are a verdict: exit 1.
 func (a *app) call(ctx context.Context, pod, url string, flags []string) error {
-	return a.exec(ctx, pod, append(append([]string{"workload", "call"}, flags...), url))
+	argv := append(append([]string{"workload", "call"}, flags...), url)
+	if a.output == "json" {
+		return a.exec(ctx, pod, argv)
+	}
+	product := a.stdout
+	var document bytes.Buffer
+	a.stdout = &document
+	err := a.exec(ctx, pod, argv)
+	a.stdout = product
+	var res workload.Result
+	if decodeErr := json.Unmarshal(document.Bytes(), &res); decodeErr != nil {
+		_, _ = a.stdout.Write(document.Bytes()) // help, or nothing
+		return err
+	}
+	for _, c := range res.Calls {
+		fmt.Fprintln(a.stdout, callLine(c))
+	}
+	if n := res.OK + res.Failed; n > 1 {
+		fmt.Fprintf(a.stdout, "%d calls, %d failed, median %s, slowest %s\n", n, res.Failed, res.LatencyP50, res.LatencyMax)
+	}
+	return err
+}
+
+// callLine is a call for people.
+func callLine(c workload.Call) string {
+	line := "ok"
+	switch {
+	case !c.OK:
+		line = "failed: " + c.Error
+	case c.Status != 0:
+		line = fmt.Sprintf("%d %s", c.Status, http.StatusText(c.Status))
+	}
+	line += fmt.Sprintf("  %.2f ms", float64(c.Latency.Microseconds())/1000)
+	if c.LocalAddr.IsValid() {
+		line += fmt.Sprintf("  %s → %s", c.LocalAddr, c.RemoteAddr)
+	}
+	if s := c.Seen; s != nil {
+		by := s.Workload
+		if s.Namespace != "" {
+			by = s.Namespace + "/" + by
+		}
+		line += fmt.Sprintf("  answered by %s at %s, which saw %s", by, s.LocalAddr, s.RemoteAddr)
+	}
+	return line
 }
 
 // logs shows a log file; with follow, until ctx ends or the lab does.

@@ -318,6 +318,18 @@ func testApply(t *testing.T, l *lab.Lab) {
 	if err := l.Delete(ctx, pod, svc); err != nil {
 		t.Errorf("a second Delete: %v", err)
 	}
+	if err := errors.Join(l.Apply(ctx, pod), l.Delete(ctx, pod)); err != nil {
+		t.Errorf("a pod that is deleted while it starts: %v", err)
+	}
+	if err := l.Apply(ctx, pod); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := l.AwaitPod(ctx, ref, "ready", func(p lab.PodInfo) bool { return p.Ready }); err != nil || again.UID == info.UID {
+		t.Errorf("%+v, %v; want a new pod of that name", again, err)
+	}
+	if err := l.Delete(ctx, pod); err != nil {
+		t.Fatal(err)
+	}
 	if err := l.Apply(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "lost"}, Spec: corev1.PodSpec{NodeName: "node9"}}); err == nil {
 		t.Error("a pod on a node that is not there was accepted")
 	}

@@ -170,40 +170,62 @@ func (s *site) removeStatus(p *pod) error {
 	return remove(filepath.Join(s.dir.Status(kubelet), fileName(source.Key{Kind: "Pod", Namespace: p.ref.Namespace, Name: p.ref.Name})))
 }
 
-// apply stores objects and starts pods that are new.
+// apply stores objects and starts pods that are new. If one is bad, nothing is applied.
 func (s *site) apply(list order.Objects) error {
 	objs, err := decodeObjects(list)
+	if err == nil {
+		err = s.assignVIPs(objs)
+	}
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	var started []*pod
+	started, err := s.admit(objs)
+	if err == nil {
+		err = s.store(objs...)
+	}
+	if err != nil {
+		s.dismiss(started)
+		return fmt.Errorf("apply: %w", err)
+	}
+	for _, p := range started {
+		p.starting.Add(1)
+		s.work.Go(func() {
+			defer p.starting.Done()
+			s.startPod(p)
+		})
+	}
+	s.control.changed()
+	return nil
+}
+
+// admit registers the pods among objs that are new, and hands the others their new metadata.
+func (s *site) admit(objs []source.Object) (fresh []*pod, err error) {
 	for _, o := range objs {
 		p, ok := o.(*corev1.Pod)
 		if !ok {
 			continue
 		}
-		ref := lab.PodRef{Namespace: p.Namespace, Name: p.Name}
-		if have, err := s.pod(ref); err == nil {
+		if have, err := s.pod(lab.PodRef{Namespace: p.Namespace, Name: p.Name}); err == nil {
 			have.update(p)
 			continue
 		}
 		made, err := s.newPod(p)
 		if err != nil {
-			return fmt.Errorf("apply: %w", err)
+			return fresh, err
 		}
-		started = append(started, made)
+		fresh = append(fresh, made)
 	}
-	if err := s.assignVIPs(objs); err != nil {
-		return fmt.Errorf("apply: %w", err)
+	return fresh, nil
+}
+
+// dismiss forgets pods that were admitted and will not be started.
+func (s *site) dismiss(pods []*pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range pods {
+		p.end()
+		delete(s.pods, p.ref)
 	}
-	if err := s.store(objs...); err != nil {
-		return fmt.Errorf("apply: %w", err)
-	}
-	for _, p := range started {
-		s.work.Go(func() { s.startPod(p) })
-	}
-	s.control.changed()
-	return nil
 }
 
 // update takes over the metadata of a pod that runs: its process is not restarted.

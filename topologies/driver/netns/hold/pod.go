@@ -33,6 +33,7 @@ type pod struct {
 
 	lifetime context.Context // ends with the pod; bounds what works on its behalf
 	end      context.CancelFunc
+	starting sync.WaitGroup // held while the pod is being started
 
 	mu      sync.Mutex
 	obj     *corev1.Pod // guarded by mu; never written to
@@ -212,6 +213,7 @@ func (s *site) setReady(p *pod, ready bool, problem string) error {
 // stopPod stops a pod's process, takes its network away and ends its namespaces, in Kubernetes' order.
 func (s *site) stopPod(ctx context.Context, p *pod) error {
 	p.end()
+	p.starting.Wait()
 	_ = s.setReady(p, false, "being deleted")
 	var errs []error
 	if t := p.task(); t != nil {

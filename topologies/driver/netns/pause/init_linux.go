@@ -37,9 +37,10 @@ type initProcess struct {
 // Serve is the life of an init: it follows orders until the holder closes the channel, and then ends its children. As
 // PID 1 of a namespace, its return ends everything in it.
 func Serve(ctx context.Context) error {
-	// Notify rather than ignore: a signal that is ignored stays so in every program that is started.
+	// No process of a pod can end its init. Notify rather than ignore: a signal that is ignored stays so in every program
+	// that is started.
 	unwanted := make(chan os.Signal, 1)
-	ossignal.Notify(unwanted, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE, syscall.SIGUSR1, syscall.SIGUSR2)
+	ossignal.Notify(unwanted)
 	defer ossignal.Stop(unwanted)
 
 	conn, err := channel.FromFile(os.NewFile(ChannelFD, "holder"))

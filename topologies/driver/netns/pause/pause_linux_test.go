@@ -154,6 +154,7 @@ func TestPodHasItsOwnRoot(t *testing.T) {
 		{"/tmp is private", "ls -A /tmp | wc -l; touch /tmp/mine && echo writable", "0\nwritable"},
 		{"/run is private", "ls /run | grep -v '^secrets$' | wc -l", "0"},
 		{"devices", "echo x > /dev/null && head -c1 /dev/zero | wc -c; ls /dev/pts; ls /dev | grep -c vda", "1\nptmx\n0"},
+		{"/sys shows its own links", "ls /sys/class/net", "lo"},
 		{"loopback is up", "cat /proc/net/if_inet6 | grep -c lo || ip -o addr show lo | grep -c 127.0.0.1", "1"},
 	} {
 		if got, _ := run(t, h, c.script, nil); got != c.want {
@@ -221,6 +222,16 @@ func TestSignalsReachTheProcess(t *testing.T) {
 	}
 	if err := p.Signal(t.Context(), syscall.SIGUSR1); err == nil {
 		t.Error("a signal to a process that has ended succeeded")
+	}
+}
+
+func TestAPodCannotEndItsInit(t *testing.T) {
+	h, _ := pod(t)
+	if out, code := run(t, h, "for s in INT TERM HUP QUIT ABRT USR1 PIPE KILL; do kill -$s 1; done; echo alive", nil); out != "alive" || code != 0 {
+		t.Errorf("%q, exit code %d", out, code)
+	}
+	if out, _ := run(t, h, "echo still", nil); out != "still" {
+		t.Errorf("after signals to its init: %q", out)
 	}
 }
 

@@ -23,6 +23,9 @@ func (b *builder) enterRoot(r *Root) error {
 	if err := stageProc(filepath.Join(r.Staging, "proc")); err != nil {
 		return err
 	}
+	if err := stageSys(filepath.Join(r.Staging, "sys")); err != nil {
+		return err
+	}
 	if err := b.stageDevices(filepath.Join(r.Staging, "dev")); err != nil {
 		return err
 	}
@@ -69,6 +72,35 @@ func stageProc(target string) error {
 	flags := uintptr(unix.MS_BIND | unix.MS_REMOUNT | unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC)
 	if err := unix.Mount("", sys, "", flags, ""); err != nil {
 		return fmt.Errorf("make %s read-only: %w", sys, err)
+	}
+	return nil
+}
+
+// stageSys mounts a /sys that shows the links of this network namespace. Where something covers parts of the host's, as in
+// a container, an ordinary user may not; the host's own stays then, read-only.
+func stageSys(target string) error {
+	err := unix.Mount("sysfs", target, "sysfs", unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "")
+	if errors.Is(err, unix.EPERM) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("mount sysfs: %w", err)
+	}
+	return stageCgroups(filepath.Join(target, "fs", "cgroup"))
+}
+
+// stageCgroups shows the host's cgroups, in which Go's runtime looks for its share of the processors.
+func stageCgroups(target string) error {
+	t, err := openTree(Bind{Source: "/sys/fs/cgroup", ReadOnly: true})
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("bind cgroups: %w", err)
+	}
+	defer unix.Close(t.fd)
+	if err := unix.MoveMount(t.fd, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("bind cgroups: %w", err)
 	}
 	return nil
 }
