@@ -14,7 +14,7 @@ type Config struct {
 	// ConnWindow is the same for all streams of a connection together, and also its share of queued bytes: what it
 	// may queue before its window shrinks when memory is scarce: 2 MiB; the protocol's least is 64 KiB.
 	ConnWindow int32
-	// MaxFrameSize is the largest frame payload that is accepted: 1 MiB. Sent frames stay below 64 KiB.
+	// MaxFrameSize is the largest frame payload that is accepted: 1 MiB. Sent frames stay below 48 KiB.
 	MaxFrameSize uint32
 	// MaxStreams is how many streams a connection may carry: a server advertises it (200), a client opens at most
 	// this many (100), and no more than its peer advertises.

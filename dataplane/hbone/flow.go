@@ -208,9 +208,10 @@ type recvFlow struct {
 	withheld int64
 }
 
-// due reports whether it is time to announce credit: a good part of the window, or more than what the peer has left.
+// due reports whether it is time to announce credit: a good part of the window, so that a peer seldom waits, or more
+// than what the peer has left.
 func due(credit, window int64, full int32) bool {
-	return credit > 0 && (credit >= int64(full)/2 || credit > window)
+	return credit > 0 && (credit >= int64(full)/4 || credit > window)
 }
 
 // charge takes a DATA frame's whole length from both windows. s may be nil.

@@ -43,7 +43,7 @@ func (c *conn) drainInput() error {
 		if w == 0 && blocked {
 			return nil
 		}
-		if !blocked && w <= 3*recordPayload && c.rec.buffered() {
+		if !blocked && w <= plainBufSize-recordPayload && c.rec.buffered() {
 			continue // gather
 		}
 		used, err := c.consume(plain[:w], !blocked && (c.rec.buffered() || c.rec.filled()))

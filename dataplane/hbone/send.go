@@ -40,7 +40,7 @@ func (r *appReader) read() error {
 
 func (r *appReader) step(fd uintptr) bool {
 	c := r.s.c
-	limit := c.reserve(r.s, appBufSize-frameHeaderLen)
+	limit := c.reserve(r.s, chunkMax)
 	if limit == 0 {
 		again, err := rawPeek(fd)
 		r.err = err
