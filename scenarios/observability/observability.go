@@ -43,7 +43,7 @@ var _ = Describe("metrics", func() {
 	It("count connections and bytes on both sides, with Istio's names and labels", Label("OB-01"), func(ctx SpecContext) {
 		const size = 100_000
 		web, stock := w.Pod("shop/web"), w.Pod("shop/stock")
-		obs := observe(ctx, "shop/web", "tcp://stock.shop:9000", workload.Options{Size: size})
+		obs := observe(ctx, "tcp://stock.shop:9000", workload.Options{Size: size})
 		Expect(obs).To(expect.Tunnelled())
 		both := map[string]string{
 			"source_workload": "web", "source_workload_namespace": "shop", "source_canonical_service": "web", "source_canonical_revision": "v1",
@@ -78,7 +78,7 @@ var _ = Describe("metrics", func() {
 
 var _ = Describe("the access log", func() {
 	It("tells of a call that went well, on both sides", Label("OB-02"), func(ctx SpecContext) {
-		obs := observe(ctx, "shop/web", "http://stock.shop:80", workload.Options{})
+		obs := observe(ctx, "http://stock.shop:80", workload.Options{})
 		Expect(obs).To(expect.Tunnelled())
 		web, stock := w.Pod("shop/web"), w.Pod("shop/stock")
 		for _, e := range []*telemetry.Entry{obs.Outbound, obs.Inbound} {
@@ -100,7 +100,7 @@ var _ = Describe("the access log", func() {
 	It("tells of an upstream that refuses, on both sides", Label("OB-02"), func(ctx SpecContext) {
 		const nobody = 8099
 		url := fmt.Sprintf("http://%s", netip.AddrPortFrom(w.Pod("shop/stock").Addr(false), nobody))
-		obs := observe(ctx, "shop/web", url, workload.Options{Timeout: 5 * time.Second})
+		obs := observe(ctx, url, workload.Options{Timeout: 5 * time.Second})
 		Expect(obs.Call.OK).To(BeFalse())
 		Expect(obs.Inbound).NotTo(BeNil())
 		Expect(obs.Inbound.Level).To(Equal("error"))
@@ -116,7 +116,7 @@ var _ = Describe("the access log", func() {
 
 var _ = Describe("the config dump", func() {
 	It("shows what is applied: workloads, services, enrolled pods, certificates", Label("OB-04"), func(ctx SpecContext) {
-		Expect(observe(ctx, "shop/web", "http://stock.shop:80", workload.Options{})).To(expect.Tunnelled())
+		Expect(observe(ctx, "http://stock.shop:80", workload.Options{})).To(expect.Tunnelled())
 		web, stock, ledger := w.Pod("shop/web"), w.Pod("shop/stock"), w.Pod("plain/ledger")
 		d := dump(ctx, w, web.Node)
 
@@ -168,16 +168,16 @@ var _ = Describe("the config dump", func() {
 		Eventually(outbound).WithContext(ctx).WithTimeout(world.Budget.Evidence).Should(Succeed())
 		Expect(dump(ctx, w, stock.Node).WorkloadState[stock.UID].Connections.Inbound).To(ContainElement(HaveField("Protocol", "HBONE")))
 		stop()
-		<-done
+		Expect(<-done).To(MatchError(context.Canceled))
 		Eventually(func(ctx SpecContext) int {
 			return len(dump(ctx, w, web.Node).WorkloadState[web.UID].Connections.Outbound)
 		}).WithContext(ctx).WithTimeout(world.Budget.Evidence).Should(BeZero(), "control: closed connections leave the list")
 	}, SpecTimeout(world.Budget.Spec))
 })
 
-func observe(ctx SpecContext, from, url string, o workload.Options) *world.Observation {
+func observe(ctx SpecContext, url string, o workload.Options) *world.Observation {
 	GinkgoHelper()
-	obs, err := w.Observe(ctx, w.Pod(from), url, o)
+	obs, err := w.Observe(ctx, w.Pod("shop/web"), url, o)
 	Expect(err).NotTo(HaveOccurred(), "%v", obs)
 	return obs
 }

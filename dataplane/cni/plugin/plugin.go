@@ -44,6 +44,7 @@ type Conf struct {
 // podArgs are the runtime's, in CNI_ARGS.
 type podArgs struct {
 	types.CommonArgs
+	//nolint:staticcheck // ST1003: CNI's argument names are found by reflection
 	K8S_POD_NAME, K8S_POD_NAMESPACE, K8S_POD_UID, K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString
 }
 
