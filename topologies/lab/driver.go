@@ -69,9 +69,12 @@ const (
 
 // UpOptions are what a caller may choose about a lab besides its topology. The zero value is good.
 type UpOptions struct {
-	Dir string // the lab's directory; "" lets the driver choose by the topology's name
+	Dir string // the lab's directory; "" lets the driver choose by the topology's name. Down removes it, but not its parent
 	Bin string // where the project's binaries are; "" lets the driver look in $AMBIENTLAB_BIN and beside the executable
 	Log *slog.Logger
+
+	// Unique lets the driver, where it chooses Dir, go on to another name while a lab of that name stands.
+	Unique bool
 
 	// DaemonEnv adds environment variables, "NAME=value", to daemons by name: this is how a scenario shortens timers.
 	DaemonEnv map[string][]string

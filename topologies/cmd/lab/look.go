@@ -46,11 +46,7 @@ func (a *app) table(rows [][]string) {
 }
 
 func (a *app) ps(ctx context.Context) error {
-	root, err := labdir.Root(os.Getenv)
-	if err != nil {
-		return err
-	}
-	labs, err := labdir.List(root)
+	labs, err := listLabs()
 	if err != nil {
 		return err
 	}

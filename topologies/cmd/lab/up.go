@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -45,16 +44,16 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	if o.name == "" {
 		o.name = spec.Name
 	}
-	root, err := labdir.Root(os.Getenv)
-	if err != nil {
-		return err
-	}
 	if strings.ContainsAny(o.name, "/ ") || o.name == "." || o.name == ".." {
 		return usageError{fmt.Errorf("--name %q: want a plain name", o.name)}
 	}
+	dir, err := labdir.New(os.Getenv, o.name)
+	if err != nil {
+		return err
+	}
 	started := time.Now()
 	d := netns.New(netns.Options{Detach: o.detach, Progress: a.progress})
-	if err := d.Up(ctx, spec, lab.UpOptions{Dir: filepath.Join(root, o.name)}); err != nil {
+	if err := d.Up(ctx, spec, lab.UpOptions{Dir: string(dir)}); err != nil {
 		if ctx.Err() != nil {
 			return errors.New("interrupted; the lab is down")
 		}
@@ -92,15 +91,12 @@ func (a *app) attach(ctx context.Context) (*lab.Lab, error) {
 }
 
 func (a *app) find() (labdir.Dir, error) {
-	root, err := labdir.Root(os.Getenv)
-	if err != nil {
-		return "", err
-	}
-	labs, err := labdir.List(root)
+	labs, err := listLabs()
 	if err != nil {
 		return "", err
 	}
 	var names []string
+	var last labdir.Dir
 	for _, l := range labs {
 		if !l.Stands {
 			continue
@@ -109,6 +105,7 @@ func (a *app) find() (labdir.Dir, error) {
 			return l.Dir, nil
 		}
 		names = append(names, l.Dir.Name())
+		last = l.Dir
 	}
 	switch {
 	case a.lab != "":
@@ -118,7 +115,15 @@ func (a *app) find() (labdir.Dir, error) {
 	case len(names) > 1:
 		return "", usageError{fmt.Errorf("several labs stand, choose with --lab: %s", strings.Join(names, ", "))}
 	}
-	return labdir.New(root, names[0])
+	return last, nil
+}
+
+func listLabs() ([]labdir.Lab, error) {
+	roots, err := labdir.Roots(os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	return labdir.List(roots...)
 }
 
 func orNone(names []string) string {
@@ -137,11 +142,11 @@ func (a *app) down(ctx context.Context) error {
 }
 
 func (a *app) gc() error {
-	root, err := labdir.Root(os.Getenv)
+	roots, err := labdir.Roots(os.Getenv)
 	if err != nil {
 		return err
 	}
-	removed, err := labdir.Collect(root)
+	removed, err := labdir.Collect(roots...)
 	if printErr := a.print(removed, func() {
 		for _, name := range removed {
 			fmt.Fprintf(a.stdout, "removed %s\n", name)

@@ -81,7 +81,7 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if len(spec.Clusters) != 1 {
 		return fmt.Errorf("bring up %s: this driver realises exactly one cluster, the topology has %d", spec.Name, len(spec.Clusters))
 	}
-	dir, bin, err := places(spec, o)
+	bin, err := FindBinaries(o.Bin)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
@@ -89,7 +89,7 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
-	holder, err := startHolder(ctx, dir, bin, d.o.Detach)
+	dir, holder, err := d.start(ctx, spec.Name, o, bin)
 	if err != nil {
 		return err
 	}
@@ -112,21 +112,34 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	return nil
 }
 
-// places finds the lab's directory and the binaries.
-func places(spec *topologies.Spec, o lab.UpOptions) (dir labdir.Dir, bin string, err error) {
-	if bin, err = FindBinaries(o.Bin); err != nil {
-		return "", "", err
+// mostOfAName ends the search for a free name; nobody wants that many labs of one.
+const mostOfAName = 100
+
+// start starts a holder in the directory of that name or, if it may choose, of the first name like it that is free. Only a
+// holder's lock decides that, so that drivers that choose at the same time choose differently.
+func (d *Driver) start(ctx context.Context, name string, o lab.UpOptions, bin string) (labdir.Dir, *holderProcess, error) {
+	for n := 1; ; n++ {
+		dir, err := place(name, n, o.Dir)
+		if err != nil {
+			return "", nil, fmt.Errorf("bring up %s: %w", name, err)
+		}
+		holder, err := startHolder(ctx, dir, bin, d.o.Detach)
+		if errors.Is(err, labdir.ErrTaken) && o.Unique && o.Dir == "" && n < mostOfAName {
+			continue
+		}
+		return dir, holder, err
 	}
-	if o.Dir != "" {
-		dir, err = labdir.At(o.Dir)
-		return dir, bin, err
+}
+
+// place is the directory of the nth lab of that name.
+func place(name string, n int, dir string) (labdir.Dir, error) {
+	if dir != "" {
+		return labdir.At(dir)
 	}
-	root, err := labdir.Root(os.Getenv)
-	if err != nil {
-		return "", "", err
+	if n > 1 {
+		name = fmt.Sprintf("%s-%d", name, n)
 	}
-	dir, err = labdir.New(root, spec.Name)
-	return dir, bin, err
+	return labdir.New(os.Getenv, name)
 }
 
 func upRequest(spec *topologies.Spec, o lab.UpOptions) (*order.Up, error) {

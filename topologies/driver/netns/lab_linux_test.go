@@ -361,6 +361,48 @@ func TestLabsStandSideBySide(t *testing.T) {
 	testCall(t, b)
 }
 
+// Labs that the driver names itself find room beside each other, and gc finds all of them.
+func TestUniqueLabsOfOneName(t *testing.T) {
+	bin, root := binariesForTest(t), labRoot(t)
+	t.Setenv("AMBIENTLAB_DIR", root)
+	const n = 3
+	drivers := make([]*Driver, n)
+	errs := make(chan error, n)
+	for i := range drivers {
+		drivers[i] = New(Options{})
+		go func() { errs <- drivers[i].Up(within(t), open(t, "two-pods"), lab.UpOptions{Bin: bin, Unique: true}) }()
+	}
+	for range drivers {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	var dirs []string
+	for _, d := range drivers {
+		dirs = append(dirs, d.Dir())
+	}
+	slices.Sort(dirs)
+	want := []string{root + "/two-pods", root + "/two-pods-2", root + "/two-pods-3"}
+	if !slices.Equal(dirs, want) {
+		t.Errorf("labs in %v, want %v", dirs, want)
+	}
+	if labs, err := labdir.List(root); err != nil || len(labs) != n {
+		t.Errorf("listed %v, %v", labs, err)
+	}
+	err := New(Options{}).Up(within(t), open(t, "two-pods"), lab.UpOptions{Bin: bin})
+	if !errors.Is(err, labdir.ErrTaken) {
+		t.Errorf("not unique: %v, want ErrTaken", err)
+	}
+	for _, d := range drivers {
+		if err := d.Down(within(t)); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, _ := filepath.Glob(root + "/*"); len(left) > 0 {
+		t.Errorf("Down left %v", left)
+	}
+}
+
 func TestLinkIsCut(t *testing.T) {
 	binariesForTest(t)
 	spec := open(t, "three-nodes")

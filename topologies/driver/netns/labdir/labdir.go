@@ -32,23 +32,7 @@ const mark = "ambientlab\n"
 // Dir is a lab's directory, an absolute path.
 type Dir string
 
-// Root is where labs keep their directories: $AMBIENTLAB_DIR, or below $XDG_STATE_HOME or the home directory.
-func Root(getenv func(string) string) (string, error) {
-	switch dir, state, home := getenv("AMBIENTLAB_DIR"), getenv("XDG_STATE_HOME"), getenv("HOME"); {
-	case dir != "":
-		return filepath.Abs(dir)
-	case state != "":
-		return filepath.Abs(filepath.Join(state, "ambientlab"))
-	case home != "":
-		return filepath.Abs(filepath.Join(home, ".local", "state", "ambientlab"))
-	}
-	return "", errors.New("find the labs' directory: set AMBIENTLAB_DIR, for there is no HOME")
-}
-
-// New is the directory of the lab name below root. It refuses a path that is too long for the lab's socket.
-func New(root, name string) (Dir, error) { return At(filepath.Join(root, name)) }
-
-// At is the lab directory at path.
+// At is the lab directory at path. It refuses a path that is too long for the lab's socket.
 func At(path string) (Dir, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -234,11 +218,15 @@ type Lab struct {
 	Stands bool
 }
 
-// List finds the labs below root, sorted by name.
-func List(root string) ([]Lab, error) {
-	locks, err := filepath.Glob(filepath.Join(root, "*", "lock"))
-	if err != nil {
-		return nil, fmt.Errorf("list labs: %w", err)
+// List finds the labs below the roots, sorted by name.
+func List(roots ...string) ([]Lab, error) {
+	var locks []string
+	for _, root := range roots {
+		found, err := filepath.Glob(filepath.Join(root, "*", "lock"))
+		if err != nil {
+			return nil, fmt.Errorf("list labs: %w", err)
+		}
+		locks = append(locks, found...)
 	}
 	var labs []Lab
 	for _, path := range locks {
@@ -257,8 +245,8 @@ func List(root string) ([]Lab, error) {
 }
 
 // Collect removes the directories of labs whose holder is gone, and returns their names.
-func Collect(root string) ([]string, error) {
-	labs, err := List(root)
+func Collect(roots ...string) ([]string, error) {
+	labs, err := List(roots...)
 	if err != nil {
 		return nil, err
 	}

@@ -6,37 +6,10 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
-
-func TestRootFollowsTheEnvironment(t *testing.T) {
-	for _, c := range []struct {
-		env  map[string]string
-		want string
-	}{
-		{map[string]string{"AMBIENTLAB_DIR": "/a", "XDG_STATE_HOME": "/b", "HOME": "/c"}, "/a"},
-		{map[string]string{"XDG_STATE_HOME": "/b", "HOME": "/c"}, "/b/ambientlab"},
-		{map[string]string{"HOME": "/c"}, "/c/.local/state/ambientlab"},
-	} {
-		got, err := Root(func(k string) string { return c.env[k] })
-		if err != nil || got != c.want {
-			t.Errorf("%v: %q, %v; want %q", c.env, got, err, c.want)
-		}
-	}
-	if _, err := Root(func(string) string { return "" }); err == nil {
-		t.Error("no variable at all: want an error")
-	}
-}
-
-func TestALongPathIsRefused(t *testing.T) {
-	_, err := New("/"+strings.Repeat("x", 100), "lab")
-	if err == nil || !strings.Contains(err.Error(), "AMBIENTLAB_DIR") {
-		t.Errorf("got %v, want an error that names the cure", err)
-	}
-}
 
 func TestOnlyOneHolds(t *testing.T) {
 	d := Dir(filepath.Join(t.TempDir(), "one"))
