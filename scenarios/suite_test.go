@@ -35,7 +35,7 @@ func TestScenarios(t *testing.T) {
 	if out == "" {
 		out = filepath.Join(os.TempDir(), "ambientlab-out")
 	}
-	settings := world.Settings{Driver: driver, Bin: os.Getenv("AMBIENTLAB_BIN"), Out: out, New: newDriver}
+	settings := world.Settings{Driver: driver, Bin: os.Getenv("AMBIENTLAB_BIN"), Out: out, Revision: os.Getenv("AMBIENTLAB_REVISION"), New: newDriver}
 
 	ginkgo.BeforeSuite(func(ctx context.Context) {
 		gomega.Expect(world.Init(ctx, settings, topology)).To(gomega.Succeed())

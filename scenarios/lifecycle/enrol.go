@@ -26,7 +26,7 @@ const transition = time.Second
 
 var _ = Describe("enrolment by label", func() {
 	It("joins, leaves and joins again under load without a restart, by pod", Label("LC-01"), func(ctx SpecContext) {
-		underLoad(ctx, func(l *world.World, enrol bool) runtime.Object {
+		underLoad(ctx, true, func(l *world.World, enrol bool) runtime.Object {
 			pod := l.PodObject("shop/cart")
 			pod.Labels[mesh.LabelDataplaneMode] = mesh.ModeNone
 			if enrol {
@@ -37,7 +37,7 @@ var _ = Describe("enrolment by label", func() {
 	}, SpecTimeout(world.Budget.LongSpec))
 
 	It("joins, leaves and joins again under load without a restart, by namespace", Label("LC-01"), func(ctx SpecContext) {
-		underLoad(ctx, func(l *world.World, enrol bool) runtime.Object {
+		underLoad(ctx, false, func(l *world.World, enrol bool) runtime.Object {
 			ns := l.NamespaceObject("shop")
 			delete(ns.Labels, mesh.LabelDataplaneMode)
 			if enrol {
@@ -48,77 +48,80 @@ var _ = Describe("enrolment by label", func() {
 	}, SpecTimeout(world.Budget.LongSpec))
 })
 
-// underLoad toggles the server's enrolment while an uncaptured client calls it, and checks after each change that the
-// path is the right one and that the rules are there or gone.
-func underLoad(ctx SpecContext, change func(l *world.World, enrol bool) runtime.Object) {
+// underLoad toggles the server's enrolment while a client outside the mesh and one inside call it, and checks after each
+// change that the path is the right one, that the rules are there or gone, and that the server's process is the same.
+func underLoad(ctx SpecContext, onePod bool, change func(l *world.World, enrol bool) runtime.Object) {
 	GinkgoHelper()
-	l, err := world.Start(ctx, "two-pods", lab.UpOptions{})
+	l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 	Expect(err).NotTo(HaveOccurred())
 	l.Needs(lab.CapInspect)
-	client := startOutsider(ctx, l)
 	cart := l.Pod("shop/cart")
 	url := fmt.Sprintf("http://%s", netip.AddrPortFrom(cart.Addr(false), 8080))
+	first := observe(ctx, l, "plain/batch", url)
+	Expect(first).To(expect.PlainInbound())
 
-	load := make(chan workload.Result, 1)
-	loadErr := make(chan error, 1)
-	go func() {
-		defer GinkgoRecover()
-		res, err := l.Call(ctx, client.PodRef, url, workload.Options{Interval: 20 * time.Millisecond, Duration: 6 * time.Second, Timeout: time.Second})
-		load <- res
-		loadErr <- err
-	}()
-
-	var changes []time.Time
 	for _, enrol := range []bool{false, true, false, true} {
-		changes = append(changes, time.Now())
+		loads := []*load{start(ctx, l, "plain/batch", url), start(ctx, l, "shop/web", url)}
+		changed := time.Now()
 		Expect(l.Apply(ctx, change(l, enrol))).To(Succeed())
 		_, err := l.WaitPod(ctx, cart.PodRef, func(p lab.PodInfo) bool { return p.Enrolled == enrol && p.Ready })
 		Expect(err).NotTo(HaveOccurred())
-		settled, err := l.Call(ctx, client.PodRef, url, workload.Options{Count: 20, Timeout: time.Second})
+		_, err = l.WaitPod(ctx, l.Pod("shop/web").PodRef, func(p lab.PodInfo) bool { return p.Enrolled == (enrol || onePod) })
 		Expect(err).NotTo(HaveOccurred())
-		Expect(settled.Failed).To(BeZero(), "after the change has taken effect nothing may fail: %v", settled.Errors)
+		for _, ld := range loads {
+			ld.finish(changed)
+		}
+
 		rules, err := l.Inspect(ctx, lab.Target{Pod: cart.PodRef})
 		Expect(err).NotTo(HaveOccurred())
+		outside, inside := observe(ctx, l, "plain/batch", url), observe(ctx, l, "shop/web", url)
 		if enrol {
 			Expect(rules.Rules).To(ContainSubstring("istio-ambient-nat"))
+			Expect(outside).To(expect.PlainInbound())
+			Expect(inside).To(expect.Tunnelled())
 		} else {
 			Expect(rules.Rules).NotTo(ContainSubstring("istio-ambient"), "unenrolled, yet rules are left")
+			Expect(outside).NotTo(expect.PlainInbound(), "control: out of the mesh, its ztunnel takes no part")
+			Expect(inside).NotTo(expect.Tunnelled())
+			Expect(outside.Call.OK && inside.Call.OK).To(BeTrue())
 		}
+		Expect(outside.Call.Seen.Started).To(Equal(first.Call.Seen.Started), "the server was restarted")
 	}
-	res := <-load
-	Expect(<-loadErr).NotTo(HaveOccurred())
-	Expect(res.OK).To(BeNumerically(">", 100), "control: the load ran: %v", res.Errors)
-	for _, c := range res.Calls {
-		Expect(c.OK || near(c.Start, changes)).To(BeTrue(), "a call failed that no change explains: %s %s at %s, changes at %v", c.Class, c.Error, c.Start, changes)
-	}
-
-	after, err := l.Observe(ctx, client, url, workload.Options{})
-	Expect(err).NotTo(HaveOccurred())
-	Expect(after).To(expect.PlainInbound(), "enrolled again, its ztunnel takes part")
-	inside, err := l.Observe(ctx, l.Pod("shop/web"), url, workload.Options{})
-	Expect(err).NotTo(HaveOccurred())
-	Expect(inside).To(expect.Tunnelled())
-	same, err := l.Find(ctx, cart.PodRef)
-	Expect(err).NotTo(HaveOccurred())
-	Expect(same.UID).To(Equal(cart.UID), "control: the pod was never replaced")
 }
 
-// startOutsider adds a pod that no label enrols.
-func startOutsider(ctx SpecContext, l *world.World) lab.PodInfo {
+// load is a client that opens a connection every 20 ms, before, during and after a change.
+type load struct {
+	from string
+	res  chan workload.Result
+	err  error // read after res
+}
+
+func start(ctx SpecContext, l *world.World, from, url string) *load {
+	ld := &load{from: from, res: make(chan workload.Result, 1)}
+	o := workload.Options{Interval: 20 * time.Millisecond, Duration: 2 * transition, Timeout: time.Second}
+	go func() {
+		res, err := l.Call(ctx, l.Pod(from).PodRef, url, o)
+		ld.err = err
+		ld.res <- res
+	}()
+	return ld
+}
+
+// finish waits for the load's end. No call that was made long enough after the change may have failed.
+func (ld *load) finish(changed time.Time) {
 	GinkgoHelper()
-	pod := l.ClonePod("shop/web", "outsider")
-	pod.Labels = map[string]string{"app": "outsider", mesh.LabelDataplaneMode: mesh.ModeNone}
-	Expect(l.Apply(ctx, pod)).To(Succeed())
-	info, err := l.WaitPod(ctx, lab.PodRef{Namespace: pod.Namespace, Name: pod.Name}, func(p lab.PodInfo) bool { return p.Ready })
-	Expect(err).NotTo(HaveOccurred())
-	return info
+	res := <-ld.res
+	Expect(ld.err).NotTo(HaveOccurred())
+	Expect(res.OK).To(BeNumerically(">", 20), "control: the load of %s ran: %v", ld.from, res.Errors)
+	for _, c := range res.Calls {
+		Expect(c.OK || c.Start.Before(changed.Add(transition))).To(BeTrue(),
+			"%s: a call failed %s after the change: %s %s", ld.from, c.Start.Sub(changed), c.Class, c.Error)
+	}
 }
 
-func near(t time.Time, changes []time.Time) bool {
-	for _, c := range changes {
-		if t.After(c.Add(-time.Second)) && t.Before(c.Add(transition)) {
-			return true
-		}
-	}
-	return false
+func observe(ctx SpecContext, l *world.World, from, url string) *world.Observation {
+	GinkgoHelper()
+	obs, err := l.Observe(ctx, l.Pod(from), url, workload.Options{})
+	Expect(err).NotTo(HaveOccurred(), "%v", obs)
+	return obs
 }

@@ -5,6 +5,7 @@
 package security
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/netip"
@@ -14,22 +15,31 @@ import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/scenarios/expect"
 	"github.com/ambientlab/ambientlab/scenarios/world"
 	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/wire"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
 var w = world.Shared()
 
+// secret is looked for on the wire; it is sent as a header, so it appears as it is in plain text.
+const secret = "the-lazy-dog-1729"
+
 var _ = Describe("a pod that should be in the mesh", func() {
 	It("does not start while the agent cannot enrol it, and sends nothing in plain text", Label("SE-07"), func(ctx SpecContext) {
-		w.Needs(lab.CapSignal)
-		l, err := world.Start(ctx, "two-pods", lab.UpOptions{})
-		Expect(err).NotTo(HaveOccurred())
+		l := twoNodes(ctx)
+		l.Needs(lab.CapSignal, lab.CapCapture)
+		cart := url(l.Pod("shop/cart"))
 		agent := l.Daemon("node1", lab.DaemonCNIAgent)
 		Expect(agent.Stop(ctx)).To(Succeed())
-		late := l.ClonePod("shop/web", "late")
+		recording := record(ctx, l, "node1")
+		late := l.ClonePod("shop/web", "late") // it calls from its first moment on
+		late.Spec.Containers[0].Command = workload.Command(cart, workload.Options{
+			Interval: 20 * time.Millisecond, Duration: time.Minute, Header: []string{"x-secret: " + secret},
+		})
 		Expect(l.Apply(ctx, late)).To(Succeed())
 		ref := lab.PodRef{Namespace: "shop", Name: "late"}
 
@@ -40,24 +50,32 @@ var _ = Describe("a pod that should be in the mesh", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(pod.Ready).To(BeFalse())
 
-		By("letting it start once the agent is back, enrolled from its first packet")
+		By("letting it start once the agent is back, captured from its first packet")
 		Expect(agent.Start(ctx)).To(Succeed())
-		pod, err = l.WaitPod(ctx, ref, func(p lab.PodInfo) bool { return p.Ready && p.Enrolled })
+		pod, err = l.WaitPod(ctx, ref, func(p lab.PodInfo) bool { return p.Enrolled })
 		Expect(err).NotTo(HaveOccurred())
-		obs, err := l.Observe(ctx, pod, fmt.Sprintf("http://%s", netip.AddrPortFrom(l.Pod("shop/cart").Addr(false), 8080)), workload.Options{})
+		_, err = l.WaitEntry(ctx, "node2", time.Time{}, func(e telemetry.Entry) bool {
+			return e.Record.Src.Name == "late" && e.Record.Src.Identity == expect.Identity(pod)
+		})
 		Expect(err).NotTo(HaveOccurred())
-		Expect(obs).To(expect.Tunnelled())
+		Expect(recording.stop(ctx).Contains([]byte(secret))).To(BeFalse(), "the pod's calls were on the wire in plain text")
+
+		By("control: the same call of a pod outside the mesh is seen")
+		recording = record(ctx, l, "node1")
+		plain, err := l.Call(ctx, l.Pod("plain/batch").PodRef, url(l.Pod("plain/ledger")), workload.Options{Header: []string{"x-secret: " + secret}})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(plain.OK).To(Equal(1))
+		Expect(recording.stop(ctx).Contains([]byte(secret))).To(BeTrue())
 	}, SpecTimeout(world.Budget.LongSpec))
 
 	It("fails closed while its ztunnel is gone, and plain pods go on", Label("SE-07"), func(ctx SpecContext) {
-		w.Needs(lab.CapSignal)
-		l, err := world.Start(ctx, "two-pods", lab.UpOptions{})
+		l := twoNodes(ctx)
+		l.Needs(lab.CapSignal)
+		web, batch := l.Pod("shop/web"), l.Pod("plain/batch")
+		ledger := url(l.Pod("plain/ledger")) // it needs no ztunnel: only web's own stands between them
+		before, err := l.Observe(ctx, web, ledger, workload.Options{})
 		Expect(err).NotTo(HaveOccurred())
-		web := l.Pod("shop/web")
-		url := fmt.Sprintf("http://%s", netip.AddrPortFrom(l.Pod("shop/cart").Addr(false), 8080))
-		before, err := l.Observe(ctx, web, url, workload.Options{})
-		Expect(err).NotTo(HaveOccurred())
-		Expect(before).To(expect.Tunnelled(), "control: with ztunnel it works")
+		Expect(before).To(expect.PlainOutbound(), "control: with its ztunnel web reaches it")
 
 		zt := l.Daemon("node1", lab.DaemonZtunnel)
 		Expect(zt.Signal(ctx, syscall.SIGKILL)).To(Succeed())
@@ -65,13 +83,16 @@ var _ = Describe("a pod that should be in the mesh", func() {
 			s, err := zt.Status(ctx)
 			return s.Running, err
 		}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeFalse())
-		res, err := l.Call(ctx, web.PodRef, url, workload.Options{Count: 20, Timeout: 2 * time.Second})
+		res, err := l.Call(ctx, web.PodRef, ledger, workload.Options{Count: 20, Timeout: 2 * time.Second})
 		Expect(err).NotTo(HaveOccurred())
-		Expect(res.OK).To(BeZero(), "a captured pod must not reach anyone in plain text: %v", res.Errors)
+		Expect(res.OK).To(BeZero(), "a captured pod escaped its proxy: %v", res.Errors)
+		plain, err := l.Call(ctx, batch.PodRef, ledger, workload.Options{Count: 20, Timeout: 2 * time.Second})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(plain.OK).To(Equal(20), "a pod outside the mesh must not notice: %v", plain.Errors)
 
 		Expect(zt.Start(ctx)).To(Succeed())
 		Expect(zt.Ready(ctx)).To(Succeed())
-		after, err := l.Observe(ctx, web, url, workload.Options{})
+		after, err := l.Observe(ctx, web, url(l.Pod("shop/cart")), workload.Options{})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(after).To(expect.Tunnelled())
 	}, SpecTimeout(world.Budget.LongSpec))
@@ -90,3 +111,34 @@ var _ = Describe("a pod that should be in the mesh", func() {
 		Expect(seen[own].Exists).To(BeTrue(), "control: what the pod may see it sees")
 	}, SpecTimeout(world.Budget.Spec))
 })
+
+func twoNodes(ctx SpecContext) *world.World {
+	GinkgoHelper()
+	l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
+	Expect(err).NotTo(HaveOccurred())
+	return l
+}
+
+func url(p lab.PodInfo) string {
+	return fmt.Sprintf("http://%s", netip.AddrPortFrom(p.Addr(false), 8080))
+}
+
+type recording struct{ lab.Capture }
+
+func record(ctx SpecContext, l *world.World, node string) recording {
+	GinkgoHelper()
+	c, err := l.Capture(ctx, lab.Target{Node: node})
+	Expect(err).NotTo(HaveOccurred())
+	return recording{c}
+}
+
+// stop ends the recording; one that lost packets proves nothing.
+func (r recording) stop(ctx SpecContext) *wire.Capture {
+	GinkgoHelper()
+	pcapng, drops, err := r.Stop(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(drops).To(BeZero())
+	packets, err := wire.Read(bytes.NewReader(pcapng))
+	Expect(err).NotTo(HaveOccurred())
+	return packets
+}

@@ -63,10 +63,12 @@ var _ = Describe("connections", func() {
 
 			server := bytes
 			server.PeerHalfClose = true
+			began := time.Now()
 			res, err := w.Call(ctx, w.Pod(o.from).PodRef, url("tcp", 9000), server)
 			Expect(err).NotTo(HaveOccurred())
 			Expect(res.Failed).To(BeZero(), "after the server's FIN the client still sends: %v", res.First().Error)
 			Expect(res.First().BytesSent).To(Equal(bytes.Size))
+			expectSameIdentities(ctx, o.from, obs, began)
 		}, SpecTimeout(world.Budget.Spec))
 
 		It("carries one byte, a kilobyte and a megabyte unchanged, "+o.name, Label("TR-08"), func(ctx SpecContext) {
@@ -85,40 +87,39 @@ var _ = Describe("connections", func() {
 	}
 
 	It("carries a gigabyte over HBONE unchanged", Label("TR-08"), func(ctx SpecContext) {
-		url := fmt.Sprintf("http://%s", at(w.Pod("shop/stock"), false, 8080))
-		obs := observe(ctx, "shop/web", url, workload.Options{Download: gigabyte, Timeout: world.Budget.LongSpec})
-		Expect(obs.Call.OK).To(BeTrue(), obs.String())
-		Expect(obs.Call.BytesRecv).To(BeEquivalentTo(gigabyte))
-		Expect(obs.Outbound).NotTo(BeNil())
-		Expect(obs.Outbound.Record.Dst.Identity).To(Equal(expect.Identity(w.Pod("shop/stock"))))
-		Expect(obs.Outbound.Record.BytesRecv).To(BeNumerically(">=", gigabyte))
+		url := fmt.Sprintf("tcp://%s", at(w.Pod("shop/stock"), false, 9000))
+		obs := observe(ctx, "shop/web", url, workload.Options{HalfClose: true, Size: 1, Download: gigabyte, Timeout: world.Budget.LongSpec})
+		Expect(obs).To(expect.Tunnelled())
+		Expect(obs.Call.BytesRecv).To(BeEquivalentTo(gigabyte), "the caller checked each byte")
+		Expect(obs.Outbound.Record.BytesRecv).To(BeNumerically(">", gigabyte))
+		Expect(obs.Inbound.Record.BytesSent).To(Equal(obs.Outbound.Record.BytesRecv))
 	}, SpecTimeout(world.Budget.LongSpec))
 
 	It("leaks neither descriptors nor streams over ten thousand short connections", Label("TR-08"), func(ctx SpecContext) {
-		to := w.Pod("shop/stock")
+		from, to := w.Pod("shop/web"), w.Pod("shop/stock")
 		url := fmt.Sprintf("tcp://%s", at(to, false, 9000))
-		warm := workload.Options{Count: 200, Concurrency: 8, Size: 10}
-		many := workload.Options{Count: 10_000, Concurrency: 8, Size: 10}
 		call := func(o workload.Options) workload.Result {
 			GinkgoHelper()
-			res, err := w.Call(ctx, w.Pod("shop/web").PodRef, url, o)
+			res, err := w.Call(ctx, from.PodRef, url, o)
 			Expect(err).NotTo(HaveOccurred())
 			return res
 		}
-		Expect(call(warm).Failed).To(BeZero())
-		before, err := descriptors(ctx, to.Node)
-		Expect(err).NotTo(HaveOccurred())
-		res := call(many)
+		Expect(call(workload.Options{Count: 200, Concurrency: 8, Size: 10}).Failed).To(BeZero())
+		before := map[string]float64{from.Node: held(ctx, from.Node), to.Node: held(ctx, to.Node)}
+		res := call(workload.Options{Count: 10_000, Concurrency: 8, Size: 10})
 		Expect(res.OK).To(Equal(10_000), "failures: %v", res.Errors)
-		Eventually(descriptors).WithContext(ctx).WithArguments(to.Node).WithTimeout(world.Budget.Evidence).
-			Should(BeNumerically("<=", before+10), "descriptors of the server's ztunnel, %v before", before)
+		for node, was := range before {
+			Eventually(held).WithContext(ctx).WithArguments(node).WithTimeout(world.Budget.Evidence).
+				Should(BeNumerically("<=", was+10), "descriptors of the ztunnel of %s, %v before", node, was)
+			Eventually(w.OpenTunnels).WithContext(ctx).WithArguments(node).WithTimeout(world.Budget.Evidence).
+				Should(BeZero(), "connections and streams that the ztunnel of %s still lists", node)
+		}
 	}, SpecTimeout(world.Budget.LongSpec))
 
 	It("reaches a server bound to the pod's address and none bound to localhost", Label("TR-10"), func(ctx SpecContext) {
-		for _, from := range []string{"shop/web", "plain/batch"} {
+		for from, path := range map[string]func() types.GomegaMatcher{"shop/web": expect.Tunnelled, "plain/batch": expect.PlainInbound} {
 			to := w.Pod("shop/stock")
-			bound := observe(ctx, from, fmt.Sprintf("http://%s", at(to, false, 8091)), workload.Options{})
-			Expect(bound.Call.OK).To(BeTrue(), bound.String())
+			Expect(observe(ctx, from, fmt.Sprintf("http://%s", at(to, false, 8091)), workload.Options{})).To(path())
 			local := observe(ctx, from, fmt.Sprintf("http://%s", at(to, false, 8090)), workload.Options{Timeout: 5 * time.Second})
 			Expect(local.Call.OK).To(BeFalse(), "a port bound to localhost must not be reachable from outside:\n%s", local)
 			Expect(local.Inbound).NotTo(BeNil())
@@ -179,8 +180,29 @@ func expectEcho(obs *world.Observation, size int64) {
 	Expect(obs.Call.SHA256).NotTo(BeEmpty(), "the caller checked what came back")
 }
 
-// descriptors is how many file descriptors a node's ztunnel holds.
-func descriptors(ctx SpecContext, node string) (float64, error) {
+// held is how many file descriptors a node's ztunnel holds.
+func held(ctx SpecContext, node string) float64 {
+	GinkgoHelper()
 	s, err := w.Scrape(ctx, node)
-	return s.Sum("process_open_fds", nil), err
+	Expect(err).NotTo(HaveOccurred())
+	return s.Sum("process_open_fds", nil)
+}
+
+// expectSameIdentities: what the client's ztunnel logged since then took the path of obs, connection by connection. It
+// is for calls that make more than one.
+func expectSameIdentities(ctx SpecContext, from string, obs *world.Observation, since time.Time) {
+	GinkgoHelper()
+	if obs.Outbound == nil {
+		entries, err := w.Entries(ctx, obs.From.Node, since)
+		Expect(err).NotTo(HaveOccurred())
+		Expect(entries).NotTo(ContainElement(HaveField("Record.Src.Name", w.Pod(from).Name)))
+		return
+	}
+	e, err := w.WaitEntry(ctx, obs.From.Node, since, func(e telemetry.Entry) bool {
+		return e.Record.Direction == telemetry.Outbound && e.Record.Src.Name == w.Pod(from).Name
+	})
+	Expect(err).NotTo(HaveOccurred())
+	Expect(e.Record.Src.Identity).To(Equal(obs.Outbound.Record.Src.Identity))
+	Expect(e.Record.Dst.Identity).To(Equal(obs.Outbound.Record.Dst.Identity))
+	Expect(e.Record.HBONEAddr).To(Equal(obs.Outbound.Record.HBONEAddr))
 }

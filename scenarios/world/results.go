@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
-	"runtime/debug"
 	"strings"
 
 	"github.com/onsi/ginkgo/v2/types"
@@ -83,16 +82,10 @@ func location(s types.SpecReport) string {
 func environment() schema.Environment {
 	e := schema.Environment{
 		OS: runtime.GOOS, Arch: runtime.GOARCH, Go: runtime.Version(), CPUs: runtime.NumCPU(), Root: os.Getuid() == 0,
+		Revision: settings.Revision,
 	}
 	if b, err := os.ReadFile("/proc/sys/kernel/osrelease"); err == nil {
 		e.Kernel = strings.TrimSpace(string(b))
-	}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, s := range info.Settings {
-			if s.Key == "vcs.revision" {
-				e.Revision = s.Value
-			}
-		}
 	}
 	return e
 }

@@ -39,7 +39,9 @@ type Settings struct {
 	Driver string // AMBIENTLAB_E2E: netns
 	Bin    string // AMBIENTLAB_BIN
 	Out    string // AMBIENTLAB_OUT
-	New    NewDriver
+	// Revision of the code under test: AMBIENTLAB_REVISION.
+	Revision string
+	New      NewDriver
 }
 
 var (

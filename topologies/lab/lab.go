@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -39,8 +38,7 @@ func (e *ExecError) Error() string {
 // the result says how. An error means that no result is to be had.
 func (l *Lab) Call(ctx context.Context, from PodRef, url string, o workload.Options) (workload.Result, error) {
 	var res workload.Result
-	argv := slices.Concat([]string{"workload", "call"}, o.Args(url))
-	out, err := l.Output(ctx, from, argv...)
+	out, err := l.Output(ctx, from, workload.Command(url, o)...)
 	if failed := (*ExecError)(nil); errors.As(err, &failed) && failed.Exit == 1 && len(out) > 0 {
 		err = nil // exit 1 with a document is a verdict
 	}

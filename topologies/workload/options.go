@@ -80,6 +80,11 @@ func (o Options) Args(url string) []string {
 	return append(a, url)
 }
 
+// Command is the command line of a process that makes these calls, where the binary is called "workload".
+func Command(url string, o Options) []string {
+	return append([]string{"workload", "call"}, o.Args(url)...)
+}
+
 // ParseCall reads the arguments of `workload call`. Messages about usage go to stderr.
 func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
 	var o Options

@@ -90,4 +90,5 @@ type Seen struct {
 	Workload   string         `json:"workload"`         // the pod's name
 	Namespace  string         `json:"namespace"`        // the pod's namespace
 	IP         string         `json:"ip"`               // the pod's first address
+	Started    time.Time      `json:"started"`          // when the server began: another time is another process
 }

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -96,9 +97,10 @@ func ParseServe(args []string, stderr io.Writer) (Config, error) {
 
 // Server is the echo server.
 type Server struct {
-	cfg    Config
-	group  sync.WaitGroup // handlers
-	report reports
+	cfg     Config
+	started time.Time
+	group   sync.WaitGroup // handlers
+	report  reports
 
 	ready chan struct{}
 
@@ -109,7 +111,7 @@ type Server struct {
 
 // NewServer makes a server; nothing is bound before Run.
 func NewServer(cfg Config) *Server {
-	return &Server{cfg: cfg, ready: make(chan struct{}), addrs: map[string][]net.Addr{}, report: newReports()}
+	return &Server{cfg: cfg, started: time.Now().UTC(), ready: make(chan struct{}), addrs: map[string][]net.Addr{}, report: newReports()}
 }
 
 // Ready is closed once every port is bound.
@@ -213,7 +215,7 @@ func (s *Server) serve(ctx context.Context, l listener) error {
 func (s *Server) seen(protocol string, remote, local net.Addr) Seen {
 	return Seen{
 		RemoteAddr: addrPort(remote), LocalAddr: addrPort(local), Protocol: protocol,
-		Workload: s.cfg.Workload, Namespace: s.cfg.Namespace, IP: s.cfg.IP,
+		Workload: s.cfg.Workload, Namespace: s.cfg.Namespace, IP: s.cfg.IP, Started: s.started,
 	}
 }
 
