@@ -26,7 +26,7 @@ E2E_FLAGS = -ginkgo.randomize-all -ginkgo.fail-on-empty -ginkgo.fail-on-pending 
 .PHONY: e2e
 e2e: deps build ## Run the scenarios on a lab (LAB=netns), results in OUT=; FOCUS= and LABELS= choose, SEED= repeats an order
 	@mkdir -p $(OUT)
-	AMBIENTLAB_E2E=$(LAB) AMBIENTLAB_OUT=$(OUT) go test ./scenarios -count=1 -timeout 20m -v $(E2E_FLAGS)
+	AMBIENTLAB_E2E=$(LAB) AMBIENTLAB_OUT=$(OUT) AMBIENTLAB_REVISION=$$(git describe --always --dirty 2>/dev/null) go test ./scenarios -count=1 -timeout 20m -v $(E2E_FLAGS)
 
 .PHONY: lab-up
 lab-up: deps build ## Leave a mesh standing to poke at (TOPOLOGY=, a file or a name of `bin/lab topologies`)
@@ -42,7 +42,7 @@ lab-down: ## Take that mesh down
 test: deps build unit e2e ## All that a change must pass: unit, golden and kernel tests, then the scenarios
 
 .PHONY: unit
-unit: deps ## Unit, golden and kernel tests; no lab is started
+unit: deps build ## Unit, golden and kernel tests, and those of the netns driver
 	go test ./...
 
 .PHONY: race
@@ -51,7 +51,12 @@ race: deps ## The same under the race detector (needs a C compiler)
 
 .PHONY: bench
 bench: build ## Benchmarks with allocations (hbone against stock HTTP/2 and bare TLS, catalog, authz, telemetry, idle memory)
-	go test -run '^$$' -bench . -benchmem ./dataplane/... | tee $(OUT)/bench.txt
+	@mkdir -p $(OUT)
+	set -o pipefail; go test -run '^$$' -bench . -benchmem ./dataplane/... | tee $(OUT)/bench.txt
+
+.PHONY: slow
+slow: deps ## Tests at their real lengths: streams that stall for three PING timeouts
+	go test ./dataplane/hbone -count=1 -timeout 30m -v -run Stall -hbone.slow
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME= each
@@ -85,10 +90,14 @@ lint: ## Run the linters of .golangci.yml
 	$(BIN)/tools/golangci-lint run ./...
 
 .PHONY: verify
-verify: ## Fail where `make fmt` or `make generate` would change something, or go vet complains
+verify: ## Fail where `make fmt` would change something, or go vet complains
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo "run make fmt"; exit 1; }
 	go mod tidy -diff
 	go vet ./...
+
+.PHONY: verify-generated
+verify-generated: generate ## Fail where `make generate` changes something (needs protoc)
+	git diff --exit-code -- '*.pb.go'
 
 .PHONY: clean
 clean: ## Remove bin/ and out/
@@ -96,4 +105,4 @@ clean: ## Remove bin/ and out/
 
 .PHONY: help
 help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z0-9-]+:.*## / {printf "  %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
