@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -187,6 +188,21 @@ func TestAdmit(t *testing.T) {
 	f.expect(t, "del uid-web", "clear uid-web")
 	eventually(t, "the pod to be forgotten", func() bool { return len(a.Status().Pods) == 0 })
 	f.expectNothing(t)
+}
+
+// Upstream's plugin names no uid, and encodes addresses in its own way.
+func TestUpstreamsPluginIsUnderstood(t *testing.T) {
+	golden, err := os.ReadFile("ambient/testdata/cmdadd.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFakes()
+	f.set(namespace("shop", "ambient"), pod("web", starting))
+	_, socket := start(t, f.config())
+	if code, body := post(t, socket, json.RawMessage(golden)); code != 200 {
+		t.Fatalf("%d %s", code, body)
+	}
+	f.expect(t, enrolled...)
 }
 
 func TestAdmitUndoesWhatFailed(t *testing.T) {

@@ -2,10 +2,11 @@
 
 // Package ambient is what a node's CNI plugin and agent agree on: which pods are in the mesh, and how the plugin asks for
 // one. It is small, because the plugin starts anew for every pod.
-// Sources: reference, "Labels and annotations", "CNI plugin".
+// Sources: reference, "Labels and annotations", "CNI plugin"; Istio cni/pkg/nodeagent, CNIPluginAddEvent.
 package ambient
 
 import (
+	"net"
 	"slices"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
@@ -57,19 +58,20 @@ var own = []string{"ztunnel", "istio-cni-node", "cni-agent"}
 // pod may start; any other status comes with a sentence that says why not.
 const AddPath = "/cmdadd"
 
-// AddRequest asks the agent to enrol a pod whose namespace has just been made. UID is ours; upstream's plugin does not
-// send it.
+// AddRequest asks the agent to enrol a pod whose namespace has just been made. Names and encoding are upstream's, so that
+// either plugin can ask either agent. UID is ours: upstream's plugin does not send it, upstream's agent ignores it.
 type AddRequest struct {
-	Netns        string  `json:"Netns"`
-	PodName      string  `json:"PodName"`
-	PodNamespace string  `json:"PodNamespace"`
-	IPs          []AddIP `json:"IPs"`
-	UID          string  `json:"UID,omitempty"`
+	Netns        string
+	PodName      string
+	PodNamespace string
+	IPs          []AddIP
+	UID          string `json:",omitempty"`
 }
 
-// AddIP is one address of the pod, in CIDR form.
+// AddIP is one address of the pod. Upstream encodes package net's own types: an address and a gateway are text, "" if there
+// is none; a mask is base64.
 type AddIP struct {
-	Address   string `json:"address"`
-	Gateway   string `json:"gateway,omitempty"`
-	Interface *int   `json:"interface,omitempty"`
+	Interface *int // an index into the interfaces of the plugin's result; nil if it names none
+	Address   net.IPNet
+	Gateway   net.IP
 }

@@ -3,7 +3,12 @@
 package ambient
 
 import (
+	"encoding/json"
+	"net"
+	"os"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
@@ -32,4 +37,53 @@ func TestDecide(t *testing.T) {
 			t.Errorf("%s: %+v", tt.name, got)
 		}
 	}
+}
+
+// The golden file is what upstream's plugin sends: the encoding of package net's types under CNIPluginAddEvent's names.
+func TestRequestIsUpstreams(t *testing.T) {
+	golden, err := os.ReadFile("testdata/cmdadd.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got AddRequest
+	if err := json.Unmarshal(golden, &got); err != nil {
+		t.Fatal(err)
+	}
+	zero := 0
+	want := AddRequest{Netns: "/proc/self/ns/net", PodName: "web", PodNamespace: "shop", IPs: []AddIP{
+		{Interface: &zero, Address: net.IPNet{IP: net.ParseIP("10.0.0.5"), Mask: net.CIDRMask(24, 32)}, Gateway: net.ParseIP("10.0.0.1")},
+		{Address: net.IPNet{IP: net.ParseIP("fd00::5"), Mask: net.CIDRMask(64, 128)}},
+	}}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("decoded (-want +got):\n%s", diff)
+	}
+	sent, err := json.Marshal(want)
+	if diff := cmp.Diff(string(golden), string(sent)); err != nil || diff != "" {
+		t.Errorf("encoded: %v (-want +got):\n%s", err, diff)
+	}
+}
+
+func FuzzRequest(f *testing.F) {
+	golden, err := os.ReadFile("testdata/cmdadd.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(golden)
+	f.Add([]byte(`{"Netns":"/x","UID":"u","IPs":[{"Address":{"IP":"","Mask":null}}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var first, second AddRequest
+		if json.Unmarshal(b, &first) != nil {
+			return
+		}
+		sent, err := json.Marshal(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := json.Unmarshal(sent, &second); err != nil {
+			t.Fatalf("%s: %v", sent, err)
+		}
+		if again, _ := json.Marshal(second); string(again) != string(sent) {
+			t.Fatalf("%s became %s", sent, again)
+		}
+	})
 }

@@ -204,11 +204,7 @@ func request(a *skel.CmdArgs, args podArgs, prev types.Result) (ambient.AddReque
 		return req, fmt.Errorf("read prevResult: %w", err)
 	}
 	for _, ip := range result.IPs {
-		r := ambient.AddIP{Address: ip.Address.String(), Interface: ip.Interface}
-		if ip.Gateway != nil {
-			r.Gateway = ip.Gateway.String()
-		}
-		req.IPs = append(req.IPs, r)
+		req.IPs = append(req.IPs, ambient.AddIP{Interface: ip.Interface, Address: ip.Address, Gateway: ip.Gateway})
 	}
 	return req, nil
 }

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -19,8 +20,6 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/types/create"
 	"github.com/google/go-cmp/cmp"
-
-	"github.com/ambientlab/ambientlab/dataplane/cni/ambient"
 )
 
 // fakeAgent answers on a socket, and keeps what it was asked.
@@ -29,22 +28,22 @@ type fakeAgent struct {
 	status int
 	answer string
 	hang   bool
-	asked  chan ambient.AddRequest
+	asked  chan string // bodies
 }
 
 func newAgent(t *testing.T) *fakeAgent {
 	t.Helper()
-	a := &fakeAgent{socket: filepath.Join(t.TempDir(), "agent.sock"), status: 200, asked: make(chan ambient.AddRequest, 1)}
+	a := &fakeAgent{socket: filepath.Join(t.TempDir(), "agent.sock"), status: 200, asked: make(chan string, 1)}
 	l, err := net.Listen("unix", a.socket)
 	if err != nil {
 		t.Fatal(err)
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var req ambient.AddRequest
-		if err := json.NewDecoder(r.Body).Decode(&req); err != nil || r.Method != http.MethodPost || r.URL.Path != "/cmdadd" {
+		body, err := io.ReadAll(r.Body)
+		if err != nil || r.Method != http.MethodPost || r.URL.Path != "/cmdadd" {
 			t.Errorf("%s %s: %v", r.Method, r.URL, err)
 		}
-		a.asked <- req
+		a.asked <- string(body)
 		if a.hang {
 			<-r.Context().Done()
 			return
@@ -79,11 +78,11 @@ func objects(t *testing.T) string {
 
 func prevResult(t *testing.T, version string) json.RawMessage {
 	t.Helper()
-	family := ""
+	v4, v6 := "", ""
 	if strings.HasPrefix(version, "0.") {
-		family = `"version":"4",`
+		v4, v6 = `"version":"4",`, `"version":"6",`
 	}
-	raw := fmt.Sprintf(`{"cniVersion":%q,"interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{%s"interface":0,"address":"10.0.0.5/24","gateway":"10.0.0.1"}],"dns":{}}`, version, family)
+	raw := fmt.Sprintf(`{"cniVersion":%q,"interfaces":[{"name":"eth0","sandbox":"/x"}],"ips":[{%s"interface":0,"address":"10.0.0.5/24","gateway":"10.0.0.1"},{%s"address":"fd00::5/64"}],"dns":{}}`, version, v4, v6)
 	r, err := create.CreateFromBytes([]byte(raw))
 	if err != nil {
 		t.Fatal(err)
@@ -125,7 +124,7 @@ func (c call) add(t *testing.T) (string, error) {
 		c.timing = Timing{Tries: 1}
 	}
 	p := Plugin{Stdout: &out, Stderr: &log, Timing: c.timing}
-	err = p.Funcs(t.Context()).Add(&skel.CmdArgs{ContainerID: "c", Netns: "/proc/1/ns/net", IfName: "eth0", Args: args, StdinData: stdin})
+	err = p.Funcs(t.Context()).Add(&skel.CmdArgs{ContainerID: "c", Netns: "/proc/self/ns/net", IfName: "eth0", Args: args, StdinData: stdin})
 	return out.String(), err
 }
 
@@ -144,9 +143,11 @@ func TestMeshPodIsEnrolled(t *testing.T) {
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("result is not the previous plugin's (-want +got):\n%s", diff)
 			}
-			zero := 0
-			ask := ambient.AddRequest{Netns: "/proc/1/ns/net", PodName: "web", PodNamespace: "shop", UID: "uid-1",
-				IPs: []ambient.AddIP{{Address: "10.0.0.5/24", Gateway: "10.0.0.1", Interface: &zero}}}
+			upstream, err := os.ReadFile("../ambient/testdata/cmdadd.json")
+			if err != nil {
+				t.Fatal(err)
+			}
+			ask := strings.TrimSuffix(string(upstream), "}") + `,"UID":"uid-1"}`
 			if diff := cmp.Diff(ask, <-agent.asked); diff != "" {
 				t.Errorf("request (-want +got):\n%s", diff)
 			}
