@@ -3,7 +3,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 BIN      := $(CURDIR)/bin
-OUT      ?= $(CURDIR)/out
+OUT      ?= out
 LAB      ?= netns
 TOPOLOGY ?= three-nodes
 FOCUS    ?=
@@ -11,6 +11,7 @@ LABELS   ?= !slow
 SEED     ?=
 FUZZTIME ?= 30s
 
+override OUT := $(abspath $(OUT))
 export CGO_ENABLED ?= 0
 export AMBIENTLAB_BIN := $(BIN)
 
@@ -19,7 +20,7 @@ PLUGINS  := ptp host-local
 LINT      = cd tools/lint && go build -o $(BIN)/tools/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 E2E_FLAGS = -ginkgo.randomize-all -ginkgo.fail-on-empty -ginkgo.fail-on-pending -ginkgo.label-filter='$(LABELS)' \
-	$(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(SEED),-ginkgo.seed=$(SEED))
+	$(if $(MAKE_TERMOUT),,-ginkgo.no-color) $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(SEED),-ginkgo.seed=$(SEED))
 
 ##@ People's three
 
@@ -33,7 +34,7 @@ lab-up: deps build ## Leave a mesh standing to poke at (TOPOLOGY=, a file or a n
 	$(BIN)/lab up $(TOPOLOGY) --detach
 
 .PHONY: lab-down
-lab-down: ## Take that mesh down
+lab-down: build ## Take that mesh down
 	$(BIN)/lab down
 
 ##@ For contributors

@@ -37,8 +37,11 @@ func TestScenarios(t *testing.T) {
 	}
 	settings := world.Settings{Driver: driver, Bin: os.Getenv("AMBIENTLAB_BIN"), Out: out, Revision: os.Getenv("AMBIENTLAB_REVISION"), New: newDriver}
 
+	if err := world.Prepare(settings); err != nil {
+		t.Fatal(err)
+	}
 	ginkgo.BeforeSuite(func(ctx context.Context) {
-		gomega.Expect(world.Init(ctx, settings, topology)).To(gomega.Succeed())
+		gomega.Expect(world.Init(ctx, topology)).To(gomega.Succeed())
 	}, ginkgo.NodeTimeout(world.Budget.Up+world.Budget.Down))
 	ginkgo.AfterSuite(func(ctx context.Context) {
 		gomega.Expect(world.Close(ctx)).To(gomega.Succeed())

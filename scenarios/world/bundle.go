@@ -39,7 +39,7 @@ func collectIfFailed(ctx context.Context, w *World) {
 	if !spec.Failed() {
 		return
 	}
-	dir := filepath.Join(w.Out, "failures", slug(spec.FullText()), w.Spec.Name)
+	dir := filepath.Join(failures(), slug(spec.FullText()), w.Spec.Name)
 	if err := w.Bundle(ctx, dir); err != nil {
 		ginkgo.GinkgoWriter.Println("the bundle lacks something:", err)
 	}
@@ -78,14 +78,15 @@ func (w *World) Bundle(ctx context.Context, dir string) error {
 	}
 	for _, node := range w.Nodes() {
 		b.inspect(ctx, w, "nodes/"+node, lab.Target{Node: node})
-		b.daemon(ctx, w, node, lab.DaemonCNIAgent)
-		z := b.daemon(ctx, w, node, lab.DaemonZtunnel)
+		b.daemonLog(ctx, w, node, lab.DaemonCNIAgent)
+		b.daemonLog(ctx, w, node, lab.DaemonZtunnel)
+		z := w.Daemon(node, lab.DaemonZtunnel)
 		b.get(ctx, z, mesh.PortAdmin, "/config_dump", "daemons/"+node+".config_dump.json")
 		b.get(ctx, z, mesh.PortMetrics, "/metrics", "daemons/"+node+".metrics.txt")
 	}
-	b.daemon(ctx, w, "", lab.DaemonControl)
+	b.daemonLog(ctx, w, "", lab.DaemonControl)
 	if w.Dir != "" {
-		b.copyTree(filepath.Join(w.Dir, "logs"), "logs")
+		b.copyTree(filepath.Join(w.Dir, "logs"), "logs") // every process's, the daemons' among them
 		b.copyTree(filepath.Join(w.Dir, "objects"), "objects")
 	}
 	return errors.Join(b.errs...)
@@ -118,18 +119,20 @@ func (b *bundle) inspect(ctx context.Context, w *World, name string, t lab.Targe
 	b.write(name+".txt", []byte(text))
 }
 
-func (b *bundle) daemon(ctx context.Context, w *World, node, name string) lab.Daemon {
-	d := w.Daemon(node, name)
-	r, err := d.Logs(ctx, time.Time{})
+// daemonLog asks the driver for a log where there is no directory to copy it from.
+func (b *bundle) daemonLog(ctx context.Context, w *World, node, name string) {
+	if w.Dir != "" {
+		return
+	}
+	r, err := w.Daemon(node, name).Logs(ctx, time.Time{})
 	if err != nil {
 		b.note(fmt.Errorf("log of %s on %q: %w", name, node, err))
-		return d
+		return
 	}
 	defer r.Close()
 	text, err := io.ReadAll(r)
 	b.note(err)
-	b.write("daemons/"+strings.TrimPrefix(node+"."+name, ".")+".log", tail(text))
-	return d
+	b.write("logs/"+strings.TrimPrefix(node+"."+name, ".")+".log", tail(text))
 }
 
 func (b *bundle) get(ctx context.Context, d lab.Daemon, port uint16, path, name string) {

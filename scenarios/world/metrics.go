@@ -40,6 +40,15 @@ func (s Sample) String() string {
 	return b.String()
 }
 
+// short is the series with the labels that tell connections apart.
+func (s Sample) short() Sample {
+	out := Sample{Name: s.Name, Labels: map[string]string{}, Value: s.Value}
+	for _, l := range []string{"reporter", "source_workload", "destination_workload", "destination_service_name", "connection_security_policy", "response_flags"} {
+		out.Labels[l] = s.Labels[l]
+	}
+	return out
+}
+
 func (s Sample) key() string { return Sample{Name: s.Name, Labels: s.Labels}.String() }
 
 // Has reports whether every label given is there with that value.

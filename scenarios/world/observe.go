@@ -154,17 +154,30 @@ func (o *Observation) String() string {
 	if s := o.Call.Seen; s != nil {
 		fmt.Fprintf(&b, "  server %s/%s saw %s -> %s\n", s.Namespace, s.Workload, s.RemoteAddr, s.LocalAddr)
 	}
-	for name, e := range map[string]*telemetry.Entry{"outbound": o.Outbound, "inbound": o.Inbound} {
-		if e == nil {
-			fmt.Fprintf(&b, "  %s: no record\n", name)
-			continue
-		}
-		r := e.Record
-		fmt.Fprintf(&b, "  %s: %s: %s (%s) -> %s hbone %s (%s) flags %q error %q trace %s\n", name, e.Message,
-			r.Src.Addr, r.Src.Identity, r.Dst.Addr, r.HBONEAddr, r.Dst.Identity, r.Flags, e.Error, r.TraceID)
-	}
+	drawEntry(&b, "outbound", o.Outbound)
+	drawEntry(&b, "inbound", o.Inbound)
 	for _, m := range o.Metrics {
-		fmt.Fprintf(&b, "  %s\n", m)
+		fmt.Fprintf(&b, "  %s\n", m.short())
 	}
 	return b.String()
+}
+
+func drawEntry(b *strings.Builder, name string, e *telemetry.Entry) {
+	if e == nil {
+		fmt.Fprintf(b, "  %s: no record\n", name)
+		return
+	}
+	r := e.Record
+	fmt.Fprintf(b, "  %s: %s: %s -> %s", name, e.Message, r.Src.Addr, r.Dst.Addr)
+	for _, part := range []struct{ name, value string }{
+		{"from", r.Src.Identity.String()}, {"to", r.Dst.Identity.String()}, {"flags", r.Flags}, {"error", e.Error}, {"trace", r.TraceID},
+	} {
+		if part.value != "" {
+			fmt.Fprintf(b, " %s %s", part.name, part.value)
+		}
+	}
+	if r.HBONEAddr.IsValid() {
+		fmt.Fprintf(b, " hbone %s", r.HBONEAddr)
+	}
+	b.WriteByte('\n')
 }

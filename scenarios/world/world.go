@@ -53,9 +53,17 @@ var (
 // Shared is the suite's lab. Scenarios take the pointer when they are declared; it is filled in before the first runs.
 func Shared() *World { return &shared }
 
-// Init brings the suite's lab up; topology is a name of the catalogue.
-func Init(ctx context.Context, s Settings, topology string) error {
+// Prepare says how this run goes, before anything else, and removes the evidence that an earlier run left.
+func Prepare(s Settings) error {
 	settings = s
+	return os.RemoveAll(failures())
+}
+
+// failures is where failed scenarios leave their bundles.
+func failures() string { return filepath.Join(settings.Out, "failures") }
+
+// Init brings the suite's lab up; topology is a name of the catalogue.
+func Init(ctx context.Context, topology string) error {
 	w, err := start(ctx, topology, lab.UpOptions{})
 	if err != nil {
 		return err
@@ -95,24 +103,25 @@ func start(ctx context.Context, topology string, o lab.UpOptions) (*World, error
 	if err != nil {
 		return nil, err
 	}
-	o.Bin = settings.Bin
-	if o.Dir == "" {
-		dir, err := os.MkdirTemp("", "al-") // short: it holds Unix sockets
-		if err != nil {
-			return nil, fmt.Errorf("make the lab's directory: %w", err)
-		}
-		o.Dir = filepath.Join(dir, spec.Name)
-	}
+	o.Bin, o.Unique = settings.Bin, true // a lab of that name may stand, for people
 	ctx, cancel := context.WithTimeout(ctx, Budget.Up)
 	defer cancel()
 	began := time.Now()
 	if err := d.Up(ctx, spec, o); err != nil {
 		return nil, fmt.Errorf("bring up %s on %s: %w", topology, settings.Driver, err)
 	}
-	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: o.Dir}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}}
+	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}}
 	w.report = schema.Lab{Driver: w.driver, Topology: topology, BootMillis: millis(time.Since(began))}
 	labs = append(labs, w)
 	return w, w.look(ctx)
+}
+
+// directory is where a driver keeps a lab on this host; "" if it does not.
+func directory(d lab.Driver) string {
+	if in, ok := d.(interface{ Dir() string }); ok {
+		return in.Dir()
+	}
+	return ""
 }
 
 func (w *World) look(ctx context.Context) error {
@@ -144,7 +153,7 @@ func (w *World) down(ctx context.Context) error {
 	began := time.Now()
 	err := w.Down(ctx)
 	w.report.DownMillis = millis(time.Since(began))
-	return errors.Join(err, os.RemoveAll(filepath.Dir(w.Dir)))
+	return err
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

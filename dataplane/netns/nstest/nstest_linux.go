@@ -88,6 +88,7 @@ func rerun(user bool, uid int, args []string) (int, error) {
 	cmd.Env = append(os.Environ(), envInside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	if user {
+		cmd.Env = append(cmd.Env, envUserNS+"=1")
 		gid := os.Getgid()
 		if uid == ordinaryUID {
 			gid = ordinaryUID
