@@ -90,6 +90,26 @@ func up(t *testing.T, spec *topologies.Spec) *lab.Lab {
 	return &lab.Lab{Driver: d, Spec: spec, Dir: dir}
 }
 
+// Whenever Up is interrupted, nothing is left: neither before the holder has spoken, nor while its nodes are half made.
+func TestUpInterrupted(t *testing.T) {
+	bin := binariesForTest(t)
+	root := labRoot(t)
+	spec := open(t, "three-nodes")
+	for after := time.Duration(0); after < 120*time.Millisecond; after += 4 * time.Millisecond {
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		dir := filepath.Join(root, after.String())
+		err := New(Options{Detach: after%(8*time.Millisecond) == 0}).Up(ctx, spec, lab.UpOptions{Dir: dir, Bin: bin})
+		cancel()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Up, interrupted after %s: %v", after, err)
+		}
+		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+			log, _ := os.ReadFile(labdir.Dir(dir).Log("hold"))
+			t.Errorf("Up, interrupted after %s, left %s: %v\n%s", after, dir, err, log)
+		}
+	}
+}
+
 var web = lab.PodRef{Namespace: "shop", Name: "web"}
 
 func TestLab(t *testing.T) {

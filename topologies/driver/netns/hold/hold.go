@@ -68,7 +68,7 @@ func Run(ctx context.Context, c Config) error {
 		return sayHello(hello, err)
 	}
 	if err := sayHello(hello, nil); err != nil {
-		return err
+		return errors.Join(err, c.Dir.Remove()) // nobody waits for this lab any more
 	}
 	return h.run(ctx)
 }
@@ -186,12 +186,11 @@ func (h *holder) tearDown() {
 		time.Sleep(time.Millisecond) // until the reaper has them all
 	}
 	h.work.Wait()
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.site == nil {
-		return
+	nodes, err := os.ReadDir(h.cfg.Dir.Node("")) // those that were only half made too
+	if err != nil {
+		h.log.Warn("mounts not let go of", "err", err)
 	}
-	for name := range h.site.nodes {
-		_ = unix.Unmount(h.cfg.Dir.Node(name, "run"), unix.MNT_DETACH)
+	for _, n := range nodes {
+		_ = unix.Unmount(h.cfg.Dir.Node(n.Name(), "run"), unix.MNT_DETACH) // fails if there is none yet
 	}
 }
