@@ -83,11 +83,11 @@ func (t *Trace) drawSeen(b *strings.Builder) {
 }
 
 func drawLeg(b *strings.Builder, l Leg, reached bool) {
-	src := "?"
-	if l.Src.IsValid() {
-		src = l.Src.String()
+	fmt.Fprintf(b, "  │   %s ", l.Protocol)
+	if l.Src.IsValid() { // else nothing was ever sent from there
+		fmt.Fprintf(b, "%s ", l.Src)
 	}
-	fmt.Fprintf(b, "  │   %s %s → %s", l.Protocol, src, l.Dst)
+	fmt.Fprintf(b, "→ %s", l.Dst)
 	if l.Translated.IsValid() {
 		fmt.Fprintf(b, ", translated to %s", l.Translated)
 	}

@@ -23,7 +23,7 @@ type Trace struct {
 	URL  string        `json:"url"`
 	Call workload.Call `json:"call"`
 	Hops []Hop         `json:"hops"` // the caller first, the server last if it was reached
-	Legs []Leg         `json:"legs"` // Legs[i] is between Hops[i] and Hops[i+1]; a last one may lead nowhere
+	Legs []Leg         `json:"legs"` // Legs[i] is between Hops[i] and Hops[i+1]; a last one may lead nowhere; none if the name has no address
 	// Missing says what should have been logged and was not: the trace is incomplete then.
 	Missing []string `json:"missing,omitempty"`
 }
@@ -70,7 +70,7 @@ const (
 // Leg is the connection between two hops.
 type Leg struct {
 	Protocol    Protocol       `json:"protocol"`
-	Src         netip.AddrPort `json:"src"`
+	Src         netip.AddrPort `json:"src,omitzero"`
 	Dst         netip.AddrPort `json:"dst"`
 	Translated  netip.AddrPort `json:"translated,omitzero"` // where the kernel sent it instead of Dst
 	Authority   string         `json:"authority,omitempty"` // of the CONNECT request
@@ -255,7 +255,11 @@ func tunnelled(e *proxyEntry) bool {
 func (a *assembly) trace() *Trace {
 	t := &Trace{Call: a.call, Missing: a.missing}
 	t.Hops = []Hop{{Role: RoleClient, Name: a.caller.String(), Node: a.caller.Node, Start: a.call.Start, Duration: a.call.Latency}}
-	t.Legs = []Leg{{Protocol: ProtoTCP, Src: a.call.LocalAddr, Dst: a.call.RemoteAddr}}
+	t.Legs = []Leg{}
+	if !a.call.RemoteAddr.IsValid() {
+		return t // the caller never knew where to
+	}
+	t.Legs = append(t.Legs, Leg{Protocol: ProtoTCP, Src: a.call.LocalAddr, Dst: a.call.RemoteAddr})
 	if a.udp {
 		t.Legs[0].Protocol = ProtoUDP
 	}
@@ -277,6 +281,24 @@ func (a *assembly) trace() *Trace {
 	return t
 }
 
+// answeredBy is the server that reported of itself. Its socket's address tells nothing on loopback or a UDP wildcard; the
+// pod's own does.
+func (a *assembly) answeredBy(seen *workload.Seen) Hop {
+	ref := PodRef{seen.Namespace, seen.Workload}
+	h := Hop{Role: RoleServer, Name: ref.String()}
+	if seen.Namespace == "" {
+		h.Name = seen.Workload
+	}
+	ip, _ := netip.ParseAddr(seen.IP) // the zero Addr is no pod's
+	for _, p := range a.pods {
+		if slices.Contains(p.IPs, seen.LocalAddr.Addr()) || slices.Contains(p.IPs, ip) || p.PodRef == ref {
+			h.Name, h.Node = p.String(), p.Node
+			break
+		}
+	}
+	return h
+}
+
 // server adds who answered, if anybody did.
 func (a *assembly) server(t *Trace) {
 	last := &t.Legs[len(t.Legs)-1]
@@ -286,13 +308,7 @@ func (a *assembly) server(t *Trace) {
 	seen := a.call.Seen
 	switch {
 	case seen != nil && seen.Workload != "":
-		h := Hop{Role: RoleServer, Name: PodRef{seen.Namespace, seen.Workload}.String()}
-		if p, ok := a.podOf(seen.LocalAddr.Addr()); ok {
-			h.Name, h.Node = p.String(), p.Node
-		} else if seen.Namespace == "" {
-			h.Name = seen.Workload
-		}
-		t.Hops = append(t.Hops, h)
+		t.Hops = append(t.Hops, a.answeredBy(seen))
 		last.arrivesAt(seen.LocalAddr)
 	case a.call.OK || a.call.BytesRecv > 0 || a.call.Status > 0:
 		h := Hop{Role: RoleServer, Name: last.Dst.Addr().String()}

@@ -3,6 +3,7 @@
 package lab
 
 import (
+	"cmp"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -13,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
@@ -59,6 +60,7 @@ func mtls(more map[string]any) map[string]any {
 
 type traceCase struct {
 	name, from string
+	url        string // "" is http://cart
 	call       workload.Call
 	logs       map[string]string
 	missing    int
@@ -129,6 +131,22 @@ func traceCases(start time.Time) []traceCase {
 			name: "outbound-missing", from: "shop/web", hops: 2, missing: 1,
 			call: callOf(start, web, "10.244.1.9:8080", "shop/cart", web, "10.244.1.9:8080"),
 		},
+		{
+			name: "no-such-name", from: "shop/web", hops: 1,
+			call: workload.Call{Start: start, Latency: time.Millisecond, Class: workload.ClassResolve, Error: "lookup nosuch: no such host"},
+		},
+		{
+			name: "refused", from: "shop/web", hops: 1,
+			call: callOf(start, "", "10.244.1.9:1", "", "", ""),
+		},
+		{
+			name: "udp", from: "shop/web", hops: 2, url: "udp://cart:9002",
+			call: callOf(start, web, "10.96.0.18:9002", "shop/cart", web, "[::]:9002"),
+		},
+		{
+			name: "loopback", from: "shop/web", hops: 2, url: "http://localhost:8080",
+			call: callOf(start, "127.0.0.1:40000", "127.0.0.1:8080", "shop/web", "127.0.0.1:40000", "127.0.0.1:8080"),
+		},
 		{name: "inbound-missing", from: "shop/web", hops: 3, missing: 1,
 			call: callOf(start, web, "10.96.0.18:80", "shop/cart", "10.244.0.5:41000", "10.244.1.9:8080"),
 			logs: map[string]string{"node1": outHBONE},
@@ -149,7 +167,7 @@ func TestTrace(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			tr, err := l.Trace(t.Context(), ref, "http://cart", workload.Options{})
+			tr, err := l.Trace(t.Context(), ref, cmp.Or(tt.url, "http://cart"), workload.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -169,7 +187,7 @@ func TestTrace(t *testing.T) {
 			if err := json.Unmarshal(data, &back); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(fmt.Sprintf("%+v", tr.Legs), fmt.Sprintf("%+v", back.Legs)); diff != "" {
+			if diff := gocmp.Diff(fmt.Sprintf("%+v", tr.Legs), fmt.Sprintf("%+v", back.Legs)); diff != "" {
 				t.Errorf("legs after JSON (-want +got):\n%s", diff)
 			}
 		})
@@ -190,7 +208,7 @@ func golden(t *testing.T, path, got string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(string(want), got); diff != "" {
+	if diff := gocmp.Diff(string(want), got); diff != "" {
 		t.Errorf("%s (-want +got):\n%s", path, diff)
 	}
 }
