@@ -155,13 +155,7 @@ func (z *Ztunnel) loadDocument() error {
 	if z.cfg.Local.Path == "" && len(z.cfg.Local.Inline) == 0 {
 		return nil
 	}
-	if err := z.document.load(); err != nil {
-		return err
-	}
-	if z.client == nil {
-		z.readiness.Done(pendingState)
-	}
-	return nil
+	return z.document.load()
 }
 
 // startServices starts everything that lasts until the end.
@@ -182,35 +176,48 @@ func (z *Ztunnel) startServices(ctx context.Context, g *errgroup.Group, l admin.
 		return
 	}
 	g.Go(func() error { return z.client.Run(ctx) })
+}
+
+// startPods starts what names the pods, once the configuration is known: a listener that opens before the policies have
+// come would let everybody in, and would take connections from a ztunnel that knows better. It ends before the drain begins.
+func (z *Ztunnel) startPods(ctx context.Context, g *errgroup.Group, own *netns.NS) {
 	g.Go(func() error {
-		select {
-		case <-z.client.Ready():
-			z.readiness.Done(pendingState)
-		case <-ctx.Done():
+		if !z.awaitState(ctx) {
+			return nil
 		}
-		return nil
+		if z.cfg.Dedicated == nil {
+			return zds.NewClient(zds.ClientConfig{Path: z.cfg.ZDSPath, Handler: z.manager, Log: z.log}).Run(ctx)
+		}
+		return z.addDedicated(ctx, own)
 	})
 }
 
-// startPods starts what names the pods; it ends before the drain begins.
-func (z *Ztunnel) startPods(ctx context.Context, g *errgroup.Group, own *netns.NS) {
-	if z.cfg.Dedicated == nil {
-		client := zds.NewClient(zds.ClientConfig{Path: z.cfg.ZDSPath, Handler: z.manager, Log: z.log})
-		g.Go(func() error { return client.Run(ctx) })
-		return
+// awaitState waits until the control plane has answered for every type; a local document was loaded before. It reports
+// false if ctx ends first.
+func (z *Ztunnel) awaitState(ctx context.Context) bool {
+	if z.client != nil {
+		select {
+		case <-z.client.Ready():
+		case <-ctx.Done():
+			return false
+		}
 	}
-	g.Go(func() error {
-		ns, err := own.Dup()
-		if err != nil {
-			return err
-		}
-		i := z.cfg.Dedicated
-		w := zds.Workload{UID: i.Namespace + "/" + i.Name, Name: i.Name, Namespace: i.Namespace, ServiceAccount: i.ServiceAccount}
-		if err := z.manager.Add(ctx, w, ns); err != nil {
-			return err
-		}
-		return z.manager.SnapshotSent()
-	})
+	z.readiness.Done(pendingState)
+	return true
+}
+
+// addDedicated does for the one pod what the agent does for a node's.
+func (z *Ztunnel) addDedicated(ctx context.Context, own *netns.NS) error {
+	ns, err := own.Dup()
+	if err != nil {
+		return err
+	}
+	i := z.cfg.Dedicated
+	w := zds.Workload{UID: i.Namespace + "/" + i.Name, Name: i.Name, Namespace: i.Namespace, ServiceAccount: i.ServiceAccount}
+	if err := z.manager.Add(ctx, w, ns); err != nil {
+		return err
+	}
+	return z.manager.SnapshotSent()
 }
 
 // watchCatalog shows every change of the catalog to every proxy.
