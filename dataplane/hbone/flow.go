@@ -199,7 +199,7 @@ func (c *conn) setInitialWindow(v uint32) error {
 // window + credit + withheld is constant but for bytes on their way through deliver. The connection's window is given
 // back on receipt while its queues hold less than its share; above that, and once the process is short of memory, what
 // they hold is withheld until the kernel takes it. As long as memory is plenty a connection may queue more: 150 stalled
-// streams of 256 KiB would otherwise leave their neighbours no window at all. The protocol's smallest window always
+// streams of 512 KiB would otherwise leave their neighbours no window at all. The protocol's smallest window always
 // stays, for a neighbour without any window would be cut off by an application that is not its own.
 type recvFlow struct {
 	window   int64
@@ -208,10 +208,9 @@ type recvFlow struct {
 	withheld int64
 }
 
-// due reports whether it is time to announce credit: a good part of the window, so that a peer seldom waits, or more
-// than what the peer has left.
+// due reports whether it is time to announce credit: a good part of the window, or more than what the peer has left.
 func due(credit, window int64, full int32) bool {
-	return credit > 0 && (credit >= int64(full)/4 || credit > window)
+	return credit > 0 && (credit >= int64(full)/2 || credit > window)
 }
 
 // charge takes a DATA frame's whole length from both windows. s may be nil.

@@ -171,7 +171,7 @@ func TestServerJudgesFrames(t *testing.T) {
 			p.fr.WriteData(1, false, []byte("x"))
 		}, true, http2.ErrCodeStreamClosed},
 		{"DATA beyond the stream's window", func(p *rawPeer) {
-			for range 5 {
+			for range 9 {
 				p.fr.WriteData(1, false, make([]byte, 64<<10))
 			}
 		}, true, http2.ErrCodeFlowControl},

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,13 +92,16 @@ func TestBudgetRestrainsConnections(t *testing.T) {
 	srv, hop := startServer(t, sc)
 	p := startPool(t, pc)
 	resume := make(chan struct{})
+	release := sync.OnceFunc(func() { close(resume) })
 	stalled := serveStalled(t, resume)
+	t.Cleanup(release)
 	keeper := openTunnel(t, p, hop, serveApps(t, batches))
 	var asleep []*tunnel
 	flooded := make(chan struct{}, 16)
-	for range 16 {
-		tun := openTunnel(t, p, hop, stalled)
-		asleep = append(asleep, tun)
+	for range 16 { // before any of them uses up the budget, above which none would be opened
+		asleep = append(asleep, openTunnel(t, p, hop, stalled))
+	}
+	for _, tun := range asleep {
 		go func() {
 			tun.Write(make([]byte, 24<<20))
 			tun.CloseWrite()
@@ -112,7 +116,7 @@ func TestBudgetRestrainsConnections(t *testing.T) {
 		return server.control.recv.window <= floorWindow
 	})
 	moveAll(t, []*tunnel{keeper}, 4<<20) // a neighbour still gets through
-	close(resume)
+	release()
 	for range asleep {
 		<-flooded
 	}
