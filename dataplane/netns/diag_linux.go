@@ -41,7 +41,7 @@ type diagSocket struct {
 }
 
 // group is a SO_REUSEPORT group in the order in which its members began to listen, which is the order of the kernel's array
-// as long as no more than two of them ever stood side by side.
+// as long as no more than two of them ever stood side by side: the kernel fills the place of one that leaves with the last.
 type group struct {
 	members []uint32 // socket inodes
 	own     uint32
@@ -77,15 +77,21 @@ func groupOf(fd int) (group, error) {
 	return g, nil
 }
 
-// successor is the index of the newest member that is not own, or -1.
-func (g group) successor() int {
-	for i := len(g.members) - 1; i >= 0; i-- {
-		if g.members[i] != g.own {
-			return i
-		}
+// candidate is the index that the newest member but own has, or -1 if there is none. Where that proves wrong, the other
+// indexes follow with attempt 1, 2 and so on, and then all again.
+func (g group) candidate(attempt int) int {
+	if len(g.members) < 2 {
+		return -1
 	}
-	return -1
+	newest := len(g.members) - 1
+	if g.members[newest] == g.own {
+		newest--
+	}
+	n := len(g.members)
+	return ((newest-attempt)%n + n) % n
 }
+
+func (g group) equal(o group) bool { return slices.Equal(g.members, o.members) }
 
 // halfOpen lists the handshakes under way at fd's port.
 func halfOpen(fd int) (map[socketID]bool, error) {

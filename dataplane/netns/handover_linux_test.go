@@ -181,3 +181,163 @@ func TestHandOverEndsWithItsContext(t *testing.T) {
 		t.Errorf("Accept afterwards = %v, want closed", err)
 	}
 }
+
+// callers call without pause until stop; what failed is counted.
+type callers struct {
+	stop         context.CancelFunc
+	wg           sync.WaitGroup
+	made, failed atomic.Int64
+}
+
+func startCallers(t *testing.T, from *netns.NS, to netip.AddrPort, n int) *callers {
+	ctx, stop := context.WithCancel(t.Context())
+	c := &callers{stop: stop}
+	for range n {
+		c.wg.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := call(context.WithoutCancel(ctx), from, to); err != nil {
+					c.failed.Add(1)
+				}
+				c.made.Add(1)
+			}
+		})
+	}
+	t.Cleanup(c.end)
+	return c
+}
+
+func (c *callers) end() {
+	c.stop()
+	c.wg.Wait()
+}
+
+// progress waits until n more calls were made.
+func (c *callers) progress(t *testing.T, n int64) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for from := c.made.Load(); c.made.Load() < from+n; {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("the calls stand still")
+		}
+	}
+}
+
+// TestHandOverEndsUnderLoadWithoutSuccessor: nobody takes over, and for every connection that is served the next one waits
+// already. There is no end of what could be accepted, so HandOver must make one.
+func TestHandOverEndsUnderLoadWithoutSuccessor(t *testing.T) {
+	n := nstest.New(t)
+	l := listen(t, n, "[::]:0", netns.SocketOptions{ReusePort: true})
+	to := netip.AddrPortFrom(netip.IPv6Loopback(), port(l))
+	dial := func() {
+		c, err := n.DialTCP(t.Context(), to, netns.SocketOptions{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+	const queued, far = 50, 1000
+	for range queued {
+		dial()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	served := 0
+	err := netns.HandOver(ctx, l, netns.SocketOptions{}, func(c *net.TCPConn) {
+		c.Close()
+		if served++; served == far {
+			cancel()
+		}
+		if served < 2*far {
+			dial()
+		}
+	})
+	if err != nil || served != queued {
+		t.Errorf("served %d, %v; want the %d that waited", served, err, queued)
+	}
+}
+
+// generation is one of several listeners that share an address.
+type generation struct {
+	*echo
+	l       *net.TCPListener
+	stopped <-chan struct{}
+}
+
+func join(t *testing.T, n *netns.NS, addr string, letter byte) *generation {
+	g := &generation{echo: &echo{letter: letter}, l: listen(t, n, addr, netns.SocketOptions{ReusePort: true})}
+	g.stopped = g.run(g.l)
+	t.Cleanup(func() {
+		g.l.Close()
+		<-g.stopped
+		g.wg.Wait()
+	})
+	return g
+}
+
+func (g *generation) leave(t *testing.T) {
+	t.Helper()
+	g.l.SetDeadline(time.Unix(1, 0))
+	<-g.stopped
+	if err := netns.HandOver(t.Context(), g.l, netns.SocketOptions{}, g.serve); err != nil {
+		t.Errorf("hand over %c: %v", g.letter, err)
+	}
+}
+
+// TestThirdGeneration: the steering of the first handover must not outlive the next listener's arrival, which would get
+// every connection before it is ready.
+func TestThirdGeneration(t *testing.T) {
+	for _, family := range []struct{ bind, to string }{{"0.0.0.0:0", "10.9.0.2"}, {"[::]:0", "fd09::2"}} {
+		t.Run(family.bind, func(t *testing.T) {
+			client, server := pair(t)
+			a := join(t, server, family.bind, 'a')
+			addr := a.l.Addr().(*net.TCPAddr).AddrPort()
+			b := join(t, server, addr.String(), 'b')
+			calls := startCallers(t, client, netip.AddrPortFrom(netip.MustParseAddr(family.to), addr.Port()), 4)
+			calls.progress(t, 100)
+			a.leave(t)
+			calls.progress(t, 100)
+			c := join(t, server, addr.String(), 'c')
+			calls.progress(t, 20) // those under way
+			before := b.served.Load()
+			calls.progress(t, 100)
+			if b.served.Load() == before || c.served.Load() == 0 {
+				t.Errorf("side by side, the second served %d and the third %d of 100", b.served.Load()-before, c.served.Load())
+			}
+			b.leave(t)
+			calls.progress(t, 100)
+			calls.end()
+			if n := calls.failed.Load(); n != 0 {
+				t.Errorf("%d of %d calls failed", n, calls.made.Load())
+			}
+		})
+	}
+}
+
+// TestThreeAtOnce: where three met, the kernel's order is not the one in which they came. Whoever leaves, nobody is reset.
+func TestThreeAtOnce(t *testing.T) {
+	for _, family := range []struct{ bind, to string }{{"0.0.0.0:0", "10.9.0.2"}, {"[::]:0", "fd09::2"}} {
+		for _, order := range [][2]int{{0, 1}, {0, 2}, {1, 0}, {1, 2}, {2, 0}, {2, 1}} {
+			t.Run(fmt.Sprint(family.bind, order), func(t *testing.T) {
+				client, server := pair(t)
+				all := []*generation{join(t, server, family.bind, 'a')}
+				addr := all[0].l.Addr().(*net.TCPAddr).AddrPort()
+				all = append(all, join(t, server, addr.String(), 'b'), join(t, server, addr.String(), 'c'))
+				calls := startCallers(t, client, netip.AddrPortFrom(netip.MustParseAddr(family.to), addr.Port()), 8)
+				for _, i := range order {
+					calls.progress(t, 100)
+					all[i].leave(t)
+				}
+				calls.progress(t, 100)
+				calls.end()
+				if n := calls.failed.Load(); n != 0 {
+					t.Errorf("%d of %d calls failed", n, calls.made.Load())
+				}
+			})
+		}
+	}
+}

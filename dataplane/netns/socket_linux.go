@@ -54,7 +54,15 @@ func (n *NS) listenTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions
 		return nil, err
 	}
 	defer f.Close() // net.FileListener works on a duplicate
-	err = control(f, func(fd int) error { return os.NewSyscallError("listen", unix.Listen(fd, backlog)) })
+	err = control(f, func(fd int) error {
+		if err := unix.Listen(fd, backlog); err != nil {
+			return os.NewSyscallError("listen", err)
+		}
+		if o.ReusePort {
+			return detachSteering(fd)
+		}
+		return nil
+	})
 	if err != nil {
 		return nil, addressError("listen on", n, addr, err)
 	}
