@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // maxSocketPath is the longest path that a Unix socket address holds (unix(7)), without its terminating zero.
@@ -117,7 +118,7 @@ func (d Dir) Acquire() (*os.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("open lock: %w", err)
 		}
-		if err := tryLock(f); err != nil {
+		if err := lock(f); err != nil {
 			f.Close()
 			return nil, fmt.Errorf("lock %s: %w", d, err)
 		}
@@ -169,8 +170,36 @@ func (d Dir) isLab(lock *os.File) (ours, fresh bool, err error) {
 	return fresh, fresh, nil
 }
 
-func tryLock(f *os.File) error {
-	err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+// A probe keeps its shared lock for as long as it takes to see that it got one. Whoever locks for good waits that long, on
+// a busy machine too, before it believes that another holds the lab.
+const (
+	probeTries = 40
+	probeWait  = 5 * time.Millisecond
+)
+
+// lock locks for a holder: nobody else gets even a shared lock then.
+func lock(f *os.File) error {
+	for try := 1; ; try++ {
+		err := tryLock(f, syscall.LOCK_EX)
+		if !errors.Is(err, ErrTaken) || held(f) || try == probeTries {
+			return err
+		}
+		time.Sleep(probeWait)
+	}
+}
+
+// held probes whether a holder has the lock. A shared lock is enough to see that, and no obstacle to others that probe.
+func held(f *os.File) bool {
+	if err := tryLock(f, syscall.LOCK_SH); err != nil {
+		return errors.Is(err, ErrTaken)
+	}
+	_ = tryLock(f, syscall.LOCK_UN) // letting go never fails
+	return false
+}
+
+// tryLock fails with ErrTaken if somebody's lock excludes this one.
+func tryLock(f *os.File, how int) error {
+	err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB)
 	if errors.Is(err, syscall.EWOULDBLOCK) {
 		return ErrTaken
 	}
@@ -236,7 +265,7 @@ func List(roots ...string) ([]Lab, error) {
 		}
 		d := Dir(filepath.Dir(path))
 		if ours, _, err := d.isLab(f); err == nil && ours {
-			labs = append(labs, Lab{Dir: d, Stands: errors.Is(tryLock(f), ErrTaken)})
+			labs = append(labs, Lab{Dir: d, Stands: held(f)})
 		}
 		f.Close()
 	}

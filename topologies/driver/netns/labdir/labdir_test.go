@@ -3,9 +3,11 @@
 package labdir
 
 import (
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -26,6 +28,46 @@ func TestOnlyOneHolds(t *testing.T) {
 		t.Fatalf("after release: %v", err)
 	}
 	again.Close()
+}
+
+// Looking whether a lab stands neither keeps anybody from bringing it up nor looks like a holder to others who look.
+func TestProbesAreNotTakenForHolders(t *testing.T) {
+	root := t.TempDir()
+	alone, dead := Dir(filepath.Join(root, "alone")), Dir(filepath.Join(root, "dead"))
+	lock, err := dead.Acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lock.Close()
+	var looking sync.WaitGroup
+	ctx, stop := context.WithCancel(t.Context())
+	for range 4 {
+		looking.Go(func() {
+			for ctx.Err() == nil {
+				labs, err := List(root)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				for _, l := range labs {
+					if l.Dir == dead && l.Stands {
+						t.Error("a dead lab stands")
+						return
+					}
+				}
+			}
+		})
+	}
+	for range 500 {
+		lock, err := alone.Acquire()
+		if err != nil {
+			t.Error(err)
+			break
+		}
+		lock.Close()
+	}
+	stop()
+	looking.Wait()
 }
 
 func TestCollectRemovesOnlyWhatNobodyHolds(t *testing.T) {
