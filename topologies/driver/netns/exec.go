@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"syscall"
 
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/channel"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
@@ -38,6 +39,9 @@ func (d *Driver) Exec(ctx context.Context, pod lab.PodRef, argv []string, stdio 
 	for {
 		reply, files, err := e.next(ctx)
 		channel.CloseAll(files)
+		if err != nil && reply.Errno != 0 {
+			err = &lab.StartError{Err: err, Errno: syscall.Errno(reply.Errno)}
+		}
 		if err != nil || reply.Done {
 			s.wait()
 			return reply.Exit, err

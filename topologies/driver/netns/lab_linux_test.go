@@ -160,8 +160,13 @@ func testExec(t *testing.T, l *lab.Lab) {
 	if exit, err := l.Exec(within(t), web, []string{"sh", "-c", "kill -TERM $$"}, lab.Stdio{}); err != nil || exit != 143 {
 		t.Errorf("a process that a signal ended: exit %d, %v; want 143", exit, err)
 	}
-	if _, err := l.Exec(within(t), web, []string{"no-such-thing"}, lab.Stdio{}); err == nil || !strings.Contains(err.Error(), "no-such-thing") {
-		t.Errorf("a command that is not there: %v", err)
+	for name, errno := range map[string]syscall.Errno{
+		"no-such-thing": syscall.ENOENT, "/no/such/thing": syscall.ENOENT, "/etc/passwd": syscall.EACCES, "/etc": syscall.EACCES,
+	} {
+		_, err := l.Exec(within(t), web, []string{name}, lab.Stdio{})
+		if refused := (*lab.StartError)(nil); !errors.As(err, &refused) || refused.Errno != errno || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v, want %v", name, err, errno)
+		}
 	}
 	if _, err := l.Exec(within(t), lab.PodRef{Namespace: "shop", Name: "nobody"}, []string{"true"}, lab.Stdio{}); err == nil || !strings.Contains(err.Error(), "shop/nobody") {
 		t.Errorf("a pod that is not there: %v", err)
@@ -182,6 +187,9 @@ func testExecKilled(t *testing.T, l *lab.Lab) {
 	cancel()
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("exec after cancel: %v", err)
+	}
+	if log, err := os.ReadFile(labdir.Dir(l.Dir).Log("hold")); err != nil || strings.Contains(string(log), "canceled") {
+		t.Errorf("the holder makes a fuss: %v\n%s", err, log)
 	}
 	eventually(t, "the process and its child are gone", func() bool {
 		out, err := l.Output(within(t), web, "sh", "-c", "cat /proc/[0-9]*/comm")
@@ -215,6 +223,44 @@ func testIsolation(t *testing.T, l *lab.Lab) {
 		out, err := l.Output(within(t), web, "sh", "-c", c.script)
 		if got := strings.TrimSpace(string(out)); err != nil || got != c.want {
 			t.Errorf("%s: %q, %v; want %q", c.name, got, err, c.want)
+		}
+	}
+}
+
+// A lab may lie elsewhere than others of this user, which its pods see as little of; those that come later too.
+func TestPodsSeeNoOtherLab(t *testing.T) {
+	bin := binariesForTest(t)
+	wd, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	home, err := os.MkdirTemp(wd, ".home") // not in /tmp, which pods do not see anyway
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(home) })
+	t.Setenv("AMBIENTLAB_DIR", filepath.Join(home, "given"))
+	t.Setenv("XDG_STATE_HOME", home)
+	t.Setenv("HOME", home)
+	t.Setenv("AMBIENTLAB_BIN", bin)
+	var secrets []string
+	write := func(root string) {
+		secret := filepath.Join(root, "other", "ca", "key.pem")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(secret), 0o755), os.WriteFile(secret, []byte("secret"), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		secrets = append(secrets, secret)
+	}
+	write(filepath.Join(home, "ambientlab"))
+	write(home) // a control
+	l := up(t, open(t, "two-pods"))
+	write(filepath.Join(home, "given"))
+	write(filepath.Join(home, ".local", "state", "ambientlab"))
+	for _, secret := range secrets {
+		var out bytes.Buffer
+		exit, err := l.Exec(within(t), web, []string{"cat", secret}, lab.Stdio{Out: &out})
+		if seen := exit == 0; err != nil || seen != (filepath.Dir(filepath.Dir(filepath.Dir(secret))) == home) {
+			t.Errorf("%s: exit %d, %q, %v", secret, exit, out.String(), err)
 		}
 	}
 }

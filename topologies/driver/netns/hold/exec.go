@@ -42,6 +42,19 @@ func (s *site) exec(ctx context.Context, c *client, r *order.Exec) (int, error) 
 	}
 	c.files = nil
 	_ = c.conn.Send(order.Reply{Started: true})
+	return s.accompany(ctx, c, r, proc)
+}
+
+// errnoOf is why the kernel did not start a command, 0 if that is not what went wrong.
+func errnoOf(err error) int {
+	if refused := (*pause.RefusedError)(nil); errors.As(err, &refused) {
+		return int(refused.Errno)
+	}
+	return 0
+}
+
+// accompany passes signals on until the process ends, and ends it if its client is gone.
+func (s *site) accompany(ctx context.Context, c *client, r *order.Exec, proc *pause.Process) (int, error) {
 	for {
 		select {
 		case <-proc.Done():

@@ -44,7 +44,7 @@ func (s *site) runExternal(ctx context.Context, index int, e topologies.External
 	}
 	err = init.SetUp(ctx, pause.Setup{
 		Hostname: e.Name, Sysctls: commonSysctls, Files: []pause.File{s.hostsFile(e.Name, e.Addresses)},
-		Root:  &pause.Root{Staging: s.dir.Pod(id, "root"), Hide: s.hidden()},
+		Root:  &pause.Root{Staging: s.dir.Pod(id, "root"), Hide: s.hide},
 		Binds: []pause.Bind{{Source: s.bin, Target: binPath, ReadOnly: true}},
 	})
 	if err != nil {

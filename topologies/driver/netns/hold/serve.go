@@ -50,7 +50,9 @@ func (h *holder) serve(ctx context.Context, conn *channel.Conn) {
 	reply, answered, err := h.follow(ctx, c, &r)
 	reply.Done = err == nil
 	if err != nil {
-		h.log.Warn("request refused", "err", err)
+		if !errors.Is(err, context.Canceled) { // else it was withdrawn, and nobody hears the answer
+			h.log.Warn("request refused", "err", err)
+		}
 		reply.Error = err.Error()
 	}
 	_ = conn.Send(reply, answered...)
@@ -113,7 +115,7 @@ func (h *holder) follow(ctx context.Context, c *client, r *order.Request) (order
 		return none, nil, s.remove(ctx, *r.Delete)
 	case r.Exec != nil:
 		exit, err := s.exec(ctx, c, r.Exec)
-		return order.Reply{Exit: exit}, nil, err
+		return order.Reply{Exit: exit, Errno: errnoOf(err)}, nil, err
 	case r.Daemon != nil:
 		return s.daemonRequest(ctx, r.Daemon)
 	case r.Dial != nil:

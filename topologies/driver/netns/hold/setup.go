@@ -7,11 +7,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/child"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
 )
 
@@ -39,18 +41,27 @@ func (s *site) podSetup(p *pod) (pause.Setup, error) {
 	)
 	return pause.Setup{
 		Hostname: p.ref.Name, Sysctls: commonSysctls, Files: files,
-		Root:  &pause.Root{Staging: s.dir.Pod(p.uid, "root"), Hide: s.hidden()},
+		Root:  &pause.Root{Staging: s.dir.Pod(p.uid, "root"), Hide: s.hide},
 		Binds: append([]pause.Bind{{Source: s.bin, Target: binPath, ReadOnly: true}}, s.roleBinds(p)...),
 	}, nil
 }
 
-// hidden are the directories of the host that no pod may see: those of all labs, not of this one alone.
-func (s *site) hidden() []string {
-	dir, err := filepath.EvalSymlinks(string(s.dir))
-	if err != nil {
-		dir = string(s.dir)
+// hidden are the directories of the host that no pod may see: those of all labs, of which this one may lie elsewhere.
+func hidden(dir labdir.Dir, getenv func(string) string) []string {
+	own := filepath.Dir(string(dir))
+	if own == "/" {
+		own = string(dir)
 	}
-	return []string{filepath.Dir(dir)}
+	var hide []string
+	for _, d := range append([]string{own}, labdir.Known(getenv)...) {
+		if real, err := filepath.EvalSymlinks(d); err == nil {
+			d = real
+		}
+		if !slices.Contains(hide, d) {
+			hide = append(hide, d)
+		}
+	}
+	return hide
 }
 
 func (s *site) resolvConf(namespace string) string {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -24,6 +25,7 @@ import (
 type site struct {
 	dir       labdir.Dir
 	bin       string
+	hide      []string // set once: directories of the host that no pod sees
 	log       *slog.Logger
 	children  *child.Table
 	work      *sync.WaitGroup
@@ -55,7 +57,7 @@ func (h *holder) newSite(u *order.Up) (*site, error) {
 	}
 	s := &site{
 		issuer: issuer, dns: cluster.NewDNS(h.log), control: newController(), externals: map[string]*external{},
-		dir: h.cfg.Dir, bin: h.cfg.Bin, log: h.log, children: h.children, work: &h.work, run: h.life,
+		dir: h.cfg.Dir, bin: h.cfg.Bin, hide: hidden(h.cfg.Dir, os.Getenv), log: h.log, children: h.children, work: &h.work, run: h.life,
 		spec: u.Spec, cluster: &u.Spec.Clusters[0], daemonEnv: u.DaemonEnv,
 		nodes: map[string]*node{}, objects: &source.Objects{}, pods: map[lab.PodRef]*pod{},
 	}

@@ -16,22 +16,40 @@ func Root(getenv func(string) string) (string, error) {
 	if len(roots) == 0 {
 		return "", errors.New("find the labs' directory: set AMBIENTLAB_DIR, for there is no HOME")
 	}
-	return filepath.Abs(roots[0])
+	return filepath.Abs(roots[0].dir)
 }
 
+// root is a directory of labs; below is there before it is.
+type root struct{ dir, below string }
+
 // configured are the roots that the environment names, the one that counts first.
-func configured(getenv func(string) string) []string {
-	var roots []string
+func configured(getenv func(string) string) []root {
+	var roots []root
 	if dir := getenv("AMBIENTLAB_DIR"); dir != "" {
-		roots = append(roots, dir)
+		roots = append(roots, root{dir, filepath.Dir(dir)})
 	}
 	if state := getenv("XDG_STATE_HOME"); state != "" {
-		roots = append(roots, filepath.Join(state, "ambientlab"))
+		roots = append(roots, root{filepath.Join(state, "ambientlab"), state})
 	}
 	if home := getenv("HOME"); home != "" {
-		roots = append(roots, filepath.Join(home, ".local", "state", "ambientlab"))
+		roots = append(roots, root{filepath.Join(home, ".local", "state", "ambientlab"), home})
 	}
 	return roots
+}
+
+// Known are all directories in which labs may lie that this environment knows of, not only the one that counts. Those that
+// could come to be are made, so that they can be hidden before there is something in them.
+func Known(getenv func(string) string) []string {
+	known := []string{shortRoot()}
+	for _, r := range configured(getenv) {
+		if _, err := os.Stat(r.below); err == nil {
+			_ = os.MkdirAll(r.dir, 0o700) // who may not has no labs there either
+		}
+		if dir, err := filepath.Abs(r.dir); err == nil {
+			known = append(known, dir)
+		}
+	}
+	return known
 }
 
 // shortRoot takes the labs of a user whose home has a path too long for sockets.

@@ -13,7 +13,7 @@ import (
 )
 
 // Version of the messages.
-const Version = 1
+const Version = 2
 
 // Request is the first message of a connection. Exactly one field besides Version is set.
 type Request struct {
@@ -93,6 +93,7 @@ type Reply struct {
 	Done     bool   `json:",omitempty"`
 	Error    string `json:",omitempty"`
 
+	Errno      int             `json:",omitempty"` // with Error: why an Exec's command could not be started
 	Exit       int             `json:",omitempty"`
 	Pods       []lab.PodInfo   `json:",omitempty"`
 	Status     *lab.Status     `json:",omitempty"`

@@ -19,6 +19,14 @@ import (
 // ErrGone means that the init has ended, and every process of its namespaces with it.
 var ErrGone = errors.New("its init process has ended")
 
+// RefusedError says that an init could not do what it was told.
+type RefusedError struct {
+	Message string
+	Errno   syscall.Errno // 0 if the kernel had no part in it
+}
+
+func (e *RefusedError) Error() string { return e.Message }
+
 // Handle is the holder's end of an init. Its methods may be called concurrently.
 type Handle struct {
 	proc *child.Process
@@ -136,7 +144,8 @@ func (h *Handle) Write(ctx context.Context, files ...File) error {
 	return err
 }
 
-// Start starts a process with the given standard streams, which the caller keeps.
+// Start starts a process with the given standard streams, which the caller keeps. A command that is not there or cannot
+// be executed is a *RefusedError.
 func (h *Handle) Start(ctx context.Context, s Start, stdin, stdout, stderr *os.File) (*Process, error) {
 	p := &Process{h: h, done: make(chan struct{})}
 	// Once sent, the order is followed: a caller that gave up would not know what it started.
@@ -217,7 +226,7 @@ func (h *Handle) exchange(ctx context.Context, o order, replied <-chan answer, f
 	select {
 	case r := <-replied:
 		if r.Error != "" {
-			return r, errors.New(r.Error)
+			return r, &RefusedError{Message: r.Error, Errno: syscall.Errno(r.Errno)}
 		}
 		return r, nil
 	case <-h.gone:

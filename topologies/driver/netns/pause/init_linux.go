@@ -74,6 +74,9 @@ func (p *initProcess) serve() error {
 		pidfd, err := p.follow(&o, files, &r)
 		if err != nil {
 			r.Error = err.Error()
+			if errno := syscall.Errno(0); errors.As(err, &errno) {
+				r.Errno = int(errno)
+			}
 		}
 		channel.CloseAll(files)
 		err = p.orders.Send(r, pidfd...)
@@ -153,11 +156,13 @@ func (p *initProcess) signal(s *signal) error {
 	return c.Signal(syscall.Signal(s.Number))
 }
 
-// search finds an executable as execvp(3) does, with the PATH that the process will have.
+// search finds an executable as execvp(3) does, with the PATH that the process will have: EACCES says that there are files
+// of that name, but none that may be executed.
 func search(name string, env []string) (string, error) {
 	if strings.Contains(name, "/") {
 		return name, nil
 	}
+	missing := syscall.ENOENT
 	for _, v := range env {
 		dirs, ok := strings.CutPrefix(v, "PATH=")
 		if !ok {
@@ -165,10 +170,14 @@ func search(name string, env []string) (string, error) {
 		}
 		for _, dir := range filepath.SplitList(dirs) {
 			path := filepath.Join(dir, name)
-			if info, err := os.Stat(path); err == nil && !info.IsDir() && unix.Access(path, unix.X_OK) == nil {
+			if info, err := os.Stat(path); err != nil || info.IsDir() {
+				continue
+			}
+			if unix.Access(path, unix.X_OK) == nil {
 				return path, nil
 			}
+			missing = syscall.EACCES
 		}
 	}
-	return "", fmt.Errorf("find %s: %w in PATH", name, os.ErrNotExist)
+	return "", fmt.Errorf("find %s in PATH: %w", name, missing)
 }

@@ -65,6 +65,7 @@ type signal struct {
 type reply struct {
 	ID    uint64
 	Error string `json:",omitempty"`
+	Errno int    `json:",omitempty"` // what the kernel said, if Error comes from it
 	PID   int    `json:",omitempty"` // in the init's PID namespace; a descriptor of the process comes along
 	Exit  *int   `json:",omitempty"`
 }
