@@ -3,12 +3,12 @@
 package labdir
 
 import (
-	"context"
 	"errors"
 	"os"
 	"path/filepath"
-	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -33,41 +33,30 @@ func TestOnlyOneHolds(t *testing.T) {
 // Looking whether a lab stands neither keeps anybody from bringing it up nor looks like a holder to others who look.
 func TestProbesAreNotTakenForHolders(t *testing.T) {
 	root := t.TempDir()
-	alone, dead := Dir(filepath.Join(root, "alone")), Dir(filepath.Join(root, "dead"))
+	dead := Dir(filepath.Join(root, "dead"))
 	lock, err := dead.Acquire()
 	if err != nil {
 		t.Fatal(err)
 	}
 	lock.Close()
-	var looking sync.WaitGroup
-	ctx, stop := context.WithCancel(t.Context())
-	for range 4 {
-		looking.Go(func() {
-			for ctx.Err() == nil {
-				labs, err := List(root)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				for _, l := range labs {
-					if l.Dir == dead && l.Stands {
-						t.Error("a dead lab stands")
-						return
-					}
-				}
-			}
-		})
+	probe, err := os.Open(dead.Lock())
+	if err != nil {
+		t.Fatal(err)
 	}
-	for range 500 {
-		lock, err := alone.Acquire()
-		if err != nil {
-			t.Error(err)
-			break
-		}
-		lock.Close()
+	defer probe.Close()
+	if err := syscall.Flock(int(probe.Fd()), syscall.LOCK_SH); err != nil {
+		t.Fatal(err)
 	}
-	stop()
-	looking.Wait()
+	if labs, err := List(root); err != nil || len(labs) != 1 || labs[0].Stands {
+		t.Errorf("%+v, %v: want one lab, dead, though another looks at it too", labs, err)
+	}
+	release := time.AfterFunc(20*time.Millisecond, func() { _ = syscall.Flock(int(probe.Fd()), syscall.LOCK_UN) })
+	defer release.Stop()
+	lock, err = dead.Acquire()
+	if err != nil {
+		t.Fatalf("while another looks at it: %v", err)
+	}
+	lock.Close()
 }
 
 func TestCollectRemovesOnlyWhatNobodyHolds(t *testing.T) {
