@@ -103,7 +103,7 @@ func TestBudgetRestrainsConnections(t *testing.T) {
 	}
 	for _, tun := range asleep {
 		go func() {
-			tun.Write(make([]byte, 24<<20))
+			tun.Write(make([]byte, 24<<20/min(scale, 3)))
 			tun.CloseWrite()
 			flooded <- struct{}{}
 		}()
