@@ -40,6 +40,14 @@ func (e *policyError) Error() string {
 	return s
 }
 
+// refusal is the status that tells a client of a tunnel why its connection was rejected (A1.3).
+func refusal(err error) int {
+	if denied := (*policyError)(nil); errors.As(err, &denied) {
+		return http.StatusUnauthorized
+	}
+	return http.StatusServiceUnavailable
+}
+
 // tunnelError says why no tunnel came about, as response flag and as an error that tells an operator where to look.
 func tunnelError(err error) (flag string, said error) {
 	if unavailable := (*identity.UnavailableError)(nil); errors.As(err, &unavailable) {

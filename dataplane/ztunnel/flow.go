@@ -98,9 +98,9 @@ func (f *flow) fail(flag string, err error) {
 	f.p.access.Failed(&f.rec)
 }
 
-// reject ends a connection whose ends are known but that was never established. If the proxy itself cut ctx meanwhile, that is
-// why.
-func (f *flow) reject(ctx context.Context, flag string, err error) {
+// reject ends a connection whose ends are known but that was never established, and returns why: if the proxy itself cut ctx
+// meanwhile, that.
+func (f *flow) reject(ctx context.Context, flag string, err error) error {
 	if cut := f.p.cutBy(ctx); cut != nil {
 		err = cut
 	}
@@ -110,6 +110,7 @@ func (f *flow) reject(ctx context.Context, flag string, err error) {
 	f.rec.Flags, f.rec.Err = flag, err
 	f.p.metrics.ConnFailed(&f.rec)
 	f.p.access.Complete(&f.rec)
+	return err
 }
 
 // carry counts, lists and logs an established connection around the relay that moves its bytes until the end of ctx.
@@ -145,11 +146,8 @@ func (p *proxy) cutBy(ctx context.Context) error {
 		return cause
 	}
 	select {
-	case <-p.ended: // a tunnel that the server cut on the proxy's behalf
-		if p.grace > 0 {
-			return errDrained
-		}
-		return errPodGone
+	case <-p.expired: // a tunnel that the server cut on the proxy's behalf
+		return p.cutReason()
 	default:
 		return nil
 	}

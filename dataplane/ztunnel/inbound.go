@@ -104,14 +104,12 @@ func (p *proxy) serveTunnel(ctx context.Context, in *hbone.Inbound) {
 	p.tracker.add(&f.live)
 	defer p.tracker.remove(&f.live)
 	if err := p.authorize(f, a.self); err != nil {
-		f.reject(ctx, telemetry.FlagDeny, err)
-		in.Refuse(http.StatusUnauthorized)
+		in.Refuse(refusal(f.reject(ctx, telemetry.FlagDeny, err)))
 		return
 	}
 	to, err := p.dialApp(ctx, in.Remote.Addr(), a.target)
 	if err != nil {
-		f.reject(ctx, telemetry.FlagConnect, err)
-		in.Refuse(http.StatusServiceUnavailable)
+		in.Refuse(refusal(f.reject(ctx, telemetry.FlagConnect, err)))
 		return
 	}
 	f.rec.Upstream = localOf(to)

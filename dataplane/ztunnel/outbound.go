@@ -81,7 +81,7 @@ func (p *proxy) outboundTunnel(ctx context.Context, c *net.TCPConn, f *flow, sel
 			f.secure(p.local.identity(self), up.Workload.Identity())
 		}
 		flag, err := tunnelError(err)
-		f.reject(ctx, flag, err)
+		_ = f.reject(ctx, flag, err)
 		return
 	}
 	if peer, err := identity.PeerIdentity(stream.TLS()); err == nil {
@@ -112,7 +112,7 @@ func (p *proxy) outboundPlain(ctx context.Context, c *net.TCPConn, f *flow, up c
 	to, err := p.ns.DialTCP(dial, up.Addr, p.dialOptions())
 	cancel()
 	if err != nil {
-		f.reject(ctx, telemetry.FlagConnect, err)
+		_ = f.reject(ctx, telemetry.FlagConnect, err)
 		return
 	}
 	f.rec.Upstream = localOf(to)

@@ -42,12 +42,12 @@ func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn) {
 	p.tracker.add(&f.live)
 	defer p.tracker.remove(&f.live)
 	if err := p.authorize(f, self); err != nil {
-		f.reject(ctx, telemetry.FlagDeny, err)
+		_ = f.reject(ctx, telemetry.FlagDeny, err)
 		return
 	}
 	to, err := p.dialApp(ctx, src.Addr(), dst)
 	if err != nil {
-		f.reject(ctx, telemetry.FlagConnect, err)
+		_ = f.reject(ctx, telemetry.FlagConnect, err)
 		return
 	}
 	f.rec.Upstream = localOf(to)

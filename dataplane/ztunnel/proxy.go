@@ -47,15 +47,16 @@ type proxy struct {
 	arriving sync.WaitGroup // one for each that the HBONE server has not taken in yet: its Shutdown must not come before
 	interest interest
 
-	stop  sync.Once
-	ended chan struct{} // closed by drain
-	grace time.Duration // set before ended is closed
+	stop    sync.Once
+	ended   chan struct{} // closed by drain
+	grace   time.Duration // set before ended is closed
+	expired chan struct{} // closed when what is left is about to be cut
 }
 
 // openProxy makes a proxy with its listeners; it takes over ns unless it fails.
 func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy, error) {
 	p := &proxy{
-		shared: s, ns: ns, ended: make(chan struct{}),
+		shared: s, ns: ns, ended: make(chan struct{}), expired: make(chan struct{}),
 		local: local{Info: info, store: s.catalog, wait: s.cfg.Time.LocalWorkload},
 		log:   s.log.With("namespace", info.Namespace, "name", info.Name),
 	}
@@ -149,11 +150,16 @@ func (p *proxy) run(ctx context.Context) {
 	case <-ctx.Done():
 		p.drain(0)
 	}
+	// The reason stands before anybody is cut, so that a connection which ends by itself meanwhile is not taken for one.
+	limit, expire := context.WithCancel(context.WithoutCancel(ctx))
+	over := sync.OnceFunc(func() { close(p.expired); expire() })
+	defer over()
+	defer time.AfterFunc(p.grace, over).Stop()
+	defer context.AfterFunc(ctx, over)()
 	p.wakeLanes()
 	accepting.Wait() // nothing is added to conns from here on
 	if p.grace > 0 {
 		p.arriving.Wait()
-		limit, cancel := context.WithTimeoutCause(ctx, p.grace, errDrained)
 		gone := make(chan struct{})
 		rest.Go(func() {
 			p.conns.Wait()
@@ -164,14 +170,21 @@ func (p *proxy) run(ctx context.Context) {
 		case <-gone:
 		case <-limit.Done():
 		}
-		cancel()
-		cut(errDrained)
 	}
-	cut(errPodGone)
+	over()
+	cut(p.cutReason())
 	_ = p.server.Shutdown(ctx)
 	p.conns.Wait()
 	p.pool.Close()
 	rest.Wait()
+}
+
+// cutReason is why connections are cut once the proxy has ended.
+func (p *proxy) cutReason() error {
+	if p.grace > 0 {
+		return errDrained
+	}
+	return errPodGone
 }
 
 // wakeLanes ends the accept loops. With grace their listeners stay open for the hand-over.
@@ -185,13 +198,14 @@ func (p *proxy) wakeLanes() {
 	}
 }
 
-// accept serves l's connections until the proxy ends, and then hands the listener over to a successor if there is time.
+// accept serves l's connections until the proxy ends, and then hands the listener over to a successor if there is time: half
+// of the grace, because connections are told to end only after that, and a handshake that hangs must not take all of it.
 func (p *proxy) accept(ctx context.Context, l lane) {
 	p.acceptUntilEnd(ctx, l)
 	if p.grace == 0 {
 		return
 	}
-	limit, cancel := context.WithTimeout(ctx, p.grace)
+	limit, cancel := context.WithTimeout(ctx, p.grace/2)
 	defer cancel()
 	err := netns.HandOver(limit, l.l, p.listenOptions(), func(c *net.TCPConn) { l.serve(ctx, c) })
 	if err != nil {
