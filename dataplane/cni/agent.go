@@ -47,6 +47,8 @@ type Rules interface {
 	Apply(ctx context.Context, ns *netns.NS, p capture.Plan) (changed bool, err error)
 	Diff(ctx context.Context, ns *netns.NS, p capture.Plan) ([]string, error)
 	Remove(ctx context.Context, ns *netns.NS) error
+	// Installed reports whether there is anything that Remove would take away.
+	Installed(ctx context.Context, ns *netns.NS) (bool, error)
 }
 
 // Finder finds the namespace of a pod that runs. The caller closes it. A pod that has none is fs.ErrNotExist.

@@ -329,6 +329,28 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
+// An agent ended after it had written rules and before it wrote that down, and the label went before the next one began.
+func TestLeftRulesAreRemovedAtStart(t *testing.T) {
+	f := newFakes()
+	f.installed = true
+	f.set(namespace("shop", ""), pod("web"), pod("host", func(p *corev1.Pod) { p.Spec.HostNetwork = true }),
+		pod("far", func(p *corev1.Pod) { p.Spec.NodeName = "node2" }), pod("over", func(p *corev1.Pod) { p.Status.Phase = corev1.PodFailed }))
+	f.snapshot = func() []zds.Entry { f.add("snapshot"); return nil }
+	start(t, f.config())
+	f.expect(t, "remove", "snapshot")
+	f.expectNothing(t)
+}
+
+func TestLeftRulesThatStayAreTriedAgain(t *testing.T) {
+	f := newFakes()
+	f.installed, f.removeErr = true, errAway
+	f.set(namespace("shop", ""), pod("web"))
+	start(t, f.config())
+	f.expect(t, "remove", "annotate uid-web pending", "remove")
+	f.fail(&f.removeErr, nil)
+	f.await(t, "release", func(e []string) bool { return slices.Contains(e, "clear uid-web") })
+}
+
 func TestShutdownLeavesEverythingInPlace(t *testing.T) {
 	f := newFakes()
 	f.set(namespace("shop", "ambient"), pod("web"))

@@ -31,6 +31,12 @@ func (KernelRules) Diff(ctx context.Context, ns *netns.NS, p capture.Plan) ([]st
 // Remove implements Rules.
 func (KernelRules) Remove(ctx context.Context, ns *netns.NS) error { return capture.Remove(ctx, ns) }
 
+// Installed implements Rules.
+func (KernelRules) Installed(ctx context.Context, ns *netns.NS) (bool, error) {
+	text, err := capture.Dump(ctx, ns)
+	return text != "", err
+}
+
 // ErrHostNetwork says that a pod's namespace turned out to be the node's own.
 var ErrHostNetwork = errors.New("the namespace is the node's own")
 
@@ -203,7 +209,49 @@ func (a *Agent) takeOver(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+	return a.sweep(ctx)
+}
+
+// sweep removes redirection from pods that are not to have it and of which no annotation tells: an agent may have ended
+// between the two, and the pod's label may have gone before the next began. A pod whose rules stay is called pending, so
+// that the workers release it.
+func (a *Agent) sweep(ctx context.Context) error {
+	v := a.view.Load()
+	for uid, p := range v.pods {
+		ref := refOf(p)
+		if p.Spec.HostNetwork || terminated(p) || a.recorded(ref) || a.decide(p, v.namespaces).Enrol {
+			continue
+		}
+		found, err := a.sweepPod(ctx, uid)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case found && err != nil:
+			err = errors.Join(err, a.cfg.Annotator.Set(ref, mesh.RedirectionPending))
+			a.queue.add(uid)
+			fallthrough
+		case err != nil:
+			a.cfg.Log.Warn("pod outside the mesh may be redirected", "pod", ref, "error", err)
+		case found:
+			a.cfg.Log.Warn("removed what an earlier agent left in a pod outside the mesh", "pod", ref)
+		}
+	}
 	return nil
+}
+
+func (a *Agent) sweepPod(ctx context.Context, uid string) (found bool, err error) {
+	ns, err := a.namespace(state{}, nil, uid)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrHostNetwork) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer ns.Close()
+	if found, err = a.cfg.Rules.Installed(ctx, ns); err != nil || !found {
+		return found, err
+	}
+	return true, a.cfg.Rules.Remove(ctx, ns)
 }
 
 func (a *Agent) takeOverPod(ctx context.Context, p *corev1.Pod, annotation string) error {

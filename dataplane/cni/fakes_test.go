@@ -113,11 +113,12 @@ type fakes struct {
 	objects *source.Objects
 	changed chan struct{}
 
-	addErr, delErr, applyErr error
-	diff                     []string
-	noNetns                  bool
-	recorded                 map[PodRef]string
-	snapshot                 func() []zds.Entry
+	addErr, delErr, applyErr, removeErr error
+	installed                           bool
+	diff                                []string
+	noNetns                             bool
+	recorded                            map[PodRef]string
+	snapshot                            func() []zds.Entry
 }
 
 func newFakes() *fakes {
@@ -215,7 +216,12 @@ func (f fakeRules) Diff(context.Context, *netns.NS, capture.Plan) ([]string, err
 	return f.diff, nil
 }
 
-func (f fakeRules) Remove(context.Context, *netns.NS) error { f.add("remove"); return nil }
+func (f fakeRules) Remove(context.Context, *netns.NS) error {
+	f.add("remove")
+	return f.get(&f.removeErr)
+}
+
+func (f fakeRules) Installed(context.Context, *netns.NS) (bool, error) { return f.installed, nil }
 
 type fakeFinder struct{ *fakes }
 

@@ -279,7 +279,21 @@ func TestNodeTakesOver(t *testing.T) {
 	n.annotated("cart", "enabled")
 }
 
+func TestNodeRemovesWhatWasLeft(t *testing.T) {
+	n := newNode(t)
+	n.namespace("shop", "")
+	ns := n.pod("web")
+	if _, err := capture.Apply(t.Context(), ns, capture.NewPlan(capture.Options{IPv4: true, IPv6: true})); err != nil {
+		t.Fatal(err)
+	}
+	n.start()
+	n.connect()
+	n.proxy.expect(t, "snapshot")
+	n.captured(ns, false)
+	n.annotated("web", "")
+}
+
 // TestNodeAsOrdinaryUser runs the tests above in a user namespace too.
 func TestNodeAsOrdinaryUser(t *testing.T) {
-	nstest.AsOrdinaryUser(t, "^TestNode(Holds|Refuses|Follows|Takes)")
+	nstest.AsOrdinaryUser(t, "^TestNode(Holds|Refuses|Follows|Takes|Removes)")
 }
