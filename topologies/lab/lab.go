@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/ambientlab/ambientlab/topologies"
@@ -33,6 +34,17 @@ type ExecError struct {
 func (e *ExecError) Error() string {
 	return fmt.Sprintf("exec in %s: %s: exit %d: %s", e.Pod, strings.Join(e.Argv, " "), e.Exit, e.Stderr)
 }
+
+// StartError says that a pod's kernel did not start a command: ENOENT, EACCES, ENOEXEC and so on.
+type StartError struct {
+	Err   error
+	Errno syscall.Errno
+}
+
+func (e *StartError) Error() string { return e.Err.Error() }
+
+// Unwrap makes errors.Is work with fs.ErrNotExist and fs.ErrPermission too.
+func (e *StartError) Unwrap() []error { return []error{e.Err, e.Errno} }
 
 // Call makes the calls that o describes from a pod and returns what came of them. Calls that failed are no error:
 // the result says how. An error means that no result is to be had.
