@@ -14,13 +14,14 @@ const (
 	Kind       = "Topology"
 )
 
-// Spec is one topology, complete: Load has filled in every default and found no problem. It is read-only once loaded.
+// Spec is one topology, complete: Load has filled in every default and found no problem. It is read-only once loaded. As
+// JSON it has the fields of a topology file.
 type Spec struct {
-	Name        string // a DNS label; names the lab too
-	Description string
-	Clusters    []Cluster
-	External    []External
-	Debug       Debug
+	Name        string     `json:"name"` // a DNS label; names the lab too
+	Description string     `json:"description,omitempty"`
+	Clusters    []Cluster  `json:"clusters"`
+	External    []External `json:"external,omitempty"`
+	Debug       Debug      `json:"debug,omitzero"`
 }
 
 // Cluster finds a cluster by name; nil if there is none.
@@ -35,20 +36,20 @@ func (s *Spec) Cluster(name string) *Cluster {
 
 // Cluster is one Kubernetes cluster.
 type Cluster struct {
-	Name        string // the cluster id that workloads report, "Kubernetes" by default
-	Network     string // "" is the default network
-	TrustDomain string
-	Domain      string // the DNS domain of services, "cluster.local" by default
-	IPFamily    IPFamily
+	Name        string   `json:"name"`              // the cluster id that workloads report, "Kubernetes" by default
+	Network     string   `json:"network,omitempty"` // "" is the default network
+	TrustDomain string   `json:"trustDomain,omitempty"`
+	Domain      string   `json:"domain,omitempty"` // the DNS domain of services, "cluster.local" by default
+	IPFamily    IPFamily `json:"ipFamily"`
 
-	PodSubnets     []netip.Prefix // one per family, IPv4 first; cut into a /24 or /64 per node
-	ServiceSubnets []netip.Prefix // one per family, IPv4 first
+	PodSubnets     []netip.Prefix `json:"podSubnets,omitempty"`     // one per family, IPv4 first; cut into a /24 or /64 per node
+	ServiceSubnets []netip.Prefix `json:"serviceSubnets,omitempty"` // one per family, IPv4 first
 
-	Nodes      []Node
-	Namespaces []Namespace
-	Workloads  []Workload
-	Services   []Service
-	Objects    []runtime.Object // typed, in the order of the file
+	Nodes      []Node           `json:"nodes"`
+	Namespaces []Namespace      `json:"namespaces,omitempty"`
+	Workloads  []Workload       `json:"workloads,omitempty"`
+	Services   []Service        `json:"services,omitempty"`
+	Objects    []runtime.Object `json:"objects,omitempty"` // typed, in the order of the file
 }
 
 // IPFamily says which addresses pods and services have.
@@ -69,33 +70,33 @@ func (f IPFamily) Has6() bool { return f == IPv6 || f == Dual }
 
 // Node is a machine of a cluster.
 type Node struct {
-	Name   string
-	Zone   string
-	Region string
-	Labels map[string]string
+	Name   string            `json:"name"`
+	Zone   string            `json:"zone,omitempty"`
+	Region string            `json:"region,omitempty"`
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // Namespace is a Kubernetes namespace.
 type Namespace struct {
-	Name        string
-	Labels      map[string]string
-	Annotations map[string]string
+	Name        string            `json:"name"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
 }
 
 // Workload becomes a service account and one pod per replica. A single replica's pod is named like the workload,
 // several are named <name>-0, <name>-1, ….
 type Workload struct {
-	Name           string
-	Namespace      string
-	ServiceAccount string // the workload's name by default
-	Labels         map[string]string
-	Annotations    map[string]string
-	Nodes          []string // replica i runs on Nodes[i % len]; all nodes, starting at the workload's index, by default
-	Replicas       int
-	Serve          Serve // what the workload binary's server listens on; unused with Command
-	Capabilities   CapabilityChange
-	Env            map[string]string
-	Command        []string // overrides the workload binary's server
+	Name           string            `json:"name"`
+	Namespace      string            `json:"namespace,omitempty"`
+	ServiceAccount string            `json:"serviceAccount,omitempty"` // the workload's name by default
+	Labels         map[string]string `json:"labels,omitempty"`
+	Annotations    map[string]string `json:"annotations,omitempty"`
+	Nodes          []string          `json:"nodes"` // replica i runs on Nodes[i % len]; all nodes, starting at the workload's index, by default
+	Replicas       int               `json:"replicas"`
+	Serve          Serve             `json:"serve,omitzero"` // what the workload binary's server listens on; unused with Command
+	Capabilities   CapabilityChange  `json:"capabilities,omitzero"`
+	Env            map[string]string `json:"env,omitempty"`
+	Command        []string          `json:"command,omitempty"` // overrides the workload binary's server
 }
 
 // PodName is the name of replica i.
@@ -111,8 +112,8 @@ func (w *Workload) Node(i int) string { return w.Nodes[i%len(w.Nodes)] }
 
 // CapabilityChange is relative to Kubernetes' default capabilities; names are without "CAP_".
 type CapabilityChange struct {
-	Add  []string
-	Drop []string
+	Add  []string `json:"add,omitempty"`
+	Drop []string `json:"drop,omitempty"`
 }
 
 // Bind is the address that a port is bound to.
@@ -139,46 +140,55 @@ func (p Port) String() string {
 	return itoa(int(p.Number)) + "@" + string(p.Bind)
 }
 
+// MarshalText makes a port the same string in JSON.
+func (p Port) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText reads what MarshalText wrote.
+func (p *Port) UnmarshalText(text []byte) (err error) {
+	*p, err = ParsePort(string(text))
+	return err
+}
+
 // Serve lists the ports of the workload binary's server by protocol.
 type Serve struct {
-	HTTP           []Port // HTTP/1.1, with WebSocket at /ws
-	H2C            []Port // HTTP/2 with prior knowledge
-	GRPC           []Port
-	TLS            []Port // HTTPS, HTTP/1.1 and HTTP/2 by ALPN
-	TCP            []Port // echo
-	TCPServerFirst []Port // banner, then echo
-	UDP            []Port // echo
+	HTTP           []Port `json:"http,omitempty"` // HTTP/1.1, with WebSocket at /ws
+	H2C            []Port `json:"h2c,omitempty"`  // HTTP/2 with prior knowledge
+	GRPC           []Port `json:"grpc,omitempty"`
+	TLS            []Port `json:"tls,omitempty"`            // HTTPS, HTTP/1.1 and HTTP/2 by ALPN
+	TCP            []Port `json:"tcp,omitempty"`            // echo
+	TCPServerFirst []Port `json:"tcpServerFirst,omitempty"` // banner, then echo
+	UDP            []Port `json:"udp,omitempty"`            // echo
 }
 
 // Service is a Kubernetes service.
 type Service struct {
-	Name        string
-	Namespace   string
-	Labels      map[string]string
-	Annotations map[string]string
-	Selector    map[string]string // empty: endpoints come from EndpointSlices among Objects
-	Ports       []ServicePort
-	Headless    bool
-	ClusterIPs  []netip.Addr // empty: allocated; see Objects
+	Name        string            `json:"name"`
+	Namespace   string            `json:"namespace,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Selector    map[string]string `json:"selector,omitempty"` // empty: endpoints come from EndpointSlices among Objects
+	Ports       []ServicePort     `json:"ports,omitempty"`
+	Headless    bool              `json:"headless,omitempty"`
+	ClusterIPs  []netip.Addr      `json:"clusterIPs,omitempty"` // empty: allocated; see Objects
 }
 
 // ServicePort is one port of a service.
 type ServicePort struct {
-	Name        string
-	Port        uint16
-	TargetPort  uint16 // Port by default
-	Protocol    string // TCP or UDP
-	AppProtocol string
+	Name        string `json:"name"`
+	Port        uint16 `json:"port"`
+	TargetPort  uint16 `json:"targetPort"`         // Port by default
+	Protocol    string `json:"protocol,omitempty"` // TCP or UDP
+	AppProtocol string `json:"appProtocol,omitempty"`
 }
 
 // External is a host on the underlay, outside every cluster and the mesh. It runs the workload binary's server.
 type External struct {
-	Name      string
-	Addresses []netip.Addr
-	Serve     Serve
+	Name      string       `json:"name"`
+	Addresses []netip.Addr `json:"addresses"`
+	Serve     Serve        `json:"serve,omitzero"`
 }
 
 // Debug switches aids that weaken the lab; all are off unless asked for.
 type Debug struct {
-	TLSKeys bool // log session keys beside captures
+	TLSKeys bool `json:"tlsKeys,omitempty"` // log session keys beside captures
 }

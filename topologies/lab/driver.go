@@ -37,7 +37,8 @@ type Driver interface {
 
 	// Exec runs argv in a pod, as a process of the pod with the pod's own rights; argv[0] is looked up in the pod's PATH,
 	// where the workload binary is "workload". exit is the process's exit code, 128+n if signal n ended it; err is set
-	// only when it could not be run. When ctx ends, the process is killed.
+	// only when it could not be run: it is a *StartError if the command is not there, or is no program. When ctx ends, the
+	// process is killed.
 	Exec(ctx context.Context, pod PodRef, argv []string, stdio Stdio) (exit int, err error)
 
 	// Daemon is a handle on a daemon: DaemonZtunnel and DaemonCNIAgent with a node, DaemonControl with node "".
@@ -157,24 +158,27 @@ type Capture interface {
 
 // Inspection is a namespace's network state as text for people; an empty part was not to be had.
 type Inspection struct {
-	Links   string // interfaces and addresses
-	Routes  string // routes and policy rules of both families
-	Rules   string // netfilter rules with counters
-	Sockets string // listening and connected sockets
+	Links   string `json:"links"`   // interfaces and addresses
+	Routes  string `json:"routes"`  // routes and policy rules of both families
+	Rules   string `json:"rules"`   // netfilter rules with counters
+	Sockets string `json:"sockets"` // listening and connected sockets
 }
 
 // PodRef names a pod.
-type PodRef struct{ Namespace, Name string }
+type PodRef struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+}
 
 // PodInfo is a pod at one moment.
 type PodInfo struct {
 	PodRef
-	UID            string
-	Node           string
-	ServiceAccount string
-	Labels         map[string]string
-	IPs            []netip.Addr // in the order of status.podIPs; empty before the network is there
-	Ready          bool
-	Enrolled       bool   // the agent says that capture is in place
-	Problem        string // why the pod is not ready, if it is known: a refused CNI ADD, an exit code
+	UID            string            `json:"uid"`
+	Node           string            `json:"node"`
+	ServiceAccount string            `json:"serviceAccount"`
+	Labels         map[string]string `json:"labels,omitempty"`
+	IPs            []netip.Addr      `json:"ips"` // in the order of status.podIPs; empty before the network is there
+	Ready          bool              `json:"ready"`
+	Enrolled       bool              `json:"enrolled"`          // the agent says that capture is in place
+	Problem        string            `json:"problem,omitempty"` // why the pod is not ready, if it is known: a refused CNI ADD, an exit code
 }

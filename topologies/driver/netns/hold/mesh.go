@@ -69,7 +69,7 @@ func (s *site) podInfo(p *pod) lab.PodInfo {
 	defer p.mu.Unlock()
 	return lab.PodInfo{
 		PodRef: p.ref, UID: p.uid, Node: p.node.name, ServiceAccount: p.obj.Spec.ServiceAccountName, Labels: p.obj.Labels,
-		IPs: append([]netip.Addr(nil), p.ips...), Ready: p.ready, Enrolled: s.enrolled(p), Problem: p.problem,
+		IPs: append([]netip.Addr{}, p.ips...), Ready: p.ready, Enrolled: s.enrolled(p), Problem: p.problem,
 	}
 }
 
