@@ -16,9 +16,12 @@ func (a *app) root() *cobra.Command {
 		Long: "lab brings up a whole ambient mesh in Linux namespaces of this machine: nodes, pods, a control plane, and a ztunnel\n" +
 			"and a CNI agent per node, all of them processes. It needs user namespaces, or root, and leaves nothing behind.",
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			if a.output != "text" && a.output != "json" {
-				return usageError{fmt.Errorf("-o %s: want text or json", a.output)}
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
+			switch {
+			case a.output != "text" && a.output != "json":
+				return usageError{err: fmt.Errorf("-o %s: want text or json", a.output)}
+			case a.output == "json" && c.Annotations[noJSON] != "":
+				return usageError{err: fmt.Errorf("%s: -o json means nothing here: %s", c.Name(), c.Annotations[noJSON]), command: c.Name()}
 			}
 			return nil
 		},
@@ -26,17 +29,17 @@ func (a *app) root() *cobra.Command {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return mistake(c, err) })
 	root.PersistentFlags().StringVar(&a.lab, "lab", "", "which lab, if several stand")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json")
-	root.AddCommand(a.upCommand(), a.downCommand(), a.psCommand(), a.execCommand(), a.callCommand(), a.traceCommand(),
-		a.logsCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
+	root.AddCommand(a.upCommand(), a.downCommand(), a.listCommand(), a.psCommand(), a.execCommand(), a.callCommand(), a.traceCommand(),
+		a.logsCommand(), a.inspectCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
 	for _, c := range root.Commands() {
 		if c.Args != nil {
 			check := c.Args
 			c.Args = func(c *cobra.Command, args []string) error {
 				if err := check(c, args); err != nil {
-					return usageError{fmt.Errorf("%s: %w", c.Name(), err)}
+					return mistake(c, fmt.Errorf("%s: %w", c.Name(), err))
 				}
 				return nil
 			}
@@ -44,14 +47,25 @@ func (a *app) root() *cobra.Command {
 	}
 	root.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) > 0 {
-			return usageError{fmt.Errorf("unknown command %q", args[0])}
+			return usageError{err: fmt.Errorf("unknown command %q", args[0])}
 		}
 		return nil
 	}
 	root.RunE = func(c *cobra.Command, _ []string) error {
-		return errors.Join(c.Help(), usageError{errors.New("no command")})
+		return errors.Join(c.Help(), usageError{err: errors.New("no command")})
 	}
 	return root
+}
+
+// noJSON annotates a command that has no JSON form with the reason.
+const noJSON = "no-json"
+
+// mistake is a usageError about a command.
+func mistake(c *cobra.Command, err error) error {
+	if !c.HasParent() {
+		return usageError{err: err}
+	}
+	return usageError{err: err, command: c.Name()}
 }
 
 func (a *app) upCommand() *cobra.Command {
@@ -60,8 +74,10 @@ func (a *app) upCommand() *cobra.Command {
 		Use:   "up [TOPOLOGY]",
 		Short: "Bring a lab up: a topology file, or a name of `lab topologies` (three-nodes)",
 		Long: "Brings a lab up and keeps it until Ctrl-C. With --detach the lab stays until `lab down`.\n" +
-			"Several labs may stand side by side, each under a name of its own.",
-		Args: cobra.MaximumNArgs(1),
+			"Several labs may stand side by side, each under a name of its own.\n" +
+			"It has no JSON form: what it says is for people; `lab list` and `lab ps` have one.",
+		Annotations: map[string]string{noJSON: "what it says is for people"},
+		Args:        cobra.MaximumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			o.topology = defaultTopology
 			if len(args) > 0 {
@@ -78,6 +94,7 @@ func (a *app) upCommand() *cobra.Command {
 func (a *app) downCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "down [LAB]", Short: "Take a lab down", Args: cobra.MaximumNArgs(1),
+		Annotations: map[string]string{noJSON: "it prints nothing"},
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				a.lab = args[0]
@@ -87,57 +104,104 @@ func (a *app) downCommand() *cobra.Command {
 	}
 }
 
+func (a *app) listCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "list", Short: "List the labs that stand, and those of which files are left", Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error { return a.list() },
+	}
+}
+
 func (a *app) psCommand() *cobra.Command {
 	return &cobra.Command{
-		Use: "ps", Short: "List the pods of a lab, or the labs if several stand", Args: cobra.NoArgs,
+		Use: "ps", Short: "List the pods of a lab", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return a.ps(c.Context()) },
 	}
 }
 
 func (a *app) execCommand() *cobra.Command {
+	var tty bool
 	c := &cobra.Command{
 		Use: "exec POD -- COMMAND...", Short: "Run a command in a pod; its exit code is this program's",
-		Args: cobra.MinimumNArgs(2),
+		Long: "Runs a command in a pod, with the pod's rights. Its exit code is this program's: 128+N if signal N ended it, 127 if\n" +
+			"there is no such command, 126 if it cannot be executed. Ctrl-C kills it. Standard input is always passed on, with -i\n" +
+			"or without; there is no terminal yet, so that -t is refused. It has no JSON form: what the command prints is passed on.",
+		Annotations: map[string]string{noJSON: "what the command prints is passed on"},
+		Args:        cobra.MinimumNArgs(2),
 		RunE: func(c *cobra.Command, args []string) error {
 			argv := args[1:]
-			if argv[0] == "--" {
+			for len(argv) > 0 && len(argv[0]) > 1 && argv[0][0] == '-' && argv[0] != "--" {
+				if err := c.Flags().Parse(argv[:1]); err != nil { // of ours, as in `exec POD -it -- sh`: no command is called like that
+					return mistake(c, err)
+				}
 				argv = argv[1:]
 			}
-			if len(argv) == 0 {
-				return usageError{errors.New("exec: no command after --")}
+			if len(argv) > 0 && argv[0] == "--" {
+				argv = argv[1:]
+			}
+			switch {
+			case tty:
+				return mistake(c, errors.New("no terminal yet: run without -t"))
+			case len(argv) == 0:
+				return mistake(c, errors.New("exec: no command after --"))
 			}
 			return a.exec(c.Context(), args[0], argv)
 		},
 	}
+	c.Flags().BoolP("stdin", "i", true, "pass standard input on, as is done anyway")
+	c.Flags().BoolVarP(&tty, "tty", "t", false, "not there yet: a terminal")
 	c.Flags().SetInterspersed(false) // what follows the pod is the command's
 	return c
 }
 
 func (a *app) callCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "call POD URL [-- FLAG...]", Short: "Make a call from a pod; flags after -- are those of `workload call`",
+		Use: "call POD URL [-- FLAG...]", Short: "Make a call from a pod, or many",
+		Long: "Makes a call from a pod, or many: flags of the call go after --. It prints a line per call, or all there is to\n" +
+			"know with -o json; it exits with 1 if a call failed.\n\n" + callFlags(),
 		Example: "  lab call web http://cart\n  lab call shop/web tcp://cart:9000 -- --count 3",
 		Args:    cobra.MinimumNArgs(2),
 		RunE:    func(c *cobra.Command, args []string) error { return a.call(c.Context(), args[0], args[1], args[2:]) },
 	}
+	c.SetFlagErrorFunc(callFlagError)
 	return c
 }
 
 func (a *app) traceCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "trace POD URL", Short: "Make a call from a pod and draw the hops that it took", Args: cobra.ExactArgs(2),
-		RunE: func(c *cobra.Command, args []string) error { return a.trace(c.Context(), args[0], args[1]) },
+	c := &cobra.Command{
+		Use: "trace POD URL [-- FLAG...]", Short: "Make a call from a pod and draw the hops that it took",
+		Long: "Makes one call from a pod and draws the hops that it took. Flags of the call go after --: those of `lab call` but\n" +
+			"--count, --concurrency and --duration. It exits with 1 if the call failed.",
+		Example: "  lab trace web http://cart\n  lab trace shop/web http://cart -- --family 6",
+		Args:    cobra.MinimumNArgs(2),
+		RunE:    func(c *cobra.Command, args []string) error { return a.trace(c.Context(), args[0], args[1], args[2:]) },
 	}
+	c.SetFlagErrorFunc(callFlagError)
+	return c
+}
+
+func callFlagError(c *cobra.Command, err error) error {
+	return mistake(c, fmt.Errorf("%w: flags of the call go after --, `lab call --help` lists them", err))
 }
 
 func (a *app) logsCommand() *cobra.Command {
 	var follow bool
 	c := &cobra.Command{
 		Use: "logs NAME", Short: "Show the log of a pod or a daemon (control, ztunnel.node1, cni-agent.node1, hold)", Args: cobra.ExactArgs(1),
-		RunE: func(c *cobra.Command, args []string) error { return a.logs(c.Context(), args[0], follow) },
+		Long: "Shows the log of a pod or a daemon: control, ztunnel.node1, cni-agent.node1, hold.\n" +
+			"It has no JSON form: lines are shown as they were written; the daemons write JSON.",
+		Annotations: map[string]string{noJSON: "lines are shown as they were written"},
+		RunE:        func(c *cobra.Command, args []string) error { return a.logs(c.Context(), args[0], follow) },
 	}
 	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until Ctrl-C")
 	return c
+}
+
+func (a *app) inspectCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect POD|node/NAME|external/NAME", Short: "Show links, routes, rules and sockets of a pod, a node or an external host",
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return a.inspect(c.Context(), args[0]) },
+	}
 }
 
 func (a *app) topologiesCommand() *cobra.Command {

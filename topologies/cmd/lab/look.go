@@ -3,24 +3,25 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 	"github.com/ambientlab/ambientlab/topologies/lab"
-	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
 // print writes v as JSON, or lets text write it for people.
@@ -50,14 +51,14 @@ func (a *app) ps(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stand := 0
-	for _, l := range labs {
-		if l.Stands {
-			stand++
-		}
-	}
-	if a.lab == "" && stand != 1 {
-		return a.printLabs(labs)
+	stands := slices.ContainsFunc(labs, func(l labdir.Lab) bool { return l.Stands })
+	if a.lab == "" && !stands {
+		return a.print([]lab.PodInfo{}, func() {
+			fmt.Fprintln(a.stdout, errNoLab)
+			if len(labs) > 0 {
+				fmt.Fprintln(a.stdout, "`lab list` shows the files of labs that are gone, `lab gc` removes them")
+			}
+		})
 	}
 	l, err := a.attach(ctx)
 	if err != nil {
@@ -70,11 +71,16 @@ func (a *app) ps(ctx context.Context) error {
 	return a.print(pods, func() { a.printPods(pods) })
 }
 
-func (a *app) printLabs(labs []labdir.Lab) error {
+// list shows the labs of this user.
+func (a *app) list() error {
+	labs, err := listLabs()
+	if err != nil {
+		return err
+	}
 	type row struct {
-		Name   string
-		Stands bool
-		Dir    string
+		Name   string `json:"name"`
+		Stands bool   `json:"stands"`
+		Dir    string `json:"dir"`
 	}
 	rows := []row{}
 	text := [][]string{{"LAB", "STATE", "DIRECTORY"}}
@@ -88,7 +94,7 @@ func (a *app) printLabs(labs []labdir.Lab) error {
 	}
 	return a.print(rows, func() {
 		if len(labs) == 0 {
-			fmt.Fprintln(a.stdout, "no lab stands")
+			fmt.Fprintln(a.stdout, errNoLab)
 			return
 		}
 		a.table(text)
@@ -98,9 +104,24 @@ func (a *app) printLabs(labs []labdir.Lab) error {
 func (a *app) printPods(pods []lab.PodInfo) {
 	rows := [][]string{{"NAMESPACE", "NAME", "NODE", "IPS", "READY", "ENROLLED", "PROBLEM"}}
 	for _, p := range pods {
-		rows = append(rows, []string{p.Namespace, p.Name, p.Node, joinAddrs(p.IPs), yes(p.Ready), yes(p.Enrolled), p.Problem})
+		rows = append(rows, []string{p.Namespace, p.Name, p.Node, joinAddrs(p.IPs), yes(p.Ready), yes(p.Enrolled), brief(p.Problem)})
 	}
 	a.table(rows)
+}
+
+var exitCode = regexp.MustCompile(`ended with exit code \d+`)
+
+// brief is a problem in one cell of a table: of a process that ended not what it printed, which `lab logs` shows.
+func brief(problem string) string {
+	if at := exitCode.FindStringIndex(problem); at != nil {
+		problem = problem[:at[1]]
+	}
+	problem, _, _ = strings.Cut(problem, "\n")
+	const most = 120
+	if r := []rune(problem); len(r) > most {
+		problem = string(r[:most-1]) + "…"
+	}
+	return problem
 }
 
 func joinAddrs(ips []netip.Addr) string {
@@ -122,10 +143,19 @@ func yes(b bool) string {
 func findPod(ctx context.Context, l *lab.Lab, name string) (lab.PodRef, error) {
 	ref, err := lab.ParsePodRef(name)
 	if err != nil {
-		return ref, usageError{err}
+		return ref, usageError{err: err}
 	}
 	info, err := l.Find(ctx, ref)
 	return info.PodRef, err
+}
+
+// startCode is a shell's exit code for a command that did not start.
+func startCode(e *lab.StartError) int {
+	const notExecutable, notFound = 126, 127
+	if errors.Is(e, fs.ErrNotExist) || errors.Is(e, syscall.ENOTDIR) {
+		return notFound
+	}
+	return notExecutable
 }
 
 func (a *app) exec(ctx context.Context, pod string, argv []string) error {
@@ -138,6 +168,9 @@ func (a *app) exec(ctx context.Context, pod string, argv []string) error {
 		return err
 	}
 	exit, err := l.Exec(ctx, ref, argv, lab.Stdio{In: a.stdin, Out: a.stdout, Err: a.stderr})
+	if refused := (*lab.StartError)(nil); errors.As(err, &refused) {
+		return failure{code: startCode(refused), err: err}
+	}
 	if err != nil {
 		return err
 	}
@@ -145,54 +178,6 @@ func (a *app) exec(ctx context.Context, pod string, argv []string) error {
 		return exitError(exit)
 	}
 	return nil
-}
-
-// call makes calls. Calls that failed are a verdict: exit 1.
-func (a *app) call(ctx context.Context, pod, url string, flags []string) error {
-	argv := append(append([]string{"workload", "call"}, flags...), url)
-	if a.output == "json" {
-		return a.exec(ctx, pod, argv)
-	}
-	product := a.stdout
-	var document bytes.Buffer
-	a.stdout = &document
-	err := a.exec(ctx, pod, argv)
-	a.stdout = product
-	var res workload.Result
-	if decodeErr := json.Unmarshal(document.Bytes(), &res); decodeErr != nil {
-		_, _ = a.stdout.Write(document.Bytes()) // help, or nothing
-		return err
-	}
-	for _, c := range res.Calls {
-		fmt.Fprintln(a.stdout, callLine(c))
-	}
-	if n := res.OK + res.Failed; n > 1 {
-		fmt.Fprintf(a.stdout, "%d calls, %d failed, median %s, slowest %s\n", n, res.Failed, res.LatencyP50, res.LatencyMax)
-	}
-	return err
-}
-
-// callLine is a call for people.
-func callLine(c workload.Call) string {
-	line := "ok"
-	switch {
-	case !c.OK:
-		line = "failed: " + c.Error
-	case c.Status != 0:
-		line = fmt.Sprintf("%d %s", c.Status, http.StatusText(c.Status))
-	}
-	line += fmt.Sprintf("  %.2f ms", float64(c.Latency.Microseconds())/1000)
-	if c.LocalAddr.IsValid() {
-		line += fmt.Sprintf("  %s → %s", c.LocalAddr, c.RemoteAddr)
-	}
-	if s := c.Seen; s != nil {
-		by := s.Workload
-		if s.Namespace != "" {
-			by = s.Namespace + "/" + by
-		}
-		line += fmt.Sprintf("  answered by %s at %s, which saw %s", by, s.LocalAddr, s.RemoteAddr)
-	}
-	return line
 }
 
 // logs shows a log file; with follow, until ctx ends or the lab does.
@@ -252,8 +237,11 @@ func logNames(dir labdir.Dir) string {
 }
 
 func (a *app) topologies() error {
-	type row struct{ Name, Description string }
-	var rows []row
+	type row struct {
+		Name        string `json:"name"`
+		Description string `json:"description"`
+	}
+	rows := []row{}
 	var text [][]string
 	for _, name := range topologies.Catalogue() {
 		s, err := topologies.Open(name)
@@ -281,26 +269,33 @@ func (a *app) check(name string) error {
 	})
 }
 
-// trace makes a call and draws its hops. A call that failed is a verdict: exit 1.
-func (a *app) trace(ctx context.Context, pod, url string) error {
+// inspect shows the network state of a pod, node/NAME or external/NAME.
+func (a *app) inspect(ctx context.Context, name string) error {
 	l, err := a.attach(ctx)
 	if err != nil {
 		return err
 	}
-	ref, err := findPod(ctx, l, pod)
+	var target lab.Target
+	kind, rest, _ := strings.Cut(name, "/")
+	switch kind {
+	case "node":
+		target.Node = rest
+	case "external":
+		target.External = rest
+	default:
+		if target.Pod, err = findPod(ctx, l, name); err != nil {
+			return err
+		}
+	}
+	in, err := l.Inspect(ctx, target)
 	if err != nil {
 		return err
 	}
-	t, err := l.Trace(ctx, ref, url, workload.Options{})
-	if err != nil {
-		return err
-	}
-	var drawErr error
-	if err := a.print(t, func() { drawErr = t.Draw(a.stdout) }); err != nil || drawErr != nil {
-		return errors.Join(err, drawErr)
-	}
-	if !t.Call.OK {
-		return exitError(1)
-	}
-	return nil
+	return a.print(in, func() {
+		for _, part := range []struct{ name, text string }{
+			{"links", in.Links}, {"routes", in.Routes}, {"rules", in.Rules}, {"sockets", in.Sockets},
+		} {
+			fmt.Fprintf(a.stdout, "# %s\n%s\n\n", part.name, strings.TrimSpace(part.text))
+		}
+	})
 }

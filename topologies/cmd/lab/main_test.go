@@ -5,12 +5,15 @@ package main
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
+	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
 // runLab runs the program on a directory of labs of its own.
@@ -62,10 +65,32 @@ clusters:
 		}},
 		{"check two-pods", 0, []string{"two-pods is good"}},
 		{"topologies", 0, []string{"three-nodes", "two-pods"}},
-		{"topologies -o json", 0, []string{`"Name": "two-pods"`}},
-		{"ps", 0, []string{"no lab stands"}},
+		{"check two-pods -o json", 0, []string{`"name": "two-pods"`, `"podSubnets"`, `"8080"`}},
+		{"topologies -o json", 0, []string{`"name": "two-pods"`}},
+		{"ps", 0, []string{"no lab stands", "lab up"}},
 		{"ps -o json", 0, []string{"[]"}},
+		{"--lab x ps -o json", 1, []string{`"x"`}},
+		{"list", 0, []string{"no lab stands"}},
+		{"list -o json", 0, []string{"[]"}},
 		{"gc", 0, nil},
+		{"gc -o json", 0, []string{"[]"}},
+		{"inspect web", 1, []string{"no lab stands"}},
+		{"exec -o json web -- true", 2, []string{"means nothing", "lab exec --help"}},
+		{"logs -o json web", 2, []string{"means nothing"}},
+		{"up -o json", 2, []string{"means nothing"}},
+		{"exec -t web -- sh", 2, []string{"no terminal yet: run without -t"}},
+		{"exec web -it -- sh", 2, []string{"no terminal yet: run without -t"}},
+		{"exec web --frob -- sh", 2, []string{"--frob"}},
+		{"exec -i web -- cat", 1, []string{"no lab stands"}},
+		{"call web http://cart --count 3", 2, []string{"--count", "after --", "lab call --help"}},
+		{"call web http://cart -- --bogus", 2, []string{"-bogus", "lab call --help"}},
+		{"call web cart", 2, []string{`call: parse URL "cart"`}},
+		{"call web http://cart -- --help", 0, []string{"-ping-pong"}},
+		{"call --help", 0, []string{"-ping-pong", "udp"}},
+		{"trace web ftp://cart", 2, []string{`trace: parse URL "ftp://cart"`}},
+		{"trace web http://cart -- --family 5", 2, []string{"want 4 or 6"}},
+		{"trace web http://cart -- --count 3", 2, []string{"one call"}},
+		{"trace web http://cart -- --family 6", 1, []string{"no lab stands"}},
 		{"down", 1, []string{"no lab stands"}},
 		{"--lab x call web http://cart", 1, []string{`"x"`}},
 		{"logs web", 1, []string{"no lab stands"}},
@@ -84,6 +109,76 @@ clusters:
 	}
 }
 
+// What is wrong with a call's flags is said once, in two lines.
+func TestCallMistakesAreSaidOnce(t *testing.T) {
+	emptyRoot(t)
+	for _, args := range []string{"call web http://cart -- --bogus", "call web cart", "trace web ftp://cart"} {
+		if _, out, errOut := runLab(t, strings.Fields(args)...); out != "" || strings.Count(errOut, "\n") != 2 {
+			t.Errorf("lab %s:\n%s%s", args, out, errOut)
+		}
+	}
+}
+
+func TestReport(t *testing.T) {
+	notFound := &lab.StartError{Err: errors.New("find frob"), Errno: syscall.ENOENT}
+	noProgram := &lab.StartError{Err: errors.New("start /etc/passwd"), Errno: syscall.EACCES}
+	for _, c := range []struct {
+		err  error
+		code int
+		want string
+	}{
+		{nil, 0, ""},
+		{exitError(3), 3, ""},
+		{errors.New("bad"), 1, "lab: bad\n"},
+		{failure{startCode(notFound), notFound}, 127, "lab: find frob\n"},
+		{failure{startCode(noProgram), noProgram}, 126, "lab: start /etc/passwd\n"},
+	} {
+		var errOut strings.Builder
+		if code := report(&errOut, c.err); code != c.code || errOut.String() != c.want {
+			t.Errorf("%v: exit %d, %q; want %d, %q", c.err, code, errOut.String(), c.code, c.want)
+		}
+	}
+}
+
+// A signal that ends what is under way says all there is to say; what was done regardless stays a success.
+func TestSignalIsTheExitCode(t *testing.T) {
+	emptyRoot(t)
+	for sig, code := range map[syscall.Signal]exitError{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
+		ctx, stop := untilSignal(t.Context())
+		if err := syscall.Kill(os.Getpid(), sig); err != nil {
+			t.Fatal(err)
+		}
+		<-ctx.Done()
+		if err := unlessSignalled(ctx, fmt.Errorf("exec: %w", ctx.Err())); err != code {
+			t.Errorf("%v: %v, want %v", sig, err, code)
+		}
+		if err := unlessSignalled(ctx, nil); err != nil {
+			t.Errorf("%v: %v", sig, err)
+		}
+		stop()
+	}
+}
+
+func TestBrief(t *testing.T) {
+	long := strings.Repeat("é", 500)
+	for problem, want := range map[string]string{
+		"": "", "being deleted": "being deleted", long: long[:119*len("é")] + "…",
+		`ended with exit code 137: {"level":"info"} | {"level":"warn"}`:                   "ended with exit code 137",
+		"start pod shop/web: ended with exit code 1: panic: no\n\ngoroutine 1 [running]:": "start pod shop/web: ended with exit code 1",
+	} {
+		if got := brief(problem); got != want {
+			t.Errorf("brief(%.40q) = %q, want %q", problem, got, want)
+		}
+	}
+}
+
+func TestCountPods(t *testing.T) {
+	pods := []lab.PodInfo{{PodRef: lab.PodRef{Namespace: "istio-system"}}, {PodRef: lab.PodRef{Namespace: "shop"}}, {PodRef: lab.PodRef{Namespace: "plain"}}}
+	if got, want := countPods(pods), "2 pods and 1 of the mesh"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
+
 func TestMissingBinariesNameTheCure(t *testing.T) {
 	emptyRoot(t)
 	t.Setenv("AMBIENTLAB_BIN", t.TempDir())
@@ -93,7 +188,7 @@ func TestMissingBinariesNameTheCure(t *testing.T) {
 	}
 }
 
-func TestPsAndGcTellLabsFromFiles(t *testing.T) {
+func TestListAndGcTellLabsFromFiles(t *testing.T) {
 	root := emptyRoot(t)
 	dead := labdir.Dir(filepath.Join(root, "dead"))
 	lock, err := dead.Acquire()
@@ -101,8 +196,14 @@ func TestPsAndGcTellLabsFromFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	lock.Close()
-	if _, out, _ := runLab(t, "ps"); !strings.Contains(out, "dead") || !strings.Contains(out, "gc") {
-		t.Errorf("ps: %s", out)
+	if _, out, _ := runLab(t, "list"); !strings.Contains(out, "dead") || !strings.Contains(out, "gc") {
+		t.Errorf("list: %s", out)
+	}
+	if _, out, _ := runLab(t, "list", "-o", "json"); !strings.Contains(out, `"name": "dead"`) || !strings.Contains(out, `"stands": false`) {
+		t.Errorf("list: %s", out)
+	}
+	if code, out, _ := runLab(t, "ps"); code != 0 || !strings.Contains(out, "no lab stands") || !strings.Contains(out, "gc") {
+		t.Errorf("ps: exit %d, %s", code, out)
 	}
 	if code, out, _ := runLab(t, "gc"); code != 0 || !strings.Contains(out, "removed dead") {
 		t.Errorf("gc: exit %d, %s", code, out)
@@ -121,8 +222,10 @@ func TestALabIsChosen(t *testing.T) {
 		}
 		defer lock.Close()
 	}
-	if code, _, errOut := runLab(t, "down"); code != 2 || !strings.Contains(errOut, "a, b") {
-		t.Errorf("exit %d: %s", code, errOut)
+	for _, args := range []string{"down", "ps", "ps -o json"} {
+		if code, out, errOut := runLab(t, strings.Fields(args)...); code != 2 || out != "" || !strings.Contains(errOut, "a, b") {
+			t.Errorf("%s: exit %d: %s", args, code, errOut)
+		}
 	}
 	if code, _, errOut := runLab(t, "--lab", "c", "down"); code != 1 || !strings.Contains(errOut, `"c"`) {
 		t.Errorf("exit %d: %s", code, errOut)

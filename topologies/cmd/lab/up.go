@@ -17,7 +17,10 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
-const defaultTopology = "three-nodes"
+const (
+	defaultTopology = "three-nodes"
+	meshNamespace   = "istio-system"
+)
 
 type upOptions struct {
 	topology, name string
@@ -45,7 +48,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 		o.name = spec.Name
 	}
 	if strings.ContainsAny(o.name, "/ ") || o.name == "." || o.name == ".." {
-		return usageError{fmt.Errorf("--name %q: want a plain name", o.name)}
+		return usageError{err: fmt.Errorf("--name %q: want a plain name", o.name), command: "up"}
 	}
 	dir, err := labdir.New(os.Getenv, o.name)
 	if err != nil {
@@ -54,7 +57,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	started := time.Now()
 	d := netns.New(netns.Options{Detach: o.detach, Progress: a.progress})
 	if err := d.Up(ctx, spec, lab.UpOptions{Dir: string(dir)}); err != nil {
-		if ctx.Err() != nil {
+		if _, left := os.Stat(string(dir)); ctx.Err() != nil && errors.Is(left, os.ErrNotExist) {
 			return errors.New("interrupted; the lab is down")
 		}
 		return err
@@ -63,7 +66,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	if err != nil {
 		return errors.Join(err, d.Down(context.WithoutCancel(ctx)))
 	}
-	a.progress(fmt.Sprintf("lab %s stands: %d nodes, %d pods, up in %.1f s", o.name, len(spec.Clusters[0].Nodes), len(pods), time.Since(started).Seconds()))
+	a.progress(fmt.Sprintf("lab %s stands: %d nodes, %s, up in %.1f s", o.name, len(spec.Clusters[0].Nodes), countPods(pods), time.Since(started).Seconds()))
 	if o.detach {
 		a.progress("`lab ps` lists its pods, `lab down " + o.name + "` takes it down")
 		return nil
@@ -78,6 +81,17 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	}
 }
 
+// countPods tells the topology's pods from those of the mesh itself.
+func countPods(pods []lab.PodInfo) string {
+	mesh := 0
+	for _, p := range pods {
+		if p.Namespace == meshNamespace {
+			mesh++
+		}
+	}
+	return fmt.Sprintf("%d pods and %d of the mesh", len(pods)-mesh, mesh)
+}
+
 // progress is for people: it is no part of the product on stdout.
 func (a *app) progress(what string) { fmt.Fprintln(a.stderr, what) }
 
@@ -89,6 +103,8 @@ func (a *app) attach(ctx context.Context) (*lab.Lab, error) {
 	}
 	return netns.Attach(ctx, dir)
 }
+
+var errNoLab = errors.New("no lab stands: bring one up with `lab up`")
 
 func (a *app) find() (labdir.Dir, error) {
 	labs, err := listLabs()
@@ -111,9 +127,9 @@ func (a *app) find() (labdir.Dir, error) {
 	case a.lab != "":
 		return "", fmt.Errorf("no lab %q stands; there are: %s", a.lab, orNone(names))
 	case len(names) == 0:
-		return "", fmt.Errorf("no lab stands: bring one up with `lab up`")
+		return "", errNoLab
 	case len(names) > 1:
-		return "", usageError{fmt.Errorf("several labs stand, choose with --lab: %s", strings.Join(names, ", "))}
+		return "", usageError{err: fmt.Errorf("several labs stand, choose with --lab: %s", strings.Join(names, ", "))}
 	}
 	return last, nil
 }
@@ -147,6 +163,9 @@ func (a *app) gc() error {
 		return err
 	}
 	removed, err := labdir.Collect(roots...)
+	if removed == nil {
+		removed = []string{} // [] in JSON
+	}
 	if printErr := a.print(removed, func() {
 		for _, name := range removed {
 			fmt.Fprintf(a.stdout, "removed %s\n", name)
