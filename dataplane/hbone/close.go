@@ -94,18 +94,18 @@ func (c *conn) fail(err error) {
 	c.owner.changed(c)
 }
 
-// goodbye tells the peer why, if that can be done at once.
+// goodbye tells the peer why, if that can be done at once; the connection fails either way.
 func (c *conn) goodbye(last uint32, code Code) {
 	if !c.wmu.TryLock() {
 		return
 	}
 	b := controlFrame{kind: http2.FrameGoAway, n: uint64(last)<<32 | uint64(code)}.append(nil)
 	c.rec.inBatch.Store(true)
-	c.tls.Write(b)
+	_, _ = c.tls.Write(b)
 	c.tls.CloseWrite()
 	c.rec.inBatch.Store(false)
 	c.wmu.Unlock()
-	c.rec.flush()
+	_ = c.rec.flush()
 }
 
 func (c *conn) hasFailed() bool {

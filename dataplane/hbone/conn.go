@@ -44,7 +44,6 @@ type conn struct {
 	// Owned by the read loop.
 	parser    *parser
 	current   *stream // of the DATA frame being read, nil if its payload is dropped
-	gotFirst  bool    // the peer's SETTINGS
 	preface   int     // bytes of the client's preface still expected
 	highestID uint32  // opened by the peer; read by others under mu
 
@@ -163,9 +162,9 @@ func (c *conn) start() {
 		settings = append(settings, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: c.cfg.MaxStreams})
 	}
 	fr := http2.NewFramer(&b, nil)
-	fr.WriteSettings(settings...)
+	_ = fr.WriteSettings(settings...)
 	if grow := c.cfg.ConnWindow - floorWindow; grow > 0 {
-		fr.WriteWindowUpdate(0, uint32(grow))
+		_ = fr.WriteWindowUpdate(0, uint32(grow))
 	}
 	c.wmu.Lock()
 	c.rec.inBatch.Store(true)

@@ -57,7 +57,7 @@ func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 			return
 		}
 		p.work.Go(func() { // not on this goroutine, whose stack grew with the handshake
-			c.run()
+			_ = c.run() // why it ended was told to its streams
 			p.remove(k, c)
 		})
 		switch {

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"net/http"
 	"net/netip"
 
 	"github.com/ambientlab/ambientlab/dataplane/relay"
@@ -45,7 +46,7 @@ func newInbound(s *stream, f *http2.MetaHeadersFrame) (*Inbound, bool) {
 			}
 		}
 	}
-	if in.Method == "CONNECT" {
+	if in.Method == http.MethodConnect {
 		return in, path == "" && scheme == "" && in.Authority != "" && f.PseudoValue("protocol") == ""
 	}
 	return in, in.Method != "" && path != "" && scheme != ""

@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"testing"
@@ -198,7 +199,7 @@ func FuzzRecords(f *testing.F) {
 			p := make([]byte, int(read)+1)
 			for {
 				n, err := r.Read(p)
-				if err == errWouldBlock {
+				if errors.Is(err, errWouldBlock) {
 					break
 				}
 				if err != nil || n == 0 {

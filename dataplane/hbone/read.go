@@ -3,6 +3,8 @@
 package hbone
 
 import (
+	"errors"
+
 	"golang.org/x/net/http2"
 )
 
@@ -30,7 +32,7 @@ func (c *conn) drainInput() error {
 	for {
 		n, err := c.tls.Read(plain[w:])
 		w += n
-		blocked := err == errWouldBlock
+		blocked := errors.Is(err, errWouldBlock)
 		if blocked && c.rec.filled() {
 			// The buffer was full, so the rest of this record is in the kernel: get it before writing half of it.
 			if c.rec.fill(false) == nil {

@@ -294,5 +294,5 @@ func (r *recordConn) idle() bool { return r.unflushed.Load() == 0 }
 // abandon makes every later write fail; the buffers are left to the garbage collector, as someone may be using them.
 func (r *recordConn) abandon() {
 	r.mu.Lock()
-	r.failLocked(io.ErrClosedPipe)
+	_ = r.failLocked(io.ErrClosedPipe)
 }

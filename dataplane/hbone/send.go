@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"encoding/binary"
+	"errors"
 	"io"
 	"strconv"
 	"syscall"
@@ -65,7 +66,7 @@ func (s *stream) pump() {
 	for !s.silenced() {
 		err := s.reader.read()
 		switch {
-		case err == io.EOF:
+		case errors.Is(err, io.EOF):
 			s.sendEnd()
 			return
 		case err != nil:
@@ -139,7 +140,7 @@ func (c *conn) writeHeaders(id uint32, endStream bool, pseudo, fields []Header) 
 	c.block.Reset()
 	for _, list := range [2][]Header{pseudo, fields} {
 		for _, h := range list {
-			c.encoder.WriteField(hpack.HeaderField{Name: h.Name, Value: h.Value})
+			_ = c.encoder.WriteField(hpack.HeaderField{Name: h.Name, Value: h.Value})
 		}
 	}
 	kind, flags := http2.FrameHeaders, http2.Flags(0)

@@ -86,7 +86,7 @@ func (s *Server) accept(ctx context.Context, l net.Listener, group *sync.WaitGro
 				nc.Close()
 				return fmt.Errorf("accept: %T is not a TCP connection", nc)
 			}
-			group.Go(func() { s.serve(handlerCtx, t) })
+			group.Go(func() { _ = s.serve(handlerCtx, t) }) // OnHandshakeError has told
 		case s.isStopping():
 			return nil
 		case outOfResources(err):

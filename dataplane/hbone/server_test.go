@@ -63,7 +63,7 @@ func TestShutdownIsGracefulForPeers(t *testing.T) {
 	default:
 	}
 	peer.fr.WriteData(3, true, nil)
-	if _, err := peer.next(http2.FrameSettings); err != io.EOF {
+	if _, err := peer.next(http2.FrameSettings); !errors.Is(err, io.EOF) {
 		t.Errorf("connection ended with %v", err)
 	}
 	peer.Close()

@@ -79,7 +79,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 func (s *Server) stopWithin(ctx context.Context, d time.Duration) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), d)
 	defer cancel()
-	s.Shutdown(ctx)
+	_ = s.Shutdown(ctx) // what was left is cut then
 }
 
 func (s *Server) snapshot() []*conn {
