@@ -157,18 +157,17 @@ type Connection struct {
 type WorkloadInfo struct {
 	Name           string `json:"name"`
 	Namespace      string `json:"namespace"`
-	TrustDomain    string `json:"trustDomain,omitempty"`
 	ServiceAccount string `json:"serviceAccount"`
 }
 
 // PoolEntry is one pooled HBONE connection of a pod; ours.
 type PoolEntry struct {
-	Source       string `json:"source"`
-	Destinations string `json:"destinations"`
-	SourceIP     string `json:"sourceIp"`
-	Addr         string `json:"addr"`
-	Streams      int    `json:"streams"`
-	Opened       uint64 `json:"opened"`
+	Source       string    `json:"source"`
+	Destinations string    `json:"destinations"`
+	SourceIP     string    `json:"sourceIp"`
+	Addr         string    `json:"addr"`
+	Streams      int       `json:"streams"`
+	Opened       time.Time `json:"opened"`
 }
 
 // DumpCertificates is the state of one identity; chain and roots may be nil.

@@ -38,6 +38,8 @@ type Metrics struct {
 
 	dns dnsMetrics
 
+	onScrape func() // set once
+
 	mu     sync.RWMutex // guards bySet
 	bySet  map[labelSet]*series
 	failBy map[labelSet]prometheus.Counter
@@ -71,8 +73,20 @@ func NewMetrics(component, version string) *Metrics {
 	return m
 }
 
+// OnScrape has update called before each reading, so that what is expensive to keep up to date need not be. It must be set
+// before Handler serves.
+func (m *Metrics) OnScrape(update func()) { m.onScrape = update }
+
 // Handler serves the metrics.
-func (m *Metrics) Handler() http.Handler { return handler(m.registry) }
+func (m *Metrics) Handler() http.Handler {
+	h := handler(m.registry)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if m.onScrape != nil {
+			m.onScrape()
+		}
+		h.ServeHTTP(w, r)
+	})
+}
 
 func newRegistry(component, version string) *prometheus.Registry {
 	r := prometheus.NewRegistry()
@@ -112,29 +126,45 @@ func (r registrar) gauge(name, help string) prometheus.Gauge {
 	return v
 }
 
-// ConnOpened counts a connection that has been established; the labels are those that r has now, also for ConnClosed.
+// ConnOpened counts a connection that has been established; the labels are those that r has now, also for ConnProgress and
+// ConnClosed.
 func (m *Metrics) ConnOpened(r *Record) {
-	r.series = m.seriesOf(r)
+	r.series, r.request, r.response = m.seriesOf(r), 0, 0
 	r.series.opened.Inc()
 }
 
-// ConnClosed counts the end of a connection, and its bytes. The names of the byte counters take the side of the server,
-// whoever reports, so that both reporters of one connection agree: received is the request, sent the response.
+// ConnProgress counts what an opened connection has moved so far, as Record.BytesSent and BytesRecv would: each byte once,
+// however often it is called. Calls for one record must not overlap, nor follow ConnClosed.
+func (m *Metrics) ConnProgress(r *Record, sent, received uint64) {
+	if r.series != nil {
+		r.count(r.series, sent, received)
+	}
+}
+
+// ConnClosed counts the end of a connection, and those of its bytes that ConnProgress has not counted.
 func (m *Metrics) ConnClosed(r *Record) {
 	s := r.series
 	if s == nil {
 		s = m.seriesOf(r)
 	}
 	s.closed.Inc()
-	request, response := r.BytesSent, r.BytesRecv
+	r.count(s, r.BytesSent, r.BytesRecv)
+}
+
+// count brings the byte counters up to these totals. Their names take the side of the server, whoever reports, so that both
+// reporters of one connection agree: received is the request, sent the response.
+func (r *Record) count(s *series, sent, received uint64) {
+	request, response := sent, received
 	if r.Direction == Inbound {
 		request, response = response, request
 	}
-	if request > 0 {
-		s.received.Add(float64(request))
+	if request > r.request {
+		s.received.Add(float64(request - r.request))
+		r.request = request
 	}
-	if response > 0 {
-		s.sent.Add(float64(response))
+	if response > r.response {
+		s.sent.Add(float64(response - r.response))
+		r.response = response
 	}
 }
 

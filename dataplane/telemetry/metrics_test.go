@@ -4,6 +4,7 @@ package telemetry
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -133,5 +134,33 @@ func BenchmarkOpenClose(b *testing.B) {
 	for b.Loop() {
 		m.ConnOpened(r)
 		m.ConnClosed(r)
+	}
+}
+
+// TestBytesOfLiveConnections holds that a scrape sees the bytes of connections that go on, and that none is counted twice.
+func TestBytesOfLiveConnections(t *testing.T) {
+	m := NewMetrics("ztunnel", "v0")
+	r := outbound()
+	m.ConnOpened(r)
+	moved := uint64(0)
+	m.OnScrape(func() { m.ConnProgress(r, moved, 2*moved) })
+	check := func(request, response string) {
+		t.Helper()
+		if got := exposed(t, m, "istio_tcp_received_bytes_total"); !strings.HasSuffix(got, request) {
+			t.Errorf("request: got %q, want%q", got, request)
+		}
+		if got := exposed(t, m, "istio_tcp_sent_bytes_total"); !strings.HasSuffix(got, response) {
+			t.Errorf("response: got %q, want%q", got, response)
+		}
+	}
+	for _, moved = range []uint64{10, 10, 25} {
+		check(fmt.Sprintf(" %d\n", moved), fmt.Sprintf(" %d\n", 2*moved))
+	}
+	m.OnScrape(nil)
+	r.BytesSent, r.BytesRecv = 30, 50
+	m.ConnClosed(r)
+	check(" 30\n", " 50\n")
+	if n := testing.AllocsPerRun(100, func() { moved++; m.ConnProgress(r, moved+30, moved+50) }); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }

@@ -92,7 +92,8 @@ type Record struct {
 	TraceID   string         // 32 hex digits, the same on every hop
 	Upstream  netip.AddrPort // the local address of the socket to the next hop
 
-	series *series // the metrics of this label set, found when the connection was opened
+	series            *series // the metrics of this label set, found when the connection was opened
+	request, response uint64  // bytes that these have counted
 }
 
 // SetService fills in the destination service from s, which may be nil.

@@ -66,7 +66,8 @@ func (p *proxy) dumpConnections() admin.Connections {
 }
 
 func dumpLive(l live) admin.Connection {
-	c := admin.Connection{Src: l.src.String(), ActualDst: l.actualDst.String(), Protocol: "TCP", Start: l.start}
+	c := admin.Connection{Src: l.src.String(), ActualDst: l.actualDst.String(), Protocol: "TCP", Start: l.start,
+		BytesSent: l.sent, BytesRecv: l.recv}
 	if l.hbone {
 		c.Protocol = "HBONE"
 	}
@@ -81,7 +82,7 @@ func (p *proxy) dumpPool() admin.List[admin.PoolEntry] {
 	for _, c := range p.pool.Conns() {
 		out = append(out, admin.PoolEntry{
 			Source: c.Key.Source, Destinations: c.Key.Destinations, SourceIP: c.Key.SourceIP.String(),
-			Addr: c.Key.Addr.String(), Streams: c.Streams,
+			Addr: c.Key.Addr.String(), Streams: c.Streams, Opened: c.Since,
 		})
 	}
 	return out

@@ -5,11 +5,13 @@ package ztunnel
 import (
 	"context"
 	"errors"
+	"net"
 	"net/netip"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/netns"
 	"github.com/ambientlab/ambientlab/dataplane/relay"
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 )
@@ -113,13 +115,16 @@ func (f *flow) reject(ctx context.Context, flag string, err error) error {
 	return err
 }
 
-// carry counts, lists and logs an established connection around the relay that moves its bytes until the end of ctx.
-func (f *flow) carry(ctx context.Context, move func(ctx context.Context) relay.Result) {
+// carry counts and logs an established connection, which is listed, around the relay that moves its bytes until the end of
+// ctx. moved is what it has moved so far, up as in its result.
+func (f *flow) carry(ctx context.Context, moved func() (up, down uint64), move func(ctx context.Context) relay.Result) {
 	m := f.p.metrics
 	m.ConnOpened(&f.rec)
 	m.SocketOpened(f.rec.Direction)
 	f.p.access.Opened(&f.rec)
+	f.p.tracker.measure(&f.live, &f.rec, func() (sent, received uint64) { return f.local(moved()) })
 	res := move(ctx)
+	f.p.tracker.measure(&f.live, nil, nil)
 	f.rec.Err = res.Err
 	if err := f.p.cutBy(ctx); err != nil {
 		f.rec.Err = err
@@ -127,13 +132,23 @@ func (f *flow) carry(ctx context.Context, move func(ctx context.Context) relay.R
 	if denied := (*policyError)(nil); errors.As(f.rec.Err, &denied) {
 		f.rec.Flags, f.rec.Policy = telemetry.FlagDeny, denied.decision.Policy()
 	}
-	f.rec.BytesSent, f.rec.BytesRecv = res.BytesUp, res.BytesDown
-	if f.rec.Direction == telemetry.Inbound {
-		f.rec.BytesSent, f.rec.BytesRecv = res.BytesDown, res.BytesUp
-	}
+	f.rec.BytesSent, f.rec.BytesRecv = f.local(res.BytesUp, res.BytesDown)
 	m.ConnClosed(&f.rec)
 	m.SocketClosed(f.rec.Direction)
 	f.p.access.Complete(&f.rec)
+}
+
+// local turns a relay's counts into the local workload's view.
+func (f *flow) local(up, down uint64) (sent, received uint64) {
+	if f.rec.Direction == telemetry.Inbound {
+		return down, up
+	}
+	return up, down
+}
+
+// copied is what a plain relay between two connections has moved so far.
+func copied(down, up *net.TCPConn) func() (bytesUp, bytesDown uint64) {
+	return func() (uint64, uint64) { return netns.Sent(up), netns.Sent(down) }
 }
 
 // cutBy is why the proxy itself ended ctx; nil if it did not.

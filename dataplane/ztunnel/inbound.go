@@ -117,7 +117,7 @@ func (p *proxy) serveTunnel(ctx context.Context, in *hbone.Inbound) {
 	if p.cfg.ResponseBaggage {
 		answer = []hbone.Header{{Name: telemetry.HeaderBaggage, Value: telemetry.BaggageOf(a.self).String()}}
 	}
-	f.carry(ctx, func(ctx context.Context) relay.Result { return in.Accept(ctx, to, answer...) })
+	f.carry(ctx, in.Bytes, func(ctx context.Context) relay.Result { return in.Accept(ctx, to, answer...) })
 }
 
 // admit checks everything about a request but policy, and finds where in the pod it goes. With an error comes the status

@@ -352,6 +352,12 @@ func (w testWriter) Write(p []byte) (int, error) {
 // newline and everything that it read.
 func app(t testing.TB, ns *netns.NS, port uint16) {
 	t.Helper()
+	serve(t, ns, port, answer)
+}
+
+// serve runs a server in a pod until the test ends.
+func serve(t testing.TB, ns *netns.NS, port uint16, one func(*net.TCPConn)) {
+	t.Helper()
 	l, err := ns.ListenTCP(t.Context(), netip.AddrPortFrom(netip.IPv6Unspecified(), port), netns.SocketOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -363,7 +369,7 @@ func app(t testing.TB, ns *netns.NS, port uint16) {
 			if err != nil {
 				return
 			}
-			conns.Go(func() { answer(c) })
+			conns.Go(func() { one(c) })
 		}
 	})
 	t.Cleanup(func() {

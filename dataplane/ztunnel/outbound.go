@@ -90,7 +90,7 @@ func (p *proxy) outboundTunnel(ctx context.Context, c *net.TCPConn, f *flow, sel
 	f.rec.Upstream = stream.LocalAddr()
 	p.tracker.add(&f.live)
 	defer p.tracker.remove(&f.live)
-	f.carry(ctx, func(ctx context.Context) relay.Result { return stream.Relay(ctx, c) })
+	f.carry(ctx, stream.Bytes, func(ctx context.Context) relay.Result { return stream.Relay(ctx, c) })
 }
 
 // poolKey keeps apart what may not share a connection (A1.7).
@@ -118,7 +118,7 @@ func (p *proxy) outboundPlain(ctx context.Context, c *net.TCPConn, f *flow, up c
 	f.rec.Upstream = localOf(to)
 	p.tracker.add(&f.live)
 	defer p.tracker.remove(&f.live)
-	f.carry(ctx, func(ctx context.Context) relay.Result { return relay.Copy(ctx, c, to) })
+	f.carry(ctx, copied(c, to), func(ctx context.Context) relay.Result { return relay.Copy(ctx, c, to) })
 }
 
 // dialTunnel makes the TCP connection below a tunnel.

@@ -51,5 +51,5 @@ func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn) {
 		return
 	}
 	f.rec.Upstream = localOf(to)
-	f.carry(ctx, func(ctx context.Context) relay.Result { return relay.Copy(ctx, c, to) })
+	f.carry(ctx, copied(c, to), func(ctx context.Context) relay.Result { return relay.Copy(ctx, c, to) })
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/dataplane/authz"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 )
 
 // live is a connection that is listed.
@@ -23,6 +24,11 @@ type live struct {
 	actualDst   netip.AddrPort // where it goes
 	judge       authz.Connection
 	cut         context.CancelCauseFunc
+
+	// While bytes are moved; guarded by tracker.mu.
+	rec        *telemetry.Record
+	bytes      func() (sent, received uint64) // as in rec
+	sent, recv uint64                         // of a listed copy
 }
 
 // tracker lists a proxy's live connections and cuts those that policy no longer allows.
@@ -50,6 +56,25 @@ func (t *tracker) remove(c *live) {
 	delete(t.conns, c)
 }
 
+// measure has c's bytes counted into rec's metrics from here on; a nil bytes ends that, and rec is its owner's again.
+func (t *tracker) measure(c *live, rec *telemetry.Record, bytes func() (sent, received uint64)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c.rec, c.bytes = rec, bytes
+}
+
+// progress brings the byte counters up to date with the live connections.
+func (t *tracker) progress(m *telemetry.Metrics) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for c := range t.conns {
+		if c.bytes != nil {
+			sent, received := c.bytes()
+			m.ConnProgress(c.rec, sent, received)
+		}
+	}
+}
+
 // judge cuts every inbound connection that policies refuse. It does nothing if they are those of the last time.
 func (t *tracker) judge(policies []*mesh.Policy) {
 	t.mu.Lock()
@@ -73,10 +98,14 @@ func (t *tracker) list() (inbound, outbound []live) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for c := range t.conns {
+		now := *c
+		if c.bytes != nil {
+			now.sent, now.recv = c.bytes()
+		}
 		if c.inbound {
-			inbound = append(inbound, *c)
+			inbound = append(inbound, now)
 		} else {
-			outbound = append(outbound, *c)
+			outbound = append(outbound, now)
 		}
 	}
 	bySource := func(a, b live) int { return a.src.Compare(b.src) }

@@ -69,6 +69,7 @@ func New(cfg Config) (*Ztunnel, error) {
 		started: z.metrics.ProxyStarted,
 		stopped: z.metrics.ProxyStopped,
 	}, cfg.Log)
+	z.metrics.OnScrape(z.countLive)
 	z.document = &document{Local: cfg.Local, store: z.catalog, work: &z.work, log: cfg.Log}
 	if cfg.XDS.Address == "" {
 		return z, nil
@@ -218,6 +219,15 @@ func (z *Ztunnel) addDedicated(ctx context.Context, own *netns.NS) error {
 		return err
 	}
 	return z.manager.SnapshotSent()
+}
+
+// countLive brings the byte counters up to date with the connections that go on.
+func (z *Ztunnel) countLive() {
+	z.manager.list(func(_ zds.Workload, running pod, _ error) {
+		if p, ok := running.(*proxy); ok {
+			p.tracker.progress(z.metrics)
+		}
+	})
 }
 
 // watchCatalog shows every change of the catalog to every proxy.
