@@ -41,7 +41,10 @@ type Config struct {
 	// Mark is the SO_MARK of every socket made in a pod; 0 means mesh.MarkProxy.
 	Mark uint32
 	// PreserveSource makes inbound connections reach the application from their client's address.
-	PreserveSource bool
+	PreserveSource SourceMode
+	// LocalhostAppTunnel is for application tunnels, over loopback or not. They come with waypoints: until then a workload
+	// that has one is refused either way.
+	LocalhostAppTunnel bool
 	// ResponseBaggage adds the destination's baggage to an accepted CONNECT.
 	ResponseBaggage bool
 	// LogPolicies logs, at info, the policy that decided about each inbound connection.
@@ -65,6 +68,16 @@ type Config struct {
 	// Level is the level of Log, which the admin server may change.
 	Level *slog.LevelVar
 }
+
+// SourceMode says whether a client's address is kept.
+type SourceMode uint8
+
+// Source modes. The zero value asks the kernel whether it can be kept.
+const (
+	SourceAuto SourceMode = iota
+	SourceKept
+	SourceOwn
+)
 
 // Pod names the ztunnel's own pod.
 type Pod struct {
@@ -108,6 +121,7 @@ type CA struct {
 type HBONE struct {
 	StreamWindow, ConnWindow, FrameSize, MaxStreams uint32
 	IdleFor                                         time.Duration
+	PingInterval, PingTimeout                       time.Duration
 }
 
 // TCP shapes sockets.
@@ -119,13 +133,22 @@ type TCP struct {
 	UserTimeout       time.Duration // 0: the kernel's
 }
 
-// Timers are the waits that a scenario may want to shorten.
+// Timers are the waits that a scenario may want to shorten; zero means the default that is named, or that of the package
+// which waits.
 type Timers struct {
 	Drain         time.Duration // how long connections may go on after a stop; 5 s
 	LocalWorkload time.Duration // how long a connection waits for its own workload to be known; 5 s
 	Connect       time.Duration // TCP connect; 10 s
 	Retry         time.Duration // between attempts to start a proxy that failed; 5 s
+
+	// Between attempts, from the first failure to many.
+	Certificate Backoff // 1 s to 150 s
+	XDS         Backoff // 10 ms to 15 s
+	ZDS         Backoff // 10 ms to 15 s
 }
+
+// Backoff bounds a wait that doubles.
+type Backoff struct{ Min, Max time.Duration }
 
 func (c *Config) setDefaults() {
 	if c.Mark == 0 {

@@ -5,9 +5,11 @@ package ztunnel
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -294,4 +296,27 @@ func TestRelaxOnceAfterWork(t *testing.T) {
 		cancel()
 		<-done
 	})
+}
+
+// TestDecideSource: the kernel decides, and says so, unless the operator did (A1.2).
+func TestDecideSource(t *testing.T) {
+	refused := errors.New("not permitted")
+	for _, c := range []struct {
+		source SourceMode
+		kernel error
+		keep   bool
+		fails  bool
+		logs   string
+	}{
+		{SourceAuto, nil, true, false, "level=INFO"},
+		{SourceAuto, refused, false, false, "level=WARN"},
+		{SourceKept, nil, true, false, ""},
+		{SourceKept, refused, false, true, ""},
+	} {
+		var log strings.Builder
+		keep, err := decideSource(c.source, c.kernel, slog.New(slog.NewTextHandler(&log, nil)))
+		if keep != c.keep || (err != nil) != c.fails || !strings.Contains(log.String(), c.logs) || (c.logs == "") != (log.Len() == 0) {
+			t.Errorf("mode %d, %v: %v, %v, log %q", c.source, c.kernel, keep, err, log.String())
+		}
+	}
 }

@@ -95,6 +95,6 @@ func (z *Ztunnel) settings() map[string]any {
 		"localNode": c.Node, "network": c.Network, "clusterId": c.ClusterID, "clusterDomain": c.ClusterDomain,
 		"xdsAddress": c.XDS.Address, "caAddress": c.CA.Address, "fakeCa": c.CA.Fake, "localXdsPath": c.Local.Path,
 		"inpodUds": c.ZDSPath, "dedicated": c.Dedicated, "ipv6Enabled": c.IPv6, "packetMark": c.Mark,
-		"originalSource": c.PreserveSource, "selfTerminationDeadline": c.Time.Drain.String(),
+		"originalSource": z.keepSource, "localhostAppTunnel": c.LocalhostAppTunnel, "selfTerminationDeadline": c.Time.Drain.String(),
 	}
 }

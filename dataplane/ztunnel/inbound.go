@@ -206,7 +206,7 @@ func (p *proxy) authorize(f *flow, self *mesh.Workload) error {
 // dialApp connects to the application from the client's own address, unless that is the application's (A1.9).
 func (p *proxy) dialApp(ctx context.Context, client netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 	o := p.dialOptions()
-	if p.cfg.PreserveSource && client != to.Addr() && client.Is4() == to.Addr().Is4() && !client.IsLoopback() {
+	if p.keepSource && client != to.Addr() && client.Is4() == to.Addr().Is4() && !client.IsLoopback() {
 		o.Transparent, o.Freebind, o.BindAddrNoPort = true, true, true
 		o.Source = netip.AddrPortFrom(client, 0)
 	}

@@ -29,6 +29,8 @@ type shared struct {
 	access  *telemetry.AccessLog
 	log     *slog.Logger
 	work    workCounter
+
+	keepSource bool // set by Run before the first pod
 }
 
 // proxy serves one pod: three listeners and a pool inside the pod's namespace.
@@ -63,6 +65,7 @@ func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy,
 	h := hbone.Config{
 		StreamWindow: int32(s.cfg.HBONE.StreamWindow), ConnWindow: int32(s.cfg.HBONE.ConnWindow),
 		MaxFrameSize: s.cfg.HBONE.FrameSize, HandshakeTimeout: s.cfg.Time.Connect,
+		PingInterval: s.cfg.HBONE.PingInterval, PingTimeout: s.cfg.HBONE.PingTimeout,
 	}
 	client := h
 	client.MaxStreams = s.cfg.HBONE.MaxStreams

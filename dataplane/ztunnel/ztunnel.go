@@ -62,7 +62,8 @@ func New(cfg Config) (*Ztunnel, error) {
 	}
 	z.access = telemetry.NewAccessLog(cfg.AccessLog, format)
 	z.access.SetLevel(cfg.Level)
-	z.certs = identity.NewCache(identity.CacheConfig{Signer: signer(&cfg), Log: cfg.Log})
+	z.certs = identity.NewCache(identity.CacheConfig{Signer: signer(&cfg), Log: cfg.Log,
+		BackoffMin: cfg.Time.Certificate.Min, BackoffMax: cfg.Time.Certificate.Max})
 	z.manager = newManager(z.candidate, cfg.Time.Retry, managerHooks{
 		ready:   func(ok bool) { z.pend(pendingPods, !ok) },
 		counts:  z.metrics.SetProxies,
@@ -121,7 +122,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 		return err
 	}
 	defer own.Close()
-	if err := preflight(ctx, own, z.cfg.Mark, z.cfg.PreserveSource); err != nil {
+	if z.keepSource, err = preflight(ctx, own, z.cfg.Mark, z.cfg.PreserveSource, z.log); err != nil {
 		return err
 	}
 	if err := z.loadDocument(); err != nil {
@@ -187,7 +188,8 @@ func (z *Ztunnel) startPods(ctx context.Context, g *errgroup.Group, own *netns.N
 			return nil
 		}
 		if z.cfg.Dedicated == nil {
-			return zds.NewClient(zds.ClientConfig{Path: z.cfg.ZDSPath, Handler: z.manager, Log: z.log}).Run(ctx)
+			return zds.NewClient(zds.ClientConfig{Path: z.cfg.ZDSPath, Handler: z.manager, Log: z.log,
+				BackoffMin: z.cfg.Time.ZDS.Min, BackoffMax: z.cfg.Time.ZDS.Max}).Run(ctx)
 		}
 		return z.addDedicated(ctx, own)
 	})
@@ -275,7 +277,7 @@ func (z *Ztunnel) newXDSClient() (*xds.Client, error) {
 	return xds.NewClient(xds.ClientConfig{
 		Address: c.Address, ServerName: c.ServerName, RootCAFile: c.RootCAFile, TokenFile: c.TokenFile, Headers: c.Headers,
 		ClusterID: z.cfg.ClusterID, Node: z.node(), Types: []string{xds.TypeAddress, xds.TypeAuthorization},
-		Handler: &state{store: z.catalog, work: &z.work}, Log: z.log,
+		Handler: &state{store: z.catalog, work: &z.work}, Log: z.log, BackoffMin: z.cfg.Time.XDS.Min, BackoffMax: z.cfg.Time.XDS.Max,
 		Metrics: xds.Metrics{Message: z.metrics.XDSMessage, Terminated: z.metrics.XDSTerminated},
 	})
 }

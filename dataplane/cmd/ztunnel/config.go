@@ -46,7 +46,9 @@ func parseEnviron(environ []string, cpus int) (settings, error) {
 	c.IPv6 = e.flag("IPV6_ENABLED", true)
 	c.ReusePort = e.flag("INPOD_PORT_REUSE", true)
 	c.Mark = uint32(e.number("PACKET_MARK", uint64(mesh.MarkProxy), 1, math.MaxUint32))
-	c.PreserveSource = e.flag("ENABLE_ORIG_SRC", true)
+	c.PreserveSource = sourceMode(e)
+	// Application tunnels themselves are refused until there are waypoints; the setting is upstream's, so it is understood.
+	c.LocalhostAppTunnel = e.flag("LOCALHOST_APP_TUNNEL", true)
 	c.ResponseBaggage = e.flag("ENABLE_RESPONSE_BAGGAGE", true)
 	c.LogPolicies = e.flag("AUTHZ_POLICY_INFO_LOGGING", false)
 	switch f := e.text("LOG_FORMAT", "plain"); f {
@@ -59,7 +61,7 @@ func parseEnviron(environ []string, cpus int) (settings, error) {
 	mode(e, c)
 	control(e, c)
 	transport(e, c)
-	c.Time.Drain = drainTimeout(e)
+	timers(e, c)
 	refuse(e)
 	return s, e.err()
 }
@@ -160,6 +162,33 @@ func transport(e *env, c *ztunnel.Config) {
 	}
 	if e.flag("USER_TIMEOUT_ENABLED", false) || e.text("USER_TIMEOUT", "") != "" {
 		c.TCP.UserTimeout = e.duration("USER_TIMEOUT", c.TCP.KeepAliveIdle+time.Duration(c.TCP.KeepAliveCount)*c.TCP.KeepAliveInterval)
+	}
+}
+
+// sourceMode is what the kernel allows unless somebody says what is wanted, as upstream has it.
+func sourceMode(e *env) ztunnel.SourceMode {
+	switch {
+	case e.text("ENABLE_ORIG_SRC", "") == "":
+		return ztunnel.SourceAuto
+	case e.flag("ENABLE_ORIG_SRC", true):
+		return ztunnel.SourceKept
+	default:
+		return ztunnel.SourceOwn
+	}
+}
+
+// timers reads the waits. All names but those of the drain are ours: upstream has these lengths, but no settings for them.
+func timers(e *env, c *ztunnel.Config) {
+	c.HBONE.PingInterval = e.duration("HBONE_PING_INTERVAL", 10*time.Second)
+	c.HBONE.PingTimeout = e.duration("HBONE_PING_TIMEOUT", 20*time.Second)
+	c.Time = ztunnel.Timers{
+		Drain:         drainTimeout(e),
+		LocalWorkload: e.duration("LOCAL_WORKLOAD_TIMEOUT", 5*time.Second),
+		Connect:       e.duration("CONNECT_TIMEOUT", 10*time.Second),
+		Retry:         e.duration("PROXY_RETRY_INTERVAL", 5*time.Second),
+		Certificate:   e.backoff("CERT_BACKOFF", time.Second, 150*time.Second),
+		XDS:           e.backoff("XDS_BACKOFF", 10*time.Millisecond, 15*time.Second),
+		ZDS:           e.backoff("ZDS_BACKOFF", 10*time.Millisecond, 15*time.Second),
 	}
 }
 

@@ -21,19 +21,27 @@ func TestDefaultsAreUpstreams(t *testing.T) {
 	}
 	c := s.ztunnel
 	for name, pair := range map[string][2]any{
-		"XDS_ADDRESS":      {c.XDS.Address, "istiod.istio-system.svc:15012"},
-		"CA_ADDRESS":       {c.CA.Address, "istiod.istio-system.svc:15012"},
-		"XDS_ROOT_CA":      {c.XDS.RootCAFile, "./var/run/secrets/istio/root-cert.pem"},
-		"token":            {c.XDS.TokenFile, "./var/run/secrets/tokens/istio-token"},
-		"INPOD_UDS":        {c.ZDSPath, "/var/run/ztunnel/ztunnel.sock"},
-		"CLUSTER_ID":       {c.ClusterID, "Kubernetes"},
-		"CLUSTER_DOMAIN":   {c.ClusterDomain, "cluster.local"},
-		"IPV6_ENABLED":     {c.IPv6, true},
-		"PACKET_MARK":      {c.Mark, uint32(1337)},
-		"SECRET_TTL":       {c.CA.TTL, 24 * time.Hour},
-		"POOL_UNUSED":      {c.HBONE.IdleFor, 5 * time.Minute},
-		"KEEPALIVE":        {c.TCP, ztunnel.TCP{KeepAlive: true, KeepAliveIdle: 180 * time.Second, KeepAliveInterval: 180 * time.Second, KeepAliveCount: 9}},
-		"drain":            {c.Time.Drain, 5 * time.Second},
+		"XDS_ADDRESS":    {c.XDS.Address, "istiod.istio-system.svc:15012"},
+		"CA_ADDRESS":     {c.CA.Address, "istiod.istio-system.svc:15012"},
+		"XDS_ROOT_CA":    {c.XDS.RootCAFile, "./var/run/secrets/istio/root-cert.pem"},
+		"token":          {c.XDS.TokenFile, "./var/run/secrets/tokens/istio-token"},
+		"INPOD_UDS":      {c.ZDSPath, "/var/run/ztunnel/ztunnel.sock"},
+		"CLUSTER_ID":     {c.ClusterID, "Kubernetes"},
+		"CLUSTER_DOMAIN": {c.ClusterDomain, "cluster.local"},
+		"IPV6_ENABLED":   {c.IPv6, true},
+		"PACKET_MARK":    {c.Mark, uint32(1337)},
+		"SECRET_TTL":     {c.CA.TTL, 24 * time.Hour},
+		"POOL_UNUSED":    {c.HBONE.IdleFor, 5 * time.Minute},
+		"KEEPALIVE":      {c.TCP, ztunnel.TCP{KeepAlive: true, KeepAliveIdle: 180 * time.Second, KeepAliveInterval: 180 * time.Second, KeepAliveCount: 9}},
+		"timers": {c.Time, ztunnel.Timers{
+			Drain: 5 * time.Second, LocalWorkload: 5 * time.Second, Connect: 10 * time.Second, Retry: 5 * time.Second,
+			Certificate: ztunnel.Backoff{Min: time.Second, Max: 150 * time.Second},
+			XDS:         ztunnel.Backoff{Min: 10 * time.Millisecond, Max: 15 * time.Second},
+			ZDS:         ztunnel.Backoff{Min: 10 * time.Millisecond, Max: 15 * time.Second},
+		}},
+		"ping":             {[]time.Duration{c.HBONE.PingInterval, c.HBONE.PingTimeout}, []time.Duration{10 * time.Second, 20 * time.Second}},
+		"ORIG_SRC":         {c.PreserveSource, ztunnel.SourceAuto},
+		"LOCALHOST_APP":    {c.LocalhostAppTunnel, true},
 		"level":            {s.logLevel, slog.LevelInfo},
 		"INPOD_PORT_REUSE": {c.ReusePort, true},
 		"RESPONSE_BAGGAGE": {c.ResponseBaggage, true},
@@ -175,6 +183,43 @@ func TestDrainTimeout(t *testing.T) {
 		}
 		if s.ztunnel.Time.Drain != c.want {
 			t.Errorf("%v: %s, want %s", c.environ, s.ztunnel.Time.Drain, c.want)
+		}
+	}
+}
+
+// TestTimers: every wait can be shortened by a scenario, under the name that the package comment gives it.
+func TestTimers(t *testing.T) {
+	s, err := parseEnviron([]string{
+		"LOCAL_WORKLOAD_TIMEOUT=1s", "CONNECT_TIMEOUT=2s", "PROXY_RETRY_INTERVAL=3s", "HBONE_PING_INTERVAL=4s", "HBONE_PING_TIMEOUT=5s",
+		"CERT_BACKOFF_MIN=6s", "CERT_BACKOFF_MAX=7s", "XDS_BACKOFF_MAX=1ms", "ZDS_BACKOFF_MIN=20s", "CONNECTION_TERMINATION_DEADLINE=8s",
+	}, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := ztunnel.Timers{
+		Drain: 8 * time.Second, LocalWorkload: time.Second, Connect: 2 * time.Second, Retry: 3 * time.Second,
+		Certificate: ztunnel.Backoff{Min: 6 * time.Second, Max: 7 * time.Second},
+		XDS:         ztunnel.Backoff{Min: time.Millisecond, Max: time.Millisecond},
+		ZDS:         ztunnel.Backoff{Min: 20 * time.Second, Max: 20 * time.Second},
+	}
+	if d := cmp.Diff(want, s.ztunnel.Time); d != "" {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	if h := s.ztunnel.HBONE; h.PingInterval != 4*time.Second || h.PingTimeout != 5*time.Second {
+		t.Errorf("ping every %s, timeout %s", h.PingInterval, h.PingTimeout)
+	}
+	if _, err := parseEnviron([]string{"ZDS_BACKOFF_MIN=2s", "ZDS_BACKOFF_MAX=1s"}, 2); err == nil || !strings.Contains(err.Error(), "ZDS_BACKOFF_MIN") {
+		t.Errorf("bounds the wrong way round: %v", err)
+	}
+}
+
+func TestSourceModes(t *testing.T) {
+	for value, want := range map[string]ztunnel.SourceMode{
+		"": ztunnel.SourceAuto, "true": ztunnel.SourceKept, "false": ztunnel.SourceOwn,
+	} {
+		s, err := parseEnviron([]string{"ENABLE_ORIG_SRC=" + value, "LOCALHOST_APP_TUNNEL=false"}, 2)
+		if err != nil || s.ztunnel.PreserveSource != want || s.ztunnel.LocalhostAppTunnel {
+			t.Errorf("%q: mode %d, loopback %v, %v", value, s.ztunnel.PreserveSource, s.ztunnel.LocalhostAppTunnel, err)
 		}
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/ztunnel"
 )
 
 // env reads variables and remembers what was wrong with each, so that an operator sees every mistake at once.
@@ -86,6 +88,21 @@ func (e *env) duration(name string, def time.Duration) time.Duration {
 		return def
 	}
 	return d
+}
+
+// backoff reads the bounds name_MIN and name_MAX. One that is given alone moves the other's default out of its way.
+func (e *env) backoff(name string, low, high time.Duration) ztunnel.Backoff {
+	b := ztunnel.Backoff{Min: e.duration(name+"_MIN", low), Max: e.duration(name+"_MAX", high)}
+	switch {
+	case b.Min <= b.Max:
+	case e.vars[name+"_MAX"] == "":
+		b.Max = b.Min
+	case e.vars[name+"_MIN"] == "":
+		b.Min = b.Max
+	default:
+		e.bad(name+"_MIN", "more than %s_MAX", name)
+	}
+	return b
 }
 
 func (e *env) addr(name string) netip.Addr {
