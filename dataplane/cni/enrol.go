@@ -81,7 +81,7 @@ func (a *Agent) enrol(ctx context.Context, p *corev1.Pod, given *netns.NS) error
 			}
 			return fmt.Errorf("enrol %s: redirect: %w", ref, err)
 		}
-		a.cfg.Log.Debug("redirected", "pod", ref, "netns", ns, "changed", changed)
+		a.cfg.Log.Debug("redirected", "pod", ref, "netns", ns.Inode(), "changed", changed)
 	}
 	old := s.ns
 	s = state{workload: workloadOf(p), ref: ref, ns: ns, options: options, served: s.served && same}
@@ -101,7 +101,7 @@ func (a *Agent) serve(ctx context.Context, s state) error {
 		}
 		s.served = true
 		a.setState(s.ref.UID, s)
-		a.cfg.Log.Info("enrolled", "pod", s.ref, "uid", s.ref.UID, "netns", s.ns)
+		a.cfg.Log.Info("enrolled", "pod", s.ref, "uid", s.ref.UID, "netns", s.ns.Inode())
 	}
 	if err := a.cfg.Annotator.Set(s.ref, mesh.RedirectionEnabled); err != nil {
 		return fmt.Errorf("enrol %s: %w", s.ref, err)

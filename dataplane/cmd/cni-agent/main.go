@@ -171,7 +171,7 @@ func (o options) logger(w io.Writer) (*slog.LevelVar, *slog.Logger, error) {
 	}
 	level := new(slog.LevelVar)
 	level.Set(l)
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: admin.DurationText}
 	switch o.logFormat {
 	case "json":
 		return level, slog.New(slog.NewJSONHandler(w, opts)), nil

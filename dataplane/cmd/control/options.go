@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/control"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
@@ -104,7 +105,7 @@ func (o *options) validate(rest []string) error {
 }
 
 func (o *options) logger(w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: o.logLevel}
+	opts := &slog.HandlerOptions{Level: o.logLevel, ReplaceAttr: admin.DurationText}
 	if o.logFormat == "json" {
 		return slog.New(slog.NewJSONHandler(w, opts))
 	}
