@@ -115,12 +115,28 @@ var web = lab.PodRef{Namespace: "shop", Name: "web"}
 func TestLab(t *testing.T) {
 	binariesForTest(t)
 	l := up(t, open(t, "two-pods"))
+	testQuietStart(t, l)
 	for name, test := range map[string]func(*testing.T, *lab.Lab){
 		"pods": testPods, "call": testCall, "exec": testExec, "exec is killed": testExecKilled, "isolation": testIsolation,
 		"daemons": testDaemons, "capture": testCapture, "inspect": testInspect, "pods come and go": testApply, "attach": testAttach,
 		"a second lab of that name": testTaken,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, l) })
+	}
+}
+
+// A healthy start gives nobody reason to complain.
+func testQuietStart(t *testing.T, l *lab.Lab) {
+	for _, name := range []string{"ztunnel.node1", "cni-agent.node1", "control", "hold"} {
+		log, err := os.ReadFile(labdir.Dir(l.Dir).Log(name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(log)) {
+			if strings.Contains(line, "WARN") || strings.Contains(line, "ERROR") {
+				t.Errorf("%s: %s", name, line)
+			}
+		}
 	}
 }
 
@@ -334,7 +350,8 @@ func testInspect(t *testing.T, l *lab.Lab) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ part, want string }{
-		{in.Links, "eth0"}, {in.Routes, "100"}, {in.Rules, "15001"}, {in.Sockets, ":15008"},
+		{in.Links, "eth0"}, {in.Routes, "fwmark 0x111/0xfff lookup 100\n"}, {in.Routes, "table 100: local default dev lo\n"},
+		{in.Rules, "15001"}, {in.Sockets, ":15008"},
 	} {
 		if !strings.Contains(c.part, c.want) {
 			t.Errorf("no %q in\n%s", c.want, c.part)

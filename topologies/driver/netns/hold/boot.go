@@ -245,6 +245,9 @@ func (s *site) bringUp(ctx context.Context, p *pod) error {
 	if err := s.connectPod(ctx, p); err != nil {
 		return err
 	}
+	if p.role == roleZtunnel {
+		s.awaitControl(ctx)
+	}
 	if err := s.runPod(ctx, p); err != nil || !meshed {
 		return err
 	}

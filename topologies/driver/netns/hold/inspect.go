@@ -78,6 +78,14 @@ func linksText() (string, error) {
 }
 
 func routesText() (string, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return "", fmt.Errorf("list links: %w", err)
+	}
+	names := map[int]string{}
+	for _, l := range links {
+		names[l.Attrs().Index] = l.Attrs().Name
+	}
 	var b strings.Builder
 	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
 		rules, err := netlink.RuleList(family)
@@ -85,17 +93,66 @@ func routesText() (string, error) {
 			return "", fmt.Errorf("list rules: %w", err)
 		}
 		for _, r := range rules {
-			fmt.Fprintf(&b, "%s\n", r)
+			b.WriteString(ruleLine(r))
 		}
 		routes, err := netlink.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE)
 		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) {
 			return "", fmt.Errorf("list routes: %w", err)
 		}
 		for _, r := range routes {
-			fmt.Fprintf(&b, "table %d: %s\n", r.Table, r)
+			b.WriteString(routeLine(r, names))
 		}
 	}
 	return b.String(), nil
+}
+
+// ruleLine is a policy rule in the words of `ip rule`.
+func ruleLine(r netlink.Rule) string {
+	line := fmt.Sprintf("rule %d: from %s", max(r.Priority, 0), prefixOr(r.Src, "all"))
+	if r.Dst != nil {
+		line += " to " + r.Dst.String()
+	}
+	if r.Mark != 0 || r.Mask != nil {
+		line += fmt.Sprintf(" fwmark %#x", r.Mark)
+	}
+	if r.Mask != nil {
+		line += fmt.Sprintf("/%#x", *r.Mask)
+	}
+	return fmt.Sprintf("%s lookup %d\n", line, r.Table)
+}
+
+// routeLine is a route in the words of `ip route`.
+func routeLine(r netlink.Route, links map[int]string) string {
+	line := fmt.Sprintf("table %d: ", r.Table)
+	if kind := routeKinds[r.Type]; kind != "" {
+		line += kind + " "
+	}
+	line += prefixOr(r.Dst, "default")
+	if r.Gw != nil {
+		line += " via " + r.Gw.String()
+	}
+	if name := links[r.LinkIndex]; name != "" {
+		line += " dev " + name
+	}
+	if r.Src != nil {
+		line += " src " + r.Src.String()
+	}
+	return line + "\n"
+}
+
+var routeKinds = map[int]string{
+	unix.RTN_LOCAL: "local", unix.RTN_BROADCAST: "broadcast", unix.RTN_ANYCAST: "anycast", unix.RTN_MULTICAST: "multicast",
+	unix.RTN_BLACKHOLE: "blackhole", unix.RTN_UNREACHABLE: "unreachable", unix.RTN_PROHIBIT: "prohibit",
+}
+
+func prefixOr(p *net.IPNet, none string) string {
+	if p == nil {
+		return none
+	}
+	if ones, _ := p.Mask.Size(); ones == 0 {
+		return none
+	}
+	return p.String()
 }
 
 var tcpStates = []string{

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -61,6 +62,19 @@ func (n *node) awaitMesh(ctx context.Context) {
 		case <-m.reached:
 		case <-ctx.Done():
 		}
+	}
+}
+
+// awaitControl blocks until the lab's control plane, if it has one, has been ready once and its service leads to it, or ctx
+// ends. A ztunnel would only complain until then.
+func (s *site) awaitControl(ctx context.Context) {
+	if !slices.ContainsFunc(s.podList(), func(p *pod) bool { return p.role == roleControl }) {
+		return
+	}
+	select {
+	case <-s.controlUp.reached:
+		_ = s.control.flush(ctx) // what goes wrong there is its own to say
+	case <-ctx.Done():
 	}
 }
 

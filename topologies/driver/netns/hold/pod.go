@@ -165,6 +165,9 @@ func (s *site) runPod(ctx context.Context, p *pod) error {
 	if err := s.setReady(p, true, ""); err != nil {
 		return err
 	}
+	if p.role == roleControl {
+		s.controlUp.reach()
+	}
 	s.work.Go(func() { s.watchEnd(p, t) })
 	return nil
 }

@@ -40,6 +40,8 @@ type site struct {
 	under   underlay
 	nodes   map[string]*node // set once
 
+	controlUp milestone // the control plane has been ready once
+
 	mu        sync.Mutex
 	objects   *source.Objects      // guarded by mu
 	pods      map[lab.PodRef]*pod  // guarded by mu
@@ -59,7 +61,7 @@ func (h *holder) newSite(u *order.Up) (*site, error) {
 		issuer: issuer, dns: cluster.NewDNS(h.log), control: newController(), externals: map[string]*external{},
 		dir: h.cfg.Dir, bin: h.cfg.Bin, hide: hidden(h.cfg.Dir, os.Getenv), log: h.log, children: h.children, work: &h.work, run: h.life,
 		spec: u.Spec, cluster: &u.Spec.Clusters[0], daemonEnv: u.DaemonEnv,
-		nodes: map[string]*node{}, objects: &source.Objects{}, pods: map[lab.PodRef]*pod{},
+		nodes: map[string]*node{}, controlUp: newMilestone(), objects: &source.Objects{}, pods: map[lab.PodRef]*pod{},
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
