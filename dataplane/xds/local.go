@@ -18,7 +18,13 @@ type Local struct {
 	Workloads []*mesh.Workload
 	Services  []*mesh.Service
 	Policies  []*mesh.Policy
+	// Bad are the objects that have problems and are in none of these: of what is held, their last good versions.
+	Bad []BadLocal
 }
+
+// BadLocal names an object by its section ("workloads") and by its uid or key. Either is empty where it cannot be told: then
+// it may be any.
+type BadLocal struct{ Section, Key string }
 
 // localSections are the keys of the document, in the order in which their objects are checked.
 var localSections = []string{"workloads", "services", "policies"}
@@ -31,7 +37,7 @@ func DecodeLocal(document []byte) (Local, error) {
 	items, ok := splitLocal(document)
 	if !ok {
 		d.whole(document)
-		return d.out, errors.Join(d.problems...)
+		return d.end()
 	}
 	count := map[string]int{}
 	for _, item := range items {
@@ -40,6 +46,7 @@ func DecodeLocal(document []byte) (Local, error) {
 		var n yaml.Node
 		if err := yaml.Unmarshal(item.text, &n); err != nil {
 			d.problem(path, "from line %d: %v", item.line, err)
+			d.bad(item.section, "", len(d.problems)-1)
 			continue
 		}
 		list := n.Content[0]
@@ -49,13 +56,28 @@ func DecodeLocal(document []byte) (Local, error) {
 		}
 		d.item(item.section, path, list.Content[0])
 	}
+	return d.end()
+}
+
+// end returns the result. A problem of no object's may have hidden any.
+func (d *localDecoder) end() (Local, error) {
+	if len(d.problems) > d.blamed {
+		d.out.Bad = append(d.out.Bad, BadLocal{})
+	}
 	return d.out, errors.Join(d.problems...)
+}
+
+// bad notes the object that has every problem from the one numbered before.
+func (d *localDecoder) bad(section, key string, before int) {
+	d.blamed += len(d.problems) - before
+	d.out.Bad = append(d.out.Bad, BadLocal{section, key})
 }
 
 // localDecoder collects objects and problems.
 type localDecoder struct {
 	out      Local
 	problems []error
+	blamed   int               // how many of problems are in out.Bad
 	seen     map[string]string // kind and key of an object -> its path
 }
 
@@ -82,20 +104,36 @@ func (d *localDecoder) whole(document []byte) {
 // item decodes one object and keeps it if nothing is wrong with it.
 func (d *localDecoder) item(section, path string, n *yaml.Node) {
 	before := len(d.problems)
-	keep := func() bool { return len(d.problems) == before }
+	keep := func(kind, key string) bool { return len(d.problems) == before && d.unique(path, kind, key) }
+	key := ""
 	switch section {
 	case "workloads":
-		if w := d.workload(n, path); keep() && d.unique(path, "workload", w.UID) {
+		w := d.workload(n, path)
+		if w.UID != localUID(w) || w.Namespace != "" && w.Name != "" {
+			key = w.UID
+		}
+		if keep("workload", w.UID) {
 			d.out.Workloads = append(d.out.Workloads, w)
 		}
 	case "services":
-		if s := d.service(n, path); keep() && d.unique(path, "service", s.Key()) {
+		s := d.service(n, path)
+		if s.Namespace != "" && s.Hostname != "" {
+			key = s.Key()
+		}
+		if keep("service", s.Key()) {
 			d.out.Services = append(d.out.Services, s)
 		}
 	case "policies":
-		if p := d.policy(n, path); keep() && d.unique(path, "policy", p.Key()) {
+		p := d.policy(n, path)
+		if p.Namespace != "" && p.Name != "" {
+			key = p.Key()
+		}
+		if keep("policy", p.Key()) {
 			d.out.Policies = append(d.out.Policies, p)
 		}
+	}
+	if len(d.problems) > before {
+		d.bad(section, key, before)
 	}
 }
 

@@ -154,3 +154,29 @@ func BenchmarkDecodeLocal(b *testing.B) {
 		}
 	}
 }
+
+// What a document says badly must be told from what it does not say: the one is kept as it was, the other is gone.
+func TestLocalNamesWhatIsBad(t *testing.T) {
+	for _, c := range []struct {
+		name, document string
+		want           []BadLocal
+	}{
+		{"nothing", "workloads:\n- {name: a, namespace: n, workloadIps: [10.0.0.1]}\n", nil},
+		{"by uid", "workloads:\n- {uid: u, capacity: x}\n", []BadLocal{{"workloads", "u"}}},
+		{"by name", "workloads:\n- {name: a, namespace: n, capacity: x}\n", []BadLocal{{"workloads", "//Pod/n/a"}}},
+		{"without a name", "workloads:\n- {name: a, workloadIps: [10.0.0.1]}\n", []BadLocal{{"workloads", ""}}},
+		{"by key", "services:\n- {namespace: n, hostname: h}\npolicies:\n- {namespace: n, name: p}\n",
+			[]BadLocal{{"services", "n/h"}, {"policies", "n/p"}}},
+		{"an item that is no YAML", "policies:\n- {name: \"p\n", []BadLocal{{"policies", ""}}},
+		{"a document that is no YAML", "{", []BadLocal{{}}},
+		{"a section that is no list", "policies: {}\n", []BadLocal{{}}},
+	} {
+		got, err := DecodeLocal([]byte(c.document))
+		if (err != nil) != (c.want != nil) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if d := cmp.Diff(c.want, got.Bad); d != "" {
+			t.Errorf("%s (-want +got):\n%s", c.name, d)
+		}
+	}
+}

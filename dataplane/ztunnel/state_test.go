@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
@@ -69,14 +70,20 @@ func TestDocumentReload(t *testing.T) {
 		}
 	}
 	d := &document{Local: Local{Path: path}, store: catalog.New(), work: new(workCounter), log: slog.New(slog.DiscardHandler)}
-	if err := d.load(); err == nil {
+	load := func() {
+		t.Helper()
+		if applied, err := d.load(); !applied || err != nil {
+			t.Errorf("applied %v, %v", applied, err)
+		}
+	}
+	if applied, err := d.load(); applied || err == nil {
 		t.Error("a missing file was read")
 	}
 	write(`workloads: [{uid: a, name: a, namespace: ns, workloadIps: [10.0.0.1]}, {uid: b, name: b, namespace: ns, workloadIps: [10.0.0.2]}]`)
-	must(t, d.load())
+	load()
 	write(`workloads: [{uid: b, name: b, namespace: ns, workloadIps: [10.0.0.3]}]
 policies: [{name: p, namespace: ns, scope: Namespace, action: Deny, rules: []}]`)
-	must(t, d.load())
+	load()
 	now := d.store.Load()
 	if now.WorkloadByUID("a") != nil {
 		t.Error("what left the document is still known")
@@ -85,15 +92,67 @@ policies: [{name: p, namespace: ns, scope: Namespace, action: Deny, rules: []}]`
 		t.Errorf("what changed in the document: %v", w)
 	}
 	write(`workloads: [{nonsense: true}]`)
-	if err := d.load(); err == nil {
+	if applied, err := d.load(); applied || err == nil {
 		t.Error("nonsense was read")
 	}
 	if d.store.Load() != now {
 		t.Error("a bad document changed something")
 	}
 	write(`workloads: []`)
-	must(t, d.load())
+	load()
 	if w, _, p := d.store.Load().Len(); w != 0 || p != 0 {
 		t.Errorf("%d workloads, %d policies are left", w, p)
+	}
+}
+
+// TestDocumentKeepsTheLastGoodVersion is decision 4 for files: the object is what is good or bad, not the document.
+func TestDocumentKeepsTheLastGoodVersion(t *testing.T) {
+	var log strings.Builder
+	d := &document{store: catalog.New(), work: new(workCounter), log: slog.New(slog.NewTextHandler(&log, nil))}
+	load := func(document string, problems ...string) *catalog.Snapshot {
+		t.Helper()
+		d.Inline = []byte(document)
+		applied, err := d.load()
+		if !applied || (err != nil) != (len(problems) > 0) {
+			t.Errorf("applied %v, %v", applied, err)
+		}
+		log.Reset()
+		d.report(applied, err)
+		for _, p := range problems {
+			if !strings.Contains(log.String(), "level=ERROR") || !strings.Contains(log.String(), p) {
+				t.Errorf("no word about %s in %q", p, log.String())
+			}
+		}
+		return d.store.Load()
+	}
+	const a, b = "- {uid: a, name: a, namespace: ns, workloadIps: [10.0.0.1]}\n", "- {uid: b, name: b, namespace: ns, workloadIps: [10.0.0.2]}\n"
+	const deny = "policies:\n- {name: p, namespace: ns, scope: Namespace, action: Deny, rules: []}\n"
+
+	// The first version already has a bad object: the good ones are served.
+	now := load("workloads:\n"+a+"- {uid: b, namespace: ns, workloadIps: [nowhere]}\n"+deny, "workloads[1].workloadIps[0]")
+	if now.WorkloadByUID("a") == nil || now.WorkloadByUID("b") != nil || now.Policy("ns/p") == nil {
+		t.Error("the good objects of the first version are not all there")
+	}
+	load("workloads:\n" + a + b + deny)
+	now = load("workloads:\n- {uid: b, namespace: ns, workloadIps: [nowhere]}\npolicies:\n"+
+		"- {name: p, namespace: ns, scope: Everywhere, action: Deny}\n- {name: q, namespace: ns, scope: Namespace, action: Allow, rules: []}\n",
+		"workloads[0].workloadIps[0]", "policies[0].scope")
+	if now.WorkloadByUID("a") != nil {
+		t.Error("a left the document and is still known")
+	}
+	if now.WorkloadByUID("b") == nil || now.Policy("ns/p") == nil {
+		t.Error("a bad version took the good one away")
+	}
+	if now.Policy("ns/q") == nil {
+		t.Error("a good object beside bad ones was not taken over")
+	}
+	// Whose version this is cannot be told: none of its kind is taken away, and others are.
+	now = load("workloads:\n"+a+"policies:\n- {action: Deny}\n", "policies[0].name")
+	if now.Policy("ns/p") == nil || now.Policy("ns/q") == nil || now.WorkloadByUID("b") != nil {
+		t.Error("want both policies kept, and b gone")
+	}
+	now = load("workloads:\n" + a)
+	if now.Policy("ns/p") != nil || now.Policy("ns/q") != nil {
+		t.Error("what was kept is not removed with the next good version")
 	}
 }

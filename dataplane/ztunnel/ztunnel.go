@@ -153,11 +153,17 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// loadDocument fails only if nothing in the document is good: one bad object must not keep a node's pods from the mesh.
 func (z *Ztunnel) loadDocument() error {
 	if z.cfg.Local.Path == "" && len(z.cfg.Local.Inline) == 0 {
 		return nil
 	}
-	return z.document.load()
+	applied, err := z.document.load()
+	if !applied {
+		return err
+	}
+	z.document.report(applied, err)
+	return nil
 }
 
 // startServices starts everything that lasts until the end.
