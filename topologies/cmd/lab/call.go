@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
@@ -69,7 +70,7 @@ func (a *app) call(ctx context.Context, pod, url string, flags []string) error {
 		fmt.Fprintln(a.stdout, callLine(c))
 	}
 	if n := res.OK + res.Failed; n > 1 {
-		fmt.Fprintf(a.stdout, "%d calls, %d failed, median %s, slowest %s\n", n, res.Failed, res.LatencyP50, res.LatencyMax)
+		fmt.Fprintf(a.stdout, "%d calls, %d failed, median %s, slowest %s\n", n, res.Failed, ms(res.LatencyP50), ms(res.LatencyMax))
 	}
 	return err
 }
@@ -83,7 +84,7 @@ func callLine(c workload.Call) string {
 	case c.Status != 0:
 		line = fmt.Sprintf("%d %s", c.Status, http.StatusText(c.Status))
 	}
-	line += fmt.Sprintf("  %.2f ms", float64(c.Latency.Microseconds())/1000)
+	line += "  " + ms(c.Latency)
 	if c.LocalAddr.IsValid() {
 		line += fmt.Sprintf("  %s → %s", c.LocalAddr, c.RemoteAddr)
 	}
@@ -96,6 +97,8 @@ func callLine(c workload.Call) string {
 	}
 	return line
 }
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/float64(time.Millisecond)) }
 
 // trace makes a call and draws its hops. A call that failed is a verdict: exit 1.
 func (a *app) trace(ctx context.Context, pod, url string, flags []string) error {
