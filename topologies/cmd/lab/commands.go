@@ -16,15 +16,7 @@ func (a *app) root() *cobra.Command {
 		Long: "lab brings up a whole ambient mesh in Linux namespaces of this machine: nodes, pods, a control plane, and a ztunnel\n" +
 			"and a CNI agent per node, all of them processes. It needs user namespaces, or root, and leaves nothing behind.",
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRunE: func(c *cobra.Command, _ []string) error {
-			switch {
-			case a.output != "text" && a.output != "json":
-				return usageError{err: fmt.Errorf("-o %s: want text or json", a.output)}
-			case a.output == "json" && c.Annotations[noJSON] != "":
-				return usageError{err: fmt.Errorf("%s: -o json means nothing here: %s", c.Name(), c.Annotations[noJSON]), command: c.Name()}
-			}
-			return nil
-		},
+		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.checkOutput(c) },
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
@@ -59,6 +51,17 @@ func (a *app) root() *cobra.Command {
 
 // noJSON annotates a command that has no JSON form with the reason.
 const noJSON = "no-json"
+
+// checkOutput says whether a command has the form that -o asks for.
+func (a *app) checkOutput(c *cobra.Command) error {
+	switch {
+	case a.output != "text" && a.output != "json":
+		return usageError{err: fmt.Errorf("-o %s: want text or json", a.output)}
+	case a.output == "json" && c.Annotations[noJSON] != "":
+		return mistake(c, fmt.Errorf("%s: -o json means nothing here: %s", c.Name(), c.Annotations[noJSON]))
+	}
+	return nil
+}
 
 // mistake is a usageError about a command.
 func mistake(c *cobra.Command, err error) error {
