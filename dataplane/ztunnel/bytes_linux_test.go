@@ -3,6 +3,7 @@
 package ztunnel
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -84,7 +85,7 @@ func TestBytesOfLiveConnections(t *testing.T) {
 				}
 			})
 			conn.CloseWrite()
-			if _, err := conn.Read(make([]byte, 1)); err != io.EOF {
+			if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 				t.Errorf("the end: %v", err)
 			}
 			for _, z := range c.reporter {

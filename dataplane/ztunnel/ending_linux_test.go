@@ -3,11 +3,15 @@
 package ztunnel
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -70,4 +74,31 @@ func TestDeniedWhileTheApplicationIsDialled(t *testing.T) {
 	if e := l.zb.log.take(t, "the destination", complete); e.Record.Flags != telemetry.FlagDeny {
 		t.Errorf("flags %s, error %q", e.Record.Flags, e.Error)
 	}
+}
+
+// TestStopUnderLoad: callers that never pause and no successor must not keep a proxy from ending at its deadline.
+func TestStopUnderLoad(t *testing.T) {
+	l := newLab(t)
+	l.enrol(t)
+	app(t, l.b, 8080)
+	ctx, stopCalls := context.WithCancel(t.Context())
+	var calls sync.WaitGroup
+	var made atomic.Int64
+	for range 8 {
+		calls.Go(func() {
+			for ctx.Err() == nil {
+				_, _, _ = call(ctx, l.x, netip.AddrPortFrom(addrB.v4, 8080), "x")
+				made.Add(1)
+			}
+		})
+	}
+	eventually(t, "calls are made", func() bool { return made.Load() > 50 })
+	began := time.Now()
+	l.zb.stop()
+	await(t, "the ztunnel has stopped", l.zb.done)
+	if took := time.Since(began); took > l.zb.cfg.Time.Drain+time.Second {
+		t.Errorf("stopped after %s, the deadline is %s", took, l.zb.cfg.Time.Drain)
+	}
+	stopCalls()
+	calls.Wait()
 }
