@@ -5,8 +5,6 @@ package observability
 import (
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -24,18 +22,13 @@ import (
 var _ = Describe("two ztunnels without a control plane", func() {
 	It("carry traffic by LOCAL_XDS and FAKE_CA, enforce its policy and log the denial on both sides", Label("OB-02"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal)
-		file := filepath.Join(w.Out, "local-xds.yaml")
-		Expect(os.MkdirAll(w.Out, 0o755)).To(Succeed())
-		Expect(os.WriteFile(file, []byte("workloads: []\n"), 0o644)).To(Succeed())
-		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {
-			"LOCAL_XDS_PATH=" + file, "FAKE_CA=true", "XDS_ADDRESS=", "CA_ADDRESS=",
-		}}})
+		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())
 		web, cart := l.Pod("shop/web"), l.Pod("shop/cart")
-		Expect(os.WriteFile(file, []byte(localXDS(web, cart)), 0o644)).To(Succeed())
+		Expect(l.Daemon("", lab.DaemonControl).Stop(ctx)).To(Succeed())
 		for _, node := range l.Nodes() {
 			z := l.Daemon(node, lab.DaemonZtunnel)
-			Expect(z.Restart(ctx)).To(Succeed())
+			Expect(z.Restart(ctx, "LOCAL_XDS="+localXDS(web, cart), "FAKE_CA=true", "XDS_ADDRESS=", "CA_ADDRESS=")).To(Succeed())
 			Expect(z.Ready(ctx)).To(Succeed())
 		}
 

@@ -108,9 +108,10 @@ type Daemon interface {
 	// Stop ends the daemon with SIGTERM, after its grace period with SIGKILL, and waits. It stays down until Start.
 	Stop(ctx context.Context) error
 	// Start starts the daemon if it is not running, with the command and environment of Up, and does not wait for Ready.
-	Start(ctx context.Context) error
+	// env, "NAME=value", overrides variables for this run only.
+	Start(ctx context.Context, env ...string) error
 	// Restart is Stop and Start.
-	Restart(ctx context.Context) error
+	Restart(ctx context.Context, env ...string) error
 	// Ready blocks until the daemon's own readiness check succeeds.
 	Ready(ctx context.Context) error
 	// Status is a look at the process.

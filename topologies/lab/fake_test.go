@@ -61,13 +61,13 @@ type fakeDaemon struct {
 	node string
 }
 
-func (d fakeDaemon) Signal(context.Context, os.Signal) error { return errFake }
-func (d fakeDaemon) Stop(context.Context) error              { return errFake }
-func (d fakeDaemon) Start(context.Context) error             { return errFake }
-func (d fakeDaemon) Restart(context.Context) error           { return errFake }
-func (d fakeDaemon) Ready(context.Context) error             { return errFake }
-func (d fakeDaemon) Status(context.Context) (Status, error)  { return Status{}, errFake }
-func (d fakeDaemon) Admin() http.RoundTripper                { return nil }
+func (d fakeDaemon) Signal(context.Context, os.Signal) error  { return errFake }
+func (d fakeDaemon) Stop(context.Context) error               { return errFake }
+func (d fakeDaemon) Start(context.Context, ...string) error   { return errFake }
+func (d fakeDaemon) Restart(context.Context, ...string) error { return errFake }
+func (d fakeDaemon) Ready(context.Context) error              { return errFake }
+func (d fakeDaemon) Status(context.Context) (Status, error)   { return Status{}, errFake }
+func (d fakeDaemon) Admin() http.RoundTripper                 { return nil }
 func (d fakeDaemon) Logs(context.Context, time.Time) (io.ReadCloser, error) {
 	d.f.mu.Lock()
 	defer d.f.mu.Unlock()

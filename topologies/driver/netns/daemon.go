@@ -29,12 +29,14 @@ type daemon struct {
 	node, name string
 }
 
-func (m *daemon) do(ctx context.Context, a order.Action, sig int) error {
+func (m *daemon) do(ctx context.Context, a order.Action, sig int, env ...string) error {
 	dir, err := m.d.standing()
 	if err != nil {
 		return err
 	}
-	_, err = do(ctx, dir, m.request(a, sig), nil)
+	r := m.request(a, sig)
+	r.Daemon.Env = env
+	_, err = do(ctx, dir, r, nil)
 	return err
 }
 
@@ -51,14 +53,17 @@ func (m *daemon) Signal(ctx context.Context, sig os.Signal) error {
 }
 
 func (m *daemon) Stop(ctx context.Context) error  { return m.do(ctx, order.ActionStop, 0) }
-func (m *daemon) Start(ctx context.Context) error { return m.do(ctx, order.ActionStart, 0) }
 func (m *daemon) Ready(ctx context.Context) error { return m.do(ctx, order.ActionReady, 0) }
 
-func (m *daemon) Restart(ctx context.Context) error {
+func (m *daemon) Start(ctx context.Context, env ...string) error {
+	return m.do(ctx, order.ActionStart, 0, env...)
+}
+
+func (m *daemon) Restart(ctx context.Context, env ...string) error {
 	if err := m.Stop(ctx); err != nil {
 		return err
 	}
-	return m.Start(ctx)
+	return m.Start(ctx, env...)
 }
 
 // Status implements lab.Daemon. The process id is this process's view of a descriptor that the holder hands over.

@@ -29,7 +29,7 @@ func (s *site) newAgent(n *node) (*task, error) {
 	if err != nil {
 		return nil, err
 	}
-	env := append([]string{"PATH=" + podPath, "HOME=/root", "HOSTNAME=" + n.name, "NODE_NAME=" + n.name, "LOG_FORMAT=json"}, s.daemonEnv[lab.DaemonCNIAgent]...)
+	env := override([]string{"PATH=" + podPath, "HOME=/root", "HOSTNAME=" + n.name, "NODE_NAME=" + n.name, "LOG_FORMAT=json"}, s.daemonEnv[lab.DaemonCNIAgent])
 	return &task{
 		name: lab.DaemonCNIAgent + " on " + n.name, init: n.init, log: s.dir.Log(lab.DaemonCNIAgent + "." + n.name), grace: podGrace,
 		start: pause.Start{Argv: s.agentCommand(n), Env: env, Dir: "/", Bounds: &child.Bounds{Capabilities: set, NoNewPrivs: true}},
@@ -73,7 +73,7 @@ func (s *site) daemonRequest(ctx context.Context, r *order.Daemon) (order.Reply,
 	case order.ActionStop:
 		return order.Reply{}, nil, d.task.Stop(ctx)
 	case order.ActionStart:
-		return order.Reply{}, nil, s.startDaemon(ctx, d)
+		return order.Reply{}, nil, s.startDaemon(ctx, d, r.Env)
 	case order.ActionReady:
 		return order.Reply{}, nil, s.awaitURL(ctx, d.ns, d.ready, d.task)
 	case order.ActionStatus:
@@ -86,11 +86,11 @@ func (s *site) daemonRequest(ctx context.Context, r *order.Daemon) (order.Reply,
 	return order.Reply{}, nil, fmt.Errorf("unknown action %q", r.Action)
 }
 
-func (s *site) startDaemon(ctx context.Context, d *daemon) error {
+func (s *site) startDaemon(ctx context.Context, d *daemon, env []string) error {
 	if d.task.running() != nil {
 		return nil
 	}
-	if err := d.task.Start(ctx); err != nil {
+	if err := d.task.Start(ctx, env...); err != nil {
 		return err
 	}
 	if d.pod != nil {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -34,7 +35,8 @@ type task struct {
 }
 
 // Start starts the process if it is not running.
-func (t *task) Start(ctx context.Context) error {
+// Start starts the task if it does not run; env overrides its environment, for this run only.
+func (t *task) Start(ctx context.Context, env ...string) error {
 	t.op.Lock()
 	defer t.op.Unlock()
 	if p := t.running(); p != nil {
@@ -55,7 +57,9 @@ func (t *task) Start(ctx context.Context) error {
 		return fmt.Errorf("start %s: %w", t.name, err)
 	}
 	started := time.Now()
-	p, err := t.init.Start(ctx, t.start, null, out, out)
+	run := t.start
+	run.Env = override(slices.Clone(run.Env), env)
+	p, err := t.init.Start(ctx, run, null, out, out)
 	if err != nil {
 		return fmt.Errorf("start %s: %w", t.name, err)
 	}

@@ -53,7 +53,8 @@ type Exec struct {
 type Daemon struct {
 	Node, Name string
 	Action     Action
-	Signal     int // with ActionSignal
+	Signal     int      // with ActionSignal
+	Env        []string `json:",omitempty"` // with ActionStart: overrides, for this run
 }
 
 // Action is what to do with a daemon.
