@@ -21,7 +21,7 @@ func (a *app) root() *cobra.Command {
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.CompletionOptions.DisableDefaultCmd = true
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error { return mistake(c, err) })
+	root.SetFlagErrorFunc(mistake)
 	root.PersistentFlags().StringVar(&a.lab, "lab", "", "which lab, if several stand")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json")
 	root.AddCommand(a.upCommand(), a.downCommand(), a.listCommand(), a.psCommand(), a.execCommand(), a.callCommand(), a.traceCommand(),

@@ -149,7 +149,7 @@ func TestSignalIsTheExitCode(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-ctx.Done()
-		if err := unlessSignalled(ctx, fmt.Errorf("exec: %w", ctx.Err())); err != code {
+		if err := unlessSignalled(ctx, fmt.Errorf("exec: %w", ctx.Err())); !errors.Is(err, code) {
 			t.Errorf("%v: %v, want %v", sig, err, code)
 		}
 		if err := unlessSignalled(ctx, nil); err != nil {
