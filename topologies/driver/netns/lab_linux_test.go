@@ -246,11 +246,7 @@ func testIsolation(t *testing.T, l *lab.Lab) {
 // A lab may lie elsewhere than others of this user, which its pods see as little of; those that come later too.
 func TestPodsSeeNoOtherLab(t *testing.T) {
 	bin := binariesForTest(t)
-	wd, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	home, err := os.MkdirTemp(wd, ".home") // not in /tmp, which pods do not see anyway
+	home, err := os.MkdirTemp("/var/tmp", "ambientlab-home-") // not in /tmp, which pods do not see anyway
 	if err != nil {
 		t.Fatal(err)
 	}
