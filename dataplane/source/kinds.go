@@ -7,7 +7,9 @@ import (
 	"reflect"
 	"slices"
 
+	metav1alpha1 "istio.io/api/meta/v1alpha1"
 	istiov1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 )
@@ -29,7 +31,10 @@ type Kind struct {
 	len    func(*Objects) int
 }
 
-var istioNetworking = []string{"networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"}
+var (
+	istioNetworking = []string{"networking.istio.io/v1", "networking.istio.io/v1beta1", "networking.istio.io/v1alpha3"}
+	istioSecurity   = []string{"security.istio.io/v1", "security.istio.io/v1beta1"}
+)
 
 // A new kind is one row here, one map in Objects and its checks.
 var kinds = []Kind{
@@ -57,6 +62,10 @@ var kinds = []Kind{
 				s.Status.DeepCopyInto(&d.Status)
 			}
 		}, istioNetworking...),
+	row("AuthorizationPolicy", true, func(o *Objects) *map[string]*securityv1.AuthorizationPolicy { return &o.AuthorizationPolicies },
+		checkAuthorizationPolicy, func(d, s *securityv1.AuthorizationPolicy) { assignIstio(&d.Status, &s.Status) }, istioSecurity...),
+	row("PeerAuthentication", true, func(o *Objects) *map[string]*securityv1.PeerAuthentication { return &o.PeerAuthentications },
+		checkPeerAuthentication, func(d, s *securityv1.PeerAuthentication) { assignIstio(&d.Status, &s.Status) }, istioSecurity...),
 }
 
 // Kinds lists every kind that a source reads.
@@ -96,6 +105,13 @@ func (k Kind) Merge(base Object, partials []Object) Object {
 func assign[T any](dst *T, src T) {
 	if !reflect.ValueOf(&src).Elem().IsZero() {
 		*dst = src
+	}
+}
+
+// assignIstio copies a status of Istio's, which is a message that must not be copied by value.
+func assignIstio(dst, src *metav1alpha1.IstioStatus) {
+	if len(src.GetConditions()) > 0 {
+		src.DeepCopyInto(dst)
 	}
 }
 

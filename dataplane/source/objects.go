@@ -4,6 +4,7 @@ package source
 
 import (
 	istiov1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -52,6 +53,9 @@ type Objects struct {
 	EndpointSlices  map[string]*discoveryv1.EndpointSlice
 	ServiceEntries  map[string]*istiov1.ServiceEntry
 	WorkloadEntries map[string]*istiov1.WorkloadEntry
+
+	AuthorizationPolicies map[string]*securityv1.AuthorizationPolicy
+	PeerAuthentications   map[string]*securityv1.PeerAuthentication
 }
 
 // With is o with the given changes; nil removes. It copies only the maps of kinds that change, and leaves out changes

@@ -110,6 +110,31 @@ func TestReadMergesStatusFiles(t *testing.T) {
 	}
 }
 
+// A policy that is edited badly stays enforced as it was, and what control says of it is read back.
+func TestPolicyKeepsItsLastGoodVersionAndItsStatus(t *testing.T) {
+	policy := func(field string) string {
+		return "apiVersion: security.istio.io/v1beta1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nspec: {action: DENY, rules: [{from: [{source: {" + field + "}}]}]}\n"
+	}
+	tr := newTree(t.TempDir())
+	write(t, tr.root, "p.yaml", policy("namespaces: [web]"))
+	write(t, tr.root, "status/control/p.yaml", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\n"+
+		"status: {conditions: [{type: ZtunnelAccepted, status: 'True', observedGeneration: '3'}]}\n")
+	o := rescan(t, tr, nil)
+	write(t, tr.root, "p.yaml", policy("namespace: [web]"))
+	o = rescan(t, tr, o)
+	p := o.AuthorizationPolicies["shop/p"]
+	if p == nil || p.Spec.GetRules()[0].GetFrom()[0].GetSource().GetNamespaces()[0] != "web" {
+		t.Fatalf("policy %v", p)
+	}
+	if c := p.Status.GetConditions(); len(c) != 1 || c[0].GetObservedGeneration() != 3 {
+		t.Errorf("conditions %v", c)
+	}
+	want := []string{"p.yaml: AuthorizationPolicy shop/p: spec.rules[0].from[0].source.namespace: unknown field"}
+	if diff := cmp.Diff(want, texts(tr.problems())); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestReadSameObjectInTwoFiles(t *testing.T) {
 	dir := t.TempDir()
 	write(t, dir, "a.yaml", podCart)
@@ -296,6 +321,8 @@ func TestRewritingTheSameChangesNothing(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add(podCart)
 	f.Add("apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a, namespace: b}\nspec: {hosts: [a.b], endpoints: [{address: 1.2.3.4, ports: {a: 1}}]}\n---\n{}")
+	f.Add("apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a, namespace: b}\nspec: {rules: [{when: [{key: source.ip, values: [1.2.3.4]}], to: [{operation: {ports: ['1']}}]}]}")
+	f.Add("apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: a, namespace: b}\nspec: {selector: {matchLabels: {a: b}}, portLevelMtls: {1: {mode: STRICT}}}")
 	f.Add("{\"kind\": \"Pod\", \"apiVersion\": \"v1\"}")
 	f.Fuzz(func(t *testing.T, text string) {
 		first := &entry{}

@@ -8,10 +8,12 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	istiov1 "istio.io/client-go/pkg/apis/networking/v1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 
 	"github.com/ambientlab/ambientlab/dataplane/source"
 )
@@ -24,6 +26,10 @@ func strictProto(obj source.Object, h header) []source.Problem {
 	case *istiov1.ServiceEntry:
 		spec, status = &o.Spec, &o.Status
 	case *istiov1.WorkloadEntry:
+		spec, status = &o.Spec, &o.Status
+	case *securityv1.AuthorizationPolicy:
+		spec, status = &o.Spec, &o.Status
+	case *securityv1.PeerAuthentication:
 		spec, status = &o.Spec, &o.Status
 	default:
 		return nil
@@ -85,6 +91,7 @@ func (w *walker) field(at string, v any, f protoreflect.FieldDescriptor) {
 			return
 		}
 		for _, k := range slices.Sorted(maps.Keys(m)) {
+			w.mapKey(at+"["+k+"]", k, f.MapKey())
 			w.value(at+"["+k+"]", m[k], f.MapValue())
 		}
 	case f.IsList():
@@ -93,11 +100,25 @@ func (w *walker) field(at string, v any, f protoreflect.FieldDescriptor) {
 			w.addf(at, "cannot be a %s, wants a list", jsonType(v))
 			return
 		}
+		if len(list) == 0 && f.Parent().FullName() == "istio.security.v1beta1.Rule" {
+			// The decoder reads it as left out, which means "any"; whoever writes it more likely means "none".
+			w.addf(at, "is an empty list: leave it out if any is meant")
+		}
 		for i, e := range list {
 			w.value(fmt.Sprintf("%s[%d]", at, i), e, f)
 		}
 	default:
 		w.value(at, v, f)
+	}
+}
+
+// mapKey holds a key to its type: the decoder would refuse it, but not say where it stands.
+func (w *walker) mapKey(at, key string, f protoreflect.FieldDescriptor) {
+	if f.Kind() != protoreflect.Uint32Kind {
+		return
+	}
+	if _, err := strconv.ParseUint(key, 10, 32); err != nil {
+		w.addf(at, "the key is not a number from 0 to 4294967295")
 	}
 }
 
