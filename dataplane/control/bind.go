@@ -27,22 +27,33 @@ type bindingPort struct {
 
 type label struct{ namespace, key, value string }
 
-// selectors finds the services that select a set of labels. Each service is filed under the one pair of its selector
-// that the fewest services share: a pair such as team=shop that all have would make every look-up a walk over all.
-type selectors struct{ by map[label][]*binding }
+// selecting is what picks workloads of one namespace by their labels.
+type selecting interface {
+	selects() (namespace string, selector map[string]string)
+}
 
-func newSelectors(all []*binding) *selectors {
+func (b *binding) selects() (namespace string, selector map[string]string) {
+	return b.service.Namespace, b.selector
+}
+
+// selectors finds what selects a set of labels. Each entry is filed under the one pair of its selector that the fewest
+// entries share: a pair such as team=shop that all have would make every look-up a walk over all.
+type selectors[T selecting] struct{ by map[label][]T }
+
+func newSelectors[T selecting](all []T) *selectors[T] {
 	count := map[label]int{}
 	for _, b := range all {
-		for k, v := range b.selector {
-			count[label{b.service.Namespace, k, v}]++
+		namespace, selector := b.selects()
+		for k, v := range selector {
+			count[label{namespace, k, v}]++
 		}
 	}
-	s := &selectors{by: map[label][]*binding{}}
+	s := &selectors[T]{by: map[label][]T{}}
 	for _, b := range all {
 		var best label
-		for _, k := range slices.Sorted(maps.Keys(b.selector)) {
-			l := label{b.service.Namespace, k, b.selector[k]}
+		namespace, selector := b.selects()
+		for _, k := range slices.Sorted(maps.Keys(selector)) {
+			l := label{namespace, k, selector[k]}
 			if best == (label{}) || count[l] < count[best] {
 				best = l
 			}
@@ -54,12 +65,15 @@ func newSelectors(all []*binding) *selectors {
 	return s
 }
 
-// of lists the services of a namespace that select labels. A selector without pairs selects nothing.
-func (s *selectors) of(namespace string, labels map[string]string) []*binding {
-	var out []*binding
+// of lists what selects labels in a namespace, in no order. A selector without pairs selects nothing.
+func (s *selectors[T]) of(namespace string, labels map[string]string) []T {
+	if len(s.by) == 0 {
+		return nil
+	}
+	var out []T
 	for k, v := range labels {
 		for _, b := range s.by[label{namespace, k, v}] {
-			if subset(b.selector, labels) {
+			if _, selector := b.selects(); subset(selector, labels) {
 				out = append(out, b)
 			}
 		}

@@ -22,12 +22,16 @@ type Settings struct {
 	TrustDomain string // "" means mesh.DefaultTrustDomain
 	Domain      string // suffix of service hostnames; "" means cluster.local
 	Network     string // the network of everything that names none
+
+	// RootNamespace is where policies without a selector hold for the whole mesh; "" means istio-system.
+	RootNamespace string
 }
 
 func (s Settings) withDefaults() Settings {
 	s.ClusterID = cmp.Or(s.ClusterID, "Kubernetes")
 	s.TrustDomain = cmp.Or(s.TrustDomain, mesh.DefaultTrustDomain)
 	s.Domain = cmp.Or(s.Domain, "cluster.local")
+	s.RootNamespace = cmp.Or(s.RootNamespace, "istio-system")
 	return s
 }
 
@@ -43,8 +47,9 @@ func (s Settings) wireTrustDomain() string {
 type Snapshot struct {
 	Workloads []*mesh.Workload // sorted by UID
 	Services  []*mesh.Service  // sorted by key
-	// Policies, sorted by key. Nothing compiles objects into them yet.
-	Policies []*mesh.Policy
+	Policies  []*mesh.Policy   // sorted by namespace, then name
+	// Conditions say what became of each policy object; sorted by object.
+	Conditions []Condition
 	// Problems are objects that are sound by themselves, but cannot have the meaning that they ask for.
 	Problems []source.Problem
 }
@@ -53,6 +58,7 @@ type Snapshot struct {
 func Compile(objects *source.Objects, settings Settings) *Snapshot {
 	c := &compiler{objects: objects, Settings: settings.withDefaults(), uids: map[string]bool{}}
 	c.services()
+	c.policies()
 	c.pods()
 	c.workloadEntries()
 	c.endpointSlices()
@@ -70,7 +76,8 @@ type compiler struct {
 	objects *source.Objects
 	out     Snapshot
 
-	selecting *selectors
+	selecting *selectors[*binding]
+	guards    *guards               // nil without policies that single workloads name
 	byKey     map[string]*binding   // services by "namespace/hostname"
 	entries   map[string][]*binding // the services of each ServiceEntry, by "namespace/name"
 	podOf     map[string]*mesh.Workload

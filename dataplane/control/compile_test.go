@@ -13,6 +13,7 @@ import (
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/google/go-cmp/cmp"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -27,7 +28,7 @@ import (
 var update = flag.Bool("update", false, "rewrite golden files")
 
 func TestCompileGolden(t *testing.T) {
-	for _, name := range []string{"shop"} {
+	for _, name := range []string{"shop", "policies"} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join("testdata", name)
 			objects, problems, err := file.Read(dir)
@@ -66,9 +67,15 @@ func document(t *testing.T, v *view) []byte {
 		Workload      *mesh.Workload
 		Service       *mesh.Service
 	}
+	type policy struct {
+		Version string
+		Policy  *mesh.Policy
+	}
 	var out struct {
-		Addresses []entry
-		Problems  []string
+		Addresses  []entry
+		Policies   []policy
+		Conditions []Condition
+		Problems   []string
 	}
 	table := v.table(xds.TypeAddress)
 	for _, n := range table.names {
@@ -79,6 +86,15 @@ func document(t *testing.T, v *view) []byte {
 		}
 		out.Addresses = append(out.Addresses, entry{r.name, r.version, w, s})
 	}
+	table = v.table(xds.TypeAuthorization)
+	for _, n := range table.names {
+		p, err := xds.DecodeAuthorization(table.byName[n].value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Policies = append(out.Policies, policy{table.byName[n].version, p})
+	}
+	out.Conditions = v.snapshot.Conditions
 	out.Problems = append(texts(v.snapshot.Problems), texts(v.problems)...)
 	data, err := json.Marshal(out)
 	if err != nil {
@@ -145,6 +161,10 @@ func objectsOf(objs ...source.Object) *source.Objects {
 			kind = "Node"
 		case *corev1.Namespace:
 			kind = "Namespace"
+		case *securityv1.AuthorizationPolicy:
+			kind = "AuthorizationPolicy"
+		case *securityv1.PeerAuthentication:
+			kind = "PeerAuthentication"
 		default:
 			panic(fmt.Sprintf("%T", o))
 		}

@@ -113,6 +113,7 @@ func (c *compiler) workloadEntries() {
 		}
 		w := c.entryWorkload(c.ClusterID+"/networking.istio.io/WorkloadEntry/"+id, &e.Spec, labels)
 		w.Name, w.Namespace = e.Name, e.Namespace
+		w.AuthorizationPolicies = c.guards.of(e.Namespace, labels)
 		w.WorkloadName = e.Name
 		w.CanonicalName, w.CanonicalRevision = canonical(labels, e.Name)
 		setTunnel(w, e)
@@ -161,6 +162,7 @@ func (c *compiler) inlined(e *istiov1.ServiceEntry, ep *networking.WorkloadEntry
 	}
 	w := c.entryWorkload(uid, ep, ep.GetLabels())
 	w.Name, w.Namespace = e.Name, e.Namespace
+	w.AuthorizationPolicies = c.guards.of(e.Namespace, ep.GetLabels())
 	w.WorkloadName = e.Name
 	w.CanonicalName, w.CanonicalRevision = canonical(e.Labels, e.Name)
 	setTunnel(w, e)

@@ -34,6 +34,8 @@ func (c *compiler) pods() {
 			Locality:       locality(c.objects.Nodes[p.Spec.NodeName]),
 			Status:         podHealth(p),
 			Capacity:       1,
+
+			AuthorizationPolicies: c.guards.of(p.Namespace, p.Labels),
 		}
 		if p.Spec.HostNetwork {
 			w.NetworkMode = mesh.NetworkHost

@@ -70,7 +70,7 @@ func TestCheck(t *testing.T) {
 	if err := run(t.Context(), []string{"--check", "--objects", dir}, &out, io.Discard); err != nil {
 		t.Error(err)
 	}
-	if want := "2 objects: 2 workloads, 0 services, 0 problems\n"; out.String() != want {
+	if want := "2 objects: 2 workloads, 0 services, 0 policies, 0 problems\n"; out.String() != want {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 	put(t, dir, "b.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: s, namespace: shop}\nspec: {ports: [{port: 0}]}\n")

@@ -32,7 +32,8 @@ func check(o *options, stdout io.Writer) error {
 	for _, p := range problems {
 		fmt.Fprintln(stdout, p.Error())
 	}
-	fmt.Fprintf(stdout, "%d objects: %d workloads, %d services, %d problems\n", objects.Len(), len(mesh.Workloads), len(mesh.Services), len(problems))
+	fmt.Fprintf(stdout, "%d objects: %d workloads, %d services, %d policies, %d problems\n",
+		objects.Len(), len(mesh.Workloads), len(mesh.Services), len(mesh.Policies), len(problems))
 	if len(problems) > 0 {
 		return fmt.Errorf("check %s: %d problems", o.objects, len(problems))
 	}
