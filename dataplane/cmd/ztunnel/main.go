@@ -1,22 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command ztunnel runs the node proxy. It is configured by environment variables alone, with upstream's names and defaults,
-// so that either binary can stand in for the other. Access log lines go to stdout, everything else to stderr.
-//
-// Waits for which upstream has no setting have names of our own; each takes a duration such as 500ms or 2s:
-//
-//	LOCAL_WORKLOAD_TIMEOUT   5s         a connection waits for its own pod to be known
-//	CONNECT_TIMEOUT          10s        TCP connect, and the handshake of a tunnel's connection
-//	PROXY_RETRY_INTERVAL     5s         between attempts to start a pod's proxy that failed
-//	HBONE_PING_INTERVAL      10s        between PINGs on a tunnel's connection
-//	HBONE_PING_TIMEOUT       20s        until a peer that does not answer them is given up
-//	CERT_BACKOFF_MIN, _MAX   1s, 150s   between attempts to get a certificate
-//	XDS_BACKOFF_MIN, _MAX    10ms, 15s  between streams to the control plane
-//	ZDS_BACKOFF_MIN, _MAX    10ms, 15s  between connections to the node agent
+// so that either binary can stand in for the other; --help lists them. Access log lines go to stdout, everything else to
+// stderr.
 package main
 
 import (
 	"context"
+	_ "embed"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +26,9 @@ const (
 	exitFailure = 1
 	exitUsage   = 2
 )
+
+//go:embed usage.txt
+var usage string
 
 // version is set by the linker for a release.
 var version = "dev"
@@ -64,9 +58,12 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	case len(args) == 1 && args[0] == "version":
 		fmt.Fprintln(stdout, version)
 		return nil
+	case len(args) == 1 && (args[0] == "--help" || args[0] == "-h" || args[0] == "help"):
+		fmt.Fprint(stdout, usage)
+		return nil
 	case len(args) == 0, len(args) == 2 && args[0] == "proxy" && args[1] == "ztunnel":
 	default:
-		return fmt.Errorf("%w: unknown arguments %q; all settings are environment variables", errUsage, args)
+		return fmt.Errorf("%w: unknown arguments %q; all settings are environment variables, see --help", errUsage, args)
 	}
 	s, err := parseEnviron(environ, runtime.NumCPU())
 	if err != nil {
