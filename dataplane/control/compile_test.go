@@ -342,6 +342,42 @@ func BenchmarkCompile(b *testing.B) {
 	}
 }
 
+// BenchmarkPolicies is what 10 000 policies of every kind cost among as many pods, compiled and encoded anew.
+func BenchmarkPolicies(b *testing.B) {
+	o := cluster(10_000, 1_000)
+	changes := map[source.Key]source.Object{}
+	for i := range 10_000 {
+		ns, name := fmt.Sprintf("ns-%d", i%20), fmt.Sprintf("p-%d", i)
+		about := fmt.Sprintf("metadata: {name: %s, namespace: %s}\nspec: {selector: {matchLabels: {app: svc-%d, team: shop}}, ", name, ns, i%1000)
+		switch i % 10 {
+		case 0:
+			changes[source.Key{Kind: "PeerAuthentication", Namespace: ns, Name: name}] = object(b, "PeerAuthentication", about+"mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: PERMISSIVE}}}")
+		case 1:
+			changes[source.Key{Kind: "AuthorizationPolicy", Namespace: ns, Name: name}] = object(b, "AuthorizationPolicy", about+"action: DENY, rules: [{to: [{operation: {paths: [/x], ports: ['80']}}]}]}")
+		default:
+			changes[source.Key{Kind: "AuthorizationPolicy", Namespace: ns, Name: name}] = object(b, "AuthorizationPolicy", about+
+				"rules: [{from: [{source: {principals: [cluster.local/ns/a/sa/b, 'cluster.local/ns/c/*'], ipBlocks: [10.0.0.0/8]}}], to: [{operation: {ports: ['8080']}}]}]}")
+		}
+	}
+	o = o.With(changes)
+	b.Run("compile", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			Compile(o, Settings{})
+		}
+	})
+	snap := Compile(o, Settings{})
+	prev := newView(snap, nil)
+	b.Run("encode-diff", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if v := newView(snap, prev); !v.same() {
+				b.Fatal("changed")
+			}
+		}
+	})
+}
+
 // BenchmarkChange is what one pod's change costs from objects to the bytes for one proxy.
 func BenchmarkChange(b *testing.B) {
 	o := cluster(10_000, 1_000)

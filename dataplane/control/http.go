@@ -55,6 +55,7 @@ func (s *Server) Handler() http.Handler {
 	mux.HandleFunc("GET /metrics", s.serveMetrics)
 	mux.HandleFunc("GET /debug/{$}", s.serveDebug)
 	mux.HandleFunc("GET /debug/snapshot", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Snapshot()) })
+	mux.HandleFunc("GET /debug/policies", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.conditions()) })
 	mux.HandleFunc("GET /debug/proxies", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Proxies()) })
 	mux.HandleFunc("GET /debug/problems", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, texts(s.Problems())) })
 	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
@@ -69,6 +70,14 @@ func texts(problems []source.Problem) []string {
 		out = append(out, p.Error())
 	}
 	return out
+}
+
+// conditions are never nil, so that JSON says "none" and not "unknown".
+func (s *Server) conditions() []Condition {
+	if v := s.Snapshot(); v != nil && v.Conditions != nil {
+		return v.Conditions
+	}
+	return []Condition{}
 }
 
 func writeJSON(w http.ResponseWriter, v any) {
@@ -115,9 +124,12 @@ var debugPage = template.Must(template.New("debug").Parse(`<!DOCTYPE html><meta 
 <h1>control</h1>
 <p>Cluster {{.Settings.ClusterID}}, trust domain {{.Settings.TrustDomain}}, domain {{.Settings.Domain}}.
 {{with .View}}Version {{.}}.{{else}}Not compiled yet.{{end}} {{.Workloads}} workloads, {{.Services}} services, {{.Policies}} policies.</p>
-<p><a href="snapshot">snapshot</a> <a href="proxies">proxies</a> <a href="problems">problems</a> <a href="pprof/">pprof</a> <a href="/metrics">metrics</a></p>
+<p><a href="snapshot">snapshot</a> <a href="policies">policies</a> <a href="proxies">proxies</a> <a href="problems">problems</a> <a href="pprof/">pprof</a> <a href="/metrics">metrics</a></p>
 <h2>Problems</h2>
 <ul>{{range .Problems}}<li>{{.}}</li>{{else}}<li>none</li>{{end}}</ul>
+<h2>Policies</h2>
+<table border="1"><tr><th>object</th><th>served to ztunnel</th><th>reason</th><th>message</th></tr>
+{{range .Conditions}}<tr><td>{{.Object}}</td><td>{{.Accepted}}</td><td>{{.Reason}}</td><td>{{.Message}}</td></tr>{{end}}</table>
 <h2>Proxies</h2>
 <table border="1"><tr><th>node</th><th>account</th><th>remote</th><th>since</th><th>type</th><th>sent</th><th>acked</th><th>rejected</th></tr>
 {{range $p := .Proxies}}{{range $t, $s := $p.Types}}<tr><td>{{$p.Node}}</td><td>{{$p.Account}}</td><td>{{$p.Remote}}</td><td>{{$p.Since.Format "15:04:05"}}</td>
@@ -130,8 +142,9 @@ func (s *Server) serveDebug(w http.ResponseWriter, _ *http.Request) {
 		View                          uint64
 		Workloads, Services, Policies int
 		Problems                      []string
+		Conditions                    []Condition
 		Proxies                       []Proxy
-	}{Settings: s.settings, Problems: texts(s.Problems()), Proxies: s.Proxies()}
+	}{Settings: s.settings, Problems: texts(s.Problems()), Conditions: s.conditions(), Proxies: s.Proxies()}
 	if v := s.views.load(); v != nil {
 		page.View = v.generation
 		page.Workloads, page.Services, page.Policies = len(v.snapshot.Workloads), len(v.snapshot.Services), len(v.snapshot.Policies)

@@ -39,6 +39,7 @@ type Config struct {
 	TrustedAccounts []string      // "namespace/service account" of node proxies
 	CertTTL         time.Duration // the longest life of a workload certificate; 0 means 24 h
 	DrainTimeout    time.Duration // how long calls may take to end at a stop; 0 means 3 s
+	StatusDir       string        // where conditions of policies are written to, for source to merge; "" writes none
 	Log             *slog.Logger
 }
 
@@ -51,6 +52,7 @@ type Server struct {
 	log      *slog.Logger
 	views    *views
 	metrics  metrics
+	statuses *statusDir // nil: none are written
 	serving  servingCertificate
 	quit     chan struct{}  // closed when Run stops
 	readers  sync.WaitGroup // one for each open stream
@@ -69,10 +71,14 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Server{
+	s := &Server{
 		cfg: cfg, settings: cfg.Settings.withDefaults(), log: cfg.Log, views: newViews(), quit: make(chan struct{}),
 		serving: servingCertificate{authority: cfg.Authority, names: cfg.ServingNames}, streams: map[*stream]bool{},
-	}, nil
+	}
+	if cfg.StatusDir != "" {
+		s.statuses = newStatusDir(cfg.StatusDir, cfg.Log)
+	}
+	return s, nil
 }
 
 // Run serves until ctx ends, then ends streams, waits for calls until DrainTimeout and returns nil. It may be called once.
@@ -80,6 +86,7 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	rpc := s.grpc()
 	g.Go(func() error { return s.follow(ctx) })
+	g.Go(func() error { return s.statuses.run(ctx) })
 	g.Go(func() error {
 		if err := rpc.Serve(s.cfg.Listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			return fmt.Errorf("serve %s: %w", s.cfg.Listener.Addr(), err)

@@ -122,12 +122,13 @@ func (s *stream) handle(ctx context.Context, r *discovery.DeltaDiscoveryRequest)
 	return s.send(v, sub, sub.change(r), false)
 }
 
-// push brings every subscription up to v.
+// push brings every subscription up to v: policies before the workloads that name them, or a name would mean nothing
+// until its policy is there.
 func (s *stream) push(v *view) error {
 	if v == nil {
 		return nil
 	}
-	for _, url := range []string{xds.TypeAddress, xds.TypeWorkload, xds.TypeAuthorization} {
+	for _, url := range []string{xds.TypeAuthorization, xds.TypeAddress, xds.TypeWorkload} {
 		if sub := s.subs[url]; sub != nil {
 			if err := s.send(v, sub, nil, false); err != nil {
 				return err

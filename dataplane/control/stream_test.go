@@ -55,6 +55,56 @@ func TestDeltaSendsOnlyWhatChanged(t *testing.T) {
 	}
 }
 
+// A policy object becomes a resource of its own, and only the workloads that it selects change.
+func TestPoliciesArePushed(t *testing.T) {
+	web, cart := pod("shop", "web", "node1", "10.0.0.1", nil), pod("shop", "cart", "node1", "10.0.0.2", nil)
+	p := startPlane(t, web, cart)
+	addresses := p.subscribe(t, &discovery.DeltaDiscoveryRequest{TypeUrl: xds.TypeAddress})
+	policies := p.subscribe(t, &discovery.DeltaDiscoveryRequest{TypeUrl: xds.TypeAuthorization})
+	addresses.receive()
+	if _, got := policies.receive(); got != "" {
+		t.Errorf("first %q", got)
+	}
+	about := "metadata: {name: cart, namespace: shop}\nspec: {selector: {matchLabels: {app: cart}}, rules: [{from: [{source: {namespaces: [shop]}}]}]}"
+	p.source.set(web, cart, authorizationPolicy(t, about))
+	first, got := policies.receive()
+	if got != "shop/cart" {
+		t.Errorf("policies %q", got)
+	}
+	r, got := addresses.receive()
+	if got != "shop/cart" {
+		t.Errorf("workloads %q", got)
+	}
+	w, _, err := xds.DecodeAddress(r.GetResources()[0].GetResource().GetValue())
+	if err != nil || len(w.AuthorizationPolicies) != 1 || w.AuthorizationPolicies[0] != "shop/cart" {
+		t.Errorf("%+v %v", w, err)
+	}
+
+	p.source.set(web, cart, authorizationPolicy(t, strings.Replace(about, "[shop]", "[other]", 1)))
+	next, got := policies.receive()
+	if got != "shop/cart" || next.GetResources()[0].GetVersion() == first.GetResources()[0].GetVersion() {
+		t.Errorf("after an edit: %q of version %s", got, next.GetResources()[0].GetVersion())
+	}
+	policies.cancel()
+	policies = p.subscribe(t, &discovery.DeltaDiscoveryRequest{TypeUrl: xds.TypeAuthorization, InitialResourceVersions: versions(next)})
+	if _, got := policies.receive(); got != "" {
+		t.Errorf("after a reconnect: %q", got)
+	}
+
+	p.source.set(web, cart, peerAuthentication(t, "istio-system/default 01 STRICT"))
+	if _, got := policies.receive(); got != "istio-system/istio_converted_static_strict -shop/cart" {
+		t.Errorf("policies %q", got)
+	}
+	if _, got := addresses.receive(); got != "shop/cart shop/web" {
+		t.Errorf("workloads %q", got)
+	}
+	page := httptest.NewRecorder()
+	p.Handler().ServeHTTP(page, httptest.NewRequest("GET", "/debug/policies", nil))
+	if !strings.Contains(page.Body.String(), `"Message": "Served to ztunnel as written."`) {
+		t.Errorf("/debug/policies: %s", page.Body)
+	}
+}
+
 // Versions are hashes of content, so a control plane that restarts sends nothing again.
 func TestReconnectToAnotherControlPlane(t *testing.T) {
 	objs := pod("shop", "web", "node1", "10.0.0.1", nil)
@@ -183,7 +233,7 @@ func TestRejectionIsShown(t *testing.T) {
 			t.Errorf("/metrics does not show %q:\n%s", want, page.Body)
 		}
 	}
-	for _, path := range []string{"/debug/snapshot", "/debug/proxies", "/debug/problems", "/ready", "/debug/pprof/"} {
+	for _, path := range []string{"/debug/snapshot", "/debug/policies", "/debug/proxies", "/debug/problems", "/ready", "/debug/pprof/"} {
 		page = httptest.NewRecorder()
 		if p.Handler().ServeHTTP(page, httptest.NewRequest("GET", path, nil)); page.Code != 200 {
 			t.Errorf("%s: %d", path, page.Code)

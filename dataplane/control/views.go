@@ -87,6 +87,7 @@ func (s *Server) compile(o *source.Objects) time.Duration {
 	next := newView(snap, prev)
 	took := time.Since(start)
 	s.reportProblems(prev, next)
+	s.statuses.offer(snap.Conditions)
 	if next.same() {
 		// Only what people see has changed; nobody needs to be woken.
 		next.generation = prev.generation

@@ -108,6 +108,7 @@ func TestEndToEnd(t *testing.T) {
 		done <- run(ctx, []string{
 			"--objects", filepath.Join(dir, "objects"), "--ca-dir", filepath.Join(dir, "ca"), "--jwks", filepath.Join(dir, "jwks.json"),
 			"--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready", "127.0.0.1:0", "--root-cert-out", roots, "--log-level", "debug",
+			"--status-dir", filepath.Join(dir, "objects/status/control"), "--root-namespace", "mesh-system",
 		}, io.Discard, log)
 	}()
 	t.Cleanup(func() {
@@ -135,6 +136,25 @@ func TestEndToEnd(t *testing.T) {
 	<-client.Ready()
 	put(t, dir, "objects/b.yaml", strings.ReplaceAll(strings.SplitAfter(objects, "---\n")[1], "cart", "web"))
 	store.await(t, "Kubernetes//Pod/shop/web")
+
+	// A policy of the root namespace, one that names its workloads, and what is said of them.
+	put(t, dir, "objects/p.yaml", "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: all, namespace: mesh-system}\nspec: {action: DENY, rules: [{to: [{operation: {paths: [/x]}}]}]}\n"+
+		"---\napiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: cart, namespace: shop}\nspec: {selector: {matchLabels: {app: cart}}, mtls: {mode: STRICT}}\n")
+	store.await(t, "mesh-system/all")
+	store.await(t, "mesh-system/istio_converted_static_strict")
+	store.await(t, "Kubernetes//Pod/shop/cart names mesh-system/istio_converted_static_strict")
+	log.await(t, regexp.MustCompile(`object cannot have its meaning" object="(AuthorizationPolicy mesh-system/all)" field=spec.rules`))
+	await(t, "the status of a policy", func() bool {
+		data, _ := os.ReadFile(filepath.Join(dir, "objects/status/control/authorizationpolicy.mesh-system.all.yaml"))
+		return strings.Contains(string(data), "the policy is inert")
+	})
+	if err := os.Remove(filepath.Join(dir, "objects/p.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the status to go", func() bool {
+		left, err := filepath.Glob(filepath.Join(dir, "objects/status/control/*.yaml"))
+		return err == nil && len(left) == 0
+	})
 
 	signer := identity.NewCAClient(identity.CAConfig{Address: address, RootCAFile: roots, TokenFile: filepath.Join(dir, "token"), ClusterID: "Kubernetes"})
 	id := mesh.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: "web"}
@@ -227,6 +247,21 @@ func (l *logBuffer) await(t *testing.T, re *regexp.Regexp) string {
 	}
 }
 
+// await waits for what cannot be waited for otherwise.
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	late := time.After(10 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("%s: not within 10 s", what)
+		}
+	}
+}
+
 // store notes the names that a client was sent.
 type store struct {
 	mu    sync.Mutex
@@ -234,14 +269,26 @@ type store struct {
 	wake  chan struct{}
 }
 
-func (s *store) Update(_ string, up []xds.Resource, removed []string) (rejected []xds.Rejection) {
+func (s *store) Update(url string, up []xds.Resource, removed []string) (rejected []xds.Rejection) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range up {
-		if _, _, err := xds.DecodeAddress(r.Value); err != nil {
+		var err error
+		var w *mesh.Workload
+		if url == xds.TypeAuthorization {
+			_, err = xds.DecodeAuthorization(r.Value)
+		} else {
+			w, _, err = xds.DecodeAddress(r.Value)
+		}
+		if err != nil {
 			rejected = append(rejected, xds.Rejection{Name: r.Name, Err: err})
 		}
 		s.names[r.Name] = true
+		if w != nil {
+			for _, p := range w.AuthorizationPolicies {
+				s.names[r.Name+" names "+p] = true
+			}
+		}
 	}
 	for _, n := range removed {
 		delete(s.names, n)

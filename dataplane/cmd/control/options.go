@@ -20,7 +20,7 @@ type options struct {
 	control.Settings
 	objects, caDir, jwks, issuer string
 	listen, http, ready          string
-	rootOut                      string
+	rootOut, statusDir           string
 	certTTL                      time.Duration
 	trusted, serving             list
 	check                        bool
@@ -59,6 +59,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&o.Domain, "cluster-domain", "cluster.local", "DNS domain of services")
 	fs.StringVar(&o.Network, "network", "", "network of the cluster's addresses")
 	fs.StringVar(&o.RootNamespace, "root-namespace", "istio-system", "`namespace` whose policies hold for the whole mesh")
+	fs.StringVar(&o.statusDir, "status-dir", "", "`directory` to write conditions of policies to, status/<owner> in the directory of objects; none if empty")
 	fs.DurationVar(&o.certTTL, "cert-ttl", 24*time.Hour, "longest life of a workload certificate")
 	fs.Var(&o.trusted, "trusted-accounts", "`namespace/account` list of node proxies, which may ask for the identities of pods on their node")
 	fs.StringVar(&o.rootOut, "root-cert-out", "", "`file` to write the roots to, for those who verify this server")

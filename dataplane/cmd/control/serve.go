@@ -60,7 +60,7 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 	src := file.New(o.objects, log)
 	server, err := control.New(control.Config{
 		Settings: o.Settings, Source: src, Authority: authority, Authenticator: keys, Listener: listener,
-		ServingNames: o.serving, TrustedAccounts: o.trusted, CertTTL: o.certTTL, Log: log,
+		ServingNames: o.serving, TrustedAccounts: o.trusted, CertTTL: o.certTTL, StatusDir: o.statusDir, Log: log,
 	})
 	if err != nil {
 		return errors.Join(err, listener.Close())
