@@ -3,6 +3,8 @@
 package source_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -115,5 +117,30 @@ func TestPeerAuthenticationFields(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// A lab writes objects as the typed encoder does; what it writes must be read back as the same.
+func TestPoliciesSurviveTheirOwnEncoding(t *testing.T) {
+	for _, text := range []string{
+		"kind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop, uid: u}\nspec: {action: DENY, selector: {matchLabels: {app: a}}, rules: [{}, {from: [{source: {notPrincipals: ['*']}}], to: [{operation: {ports: ['80']}}], when: [{key: source.ip, values: [10.0.0.1]}]}]}",
+		"kind: AuthorizationPolicy\nmetadata: {name: p, namespace: shop}\nstatus: {conditions: [{type: ZtunnelAccepted, status: 'True', observedGeneration: '7'}]}",
+		"kind: PeerAuthentication\nmetadata: {name: p, namespace: shop}\nspec: {selector: {matchLabels: {app: a}}, mtls: {mode: STRICT}, portLevelMtls: {8080: {mode: DISABLE}}}",
+	} {
+		first, problems := file.Decode([]byte("apiVersion: security.istio.io/v1\n" + text))
+		if len(problems) > 0 {
+			t.Fatal(problems)
+		}
+		data, err := json.Marshal(first)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, problems := file.Decode(data)
+		if len(problems) > 0 {
+			t.Fatalf("%s: %v", data, problems)
+		}
+		if twice, err := json.Marshal(again); err != nil || !bytes.Equal(twice, data) {
+			t.Errorf("%s\nbecame %s (%v)", data, twice, err)
+		}
 	}
 }
