@@ -40,6 +40,9 @@ func (c *conn) drainInput() error {
 			}
 		}
 		if err != nil && !blocked {
+			if _, err := c.consume(plain[:w], false); err != nil { // what came before the end counts
+				return err
+			}
 			return &ConnectionError{Err: err}
 		}
 		if w == 0 && blocked {

@@ -1,0 +1,108 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"bytes"
+	"crypto/tls"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// heldConn keeps back what is written while it holds, so that it arrives in one segment.
+type heldConn struct {
+	net.Conn
+	mu   sync.Mutex
+	hold bool
+	buf  bytes.Buffer
+}
+
+func (h *heldConn) Write(b []byte) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.hold {
+		return h.buf.Write(b)
+	}
+	return h.Conn.Write(b)
+}
+
+// atOnce writes in one call what f writes in many.
+func (h *heldConn) atOnce(t testing.TB, f func()) {
+	t.Helper()
+	h.set(true)
+	f()
+	h.set(false)
+	h.Conn.SetDeadline(time.Now().Add(budget)) // crypto/tls set one when it closed
+	if _, err := h.buf.WriteTo(h.Conn); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (h *heldConn) set(hold bool) {
+	h.mu.Lock()
+	h.hold = hold
+	h.mu.Unlock()
+}
+
+// heldClient is rawClient whose writes can be held back.
+func heldClient(t testing.TB, hop netip.AddrPort) (*rawPeer, *heldConn) {
+	t.Helper()
+	c, err := net.Dial("tcp", hop.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	h := &heldConn{Conn: c}
+	p := &rawPeer{Conn: tls.Client(h, pki().client)}
+	p.SetDeadline(time.Now().Add(budget))
+	initRawPeer(p, p.Conn)
+	io.WriteString(p.Conn, http2.ClientPreface)
+	p.fr.WriteSettings()
+	p.fr.WriteSettingsAck()
+	return p, h
+}
+
+// received is what an application got until its end.
+type received struct {
+	data []byte
+	err  error
+}
+
+// endedApp ends its own direction and, once started, reads the other to its end.
+func endedApp(t testing.TB, start <-chan struct{}) (netip.AddrPort, <-chan received) {
+	got := make(chan received, 1)
+	return serveApps(t, func(c *net.TCPConn) {
+		defer c.Close()
+		c.SetReadBuffer(4 << 10)
+		c.CloseWrite()
+		<-start
+		b, err := io.ReadAll(c)
+		got <- received{b, err}
+	}), got
+}
+
+// TestFramesInTheLastSegmentCount: DATA that shares a segment with GOAWAY and the connection's end is delivered.
+func TestFramesInTheLastSegmentCount(t *testing.T) {
+	start := make(chan struct{})
+	close(start)
+	app, got := endedApp(t, start)
+	_, hop := startServer(t, serverConfig())
+	peer, held := heldClient(t, hop)
+	peer.connect(1, app.String())
+	peer.expect(http2.FrameHeaders)
+	peer.expect(http2.FrameData)
+	held.atOnce(t, func() {
+		peer.fr.WriteData(1, true, []byte("the last words"))
+		peer.fr.WriteGoAway(0, http2.ErrCodeNo, nil)
+		peer.Conn.CloseWrite()
+	})
+	if r := <-got; string(r.data) != "the last words" || r.err != nil {
+		t.Errorf("application got %q, %v", r.data, r.err)
+	}
+}
