@@ -16,6 +16,7 @@ import (
 	_ "github.com/ambientlab/ambientlab/scenarios/identity"
 	_ "github.com/ambientlab/ambientlab/scenarios/lifecycle"
 	_ "github.com/ambientlab/ambientlab/scenarios/observability"
+	_ "github.com/ambientlab/ambientlab/scenarios/policy"
 	_ "github.com/ambientlab/ambientlab/scenarios/security"
 	_ "github.com/ambientlab/ambientlab/scenarios/traffic"
 	"github.com/ambientlab/ambientlab/scenarios/world"
