@@ -447,6 +447,34 @@ func testTaken(t *testing.T, l *lab.Lab) {
 	testCall(t, l)
 }
 
+// Who comes while a lab boots finds what is there by then, and disturbs nothing: a pod that is deleted is not waited for.
+func TestLabIsUsedWhileItBoots(t *testing.T) {
+	bin := binariesForTest(t)
+	d := New(Options{})
+	dir := filepath.Join(labRoot(t), "boots")
+	booted := make(chan error, 1)
+	go func() { booted <- d.Up(within(t), open(t, "three-nodes"), lab.UpOptions{Dir: dir, Bin: bin}) }()
+	t.Cleanup(func() { _ = d.Down(context.Background()) }) // after the test's own context
+	early := &Driver{dir: labdir.Dir(dir)}
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: web.Namespace, Name: web.Name}}
+	eventually(t, "the pod is known", func() bool {
+		_, _ = early.Inspect(within(t), lab.Target{Node: "node1"})
+		_, _ = early.Daemon("node1", lab.DaemonCNIAgent).Status(within(t))
+		pods, err := early.Pods(within(t))
+		return err == nil && slices.ContainsFunc(pods, func(p lab.PodInfo) bool { return p.PodRef == web })
+	})
+	if err := early.Delete(within(t), pod); err != nil {
+		t.Error(err)
+	}
+	if err := <-booted; err != nil {
+		t.Fatal(err)
+	}
+	pods, err := d.Pods(within(t))
+	if err != nil || len(pods) == 0 || slices.ContainsFunc(pods, func(p lab.PodInfo) bool { return p.PodRef == web }) {
+		t.Errorf("after the boot: %v, %v; want all pods but the one that was deleted", pods, err)
+	}
+}
+
 func TestLabsStandSideBySide(t *testing.T) {
 	binariesForTest(t)
 	a, b := up(t, open(t, "two-pods")), up(t, open(t, "two-pods"))

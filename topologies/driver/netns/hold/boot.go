@@ -47,17 +47,12 @@ func (s *site) boot(ctx context.Context, c *client, list order.Objects) error {
 	if err := s.startMachines(ctx); err != nil {
 		return err
 	}
-	var pods []*pod
-	for _, o := range objs {
-		if obj, ok := o.(*corev1.Pod); ok {
-			p, err := s.newPod(obj)
-			if err != nil {
-				return err
-			}
-			pods = append(pods, p)
-		}
+	pods, err := s.admit(objs)
+	if err == nil {
+		err = s.store(append(objs, s.dnsSlices()...)...)
 	}
-	if err := s.store(append(objs, s.dnsSlices()...)...); err != nil {
+	if err != nil {
+		s.dismiss(pods)
 		return err
 	}
 	s.work.Go(func() { s.runController(s.run) })
@@ -150,6 +145,7 @@ func (s *site) startMachines(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	var mu sync.Mutex
 	var socks dnsSockets
+	nodes := map[string]*node{}
 	for i := range s.cluster.Nodes {
 		g.Go(func() error {
 			n, err := s.startNode(ctx, i)
@@ -162,7 +158,7 @@ func (s *site) startMachines(ctx context.Context) error {
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			s.nodes[n.name] = n
+			nodes[n.name] = n
 			socks.tcp, socks.udp = append(socks.tcp, served.tcp...), append(socks.udp, served.udp...)
 			return nil
 		})
@@ -173,19 +169,23 @@ func (s *site) startMachines(ctx context.Context) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	s.mu.Lock()
+	s.nodes = nodes
+	s.mu.Unlock()
 	s.work.Go(func() { s.serveDNS(s.run, socks) })
 	return nil
 }
 
-// newPod registers a pod, which gets its uid here.
+// newPod registers a pod, which gets its uid here. Its starting is held until whoever asked for it has started it, so that
+// nobody who finds it takes it away before.
 func (s *site) newPod(obj *corev1.Pod) (*pod, error) {
 	ref := lab.PodRef{Namespace: obj.Namespace, Name: obj.Name}
 	if obj.Spec.NodeName == "" {
 		obj.Spec.NodeName = s.cluster.Nodes[0].Name
 	}
-	n := s.nodes[obj.Spec.NodeName]
-	if n == nil {
-		return nil, fmt.Errorf("pod %s: no node %q", ref, obj.Spec.NodeName)
+	n, err := s.node(obj.Spec.NodeName)
+	if err != nil {
+		return nil, fmt.Errorf("pod %s: %w", ref, err)
 	}
 	if obj.Spec.ServiceAccountName == "" {
 		obj.Spec.ServiceAccountName = "default"
@@ -199,6 +199,7 @@ func (s *site) newPod(obj *corev1.Pod) (*pod, error) {
 	if s.pods[ref] != nil {
 		return nil, fmt.Errorf("pod %s is there already", ref)
 	}
+	p.starting.Add(1)
 	s.pods[ref] = p
 	return p, nil
 }
@@ -211,20 +212,31 @@ func newUID() string {
 	return fmt.Sprintf("%x-%x-%x-%x-%x", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
-// startPods starts the nodes' agents and all pods, and waits until everything is ready.
+// startPods starts the nodes' agents and all pods, and waits until everything is ready, but for pods that are deleted.
 func (s *site) startPods(ctx context.Context, pods []*pod) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for _, n := range s.nodes {
+	for _, n := range s.nodeList() {
 		g.Go(func() error { return s.startAgent(ctx, n) })
 	}
 	for _, p := range pods {
-		g.Go(func() error { return s.bringUp(ctx, p) })
+		g.Go(func() error {
+			defer p.starting.Done()
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			stop := context.AfterFunc(p.lifetime, cancel)
+			defer stop()
+			if err := s.bringUp(ctx, p); err != nil && p.lifetime.Err() == nil {
+				return err
+			}
+			return nil
+		})
 	}
 	return g.Wait()
 }
 
 // startPod is bringUp of a pod that nobody waits for: what goes wrong is the pod's problem.
 func (s *site) startPod(p *pod) {
+	defer p.starting.Done()
 	if err := s.bringUp(p.lifetime, p); err != nil && p.lifetime.Err() == nil {
 		s.log.Error("pod does not run", "pod", p.ref, "err", err)
 		p.fail(err)

@@ -39,7 +39,7 @@ func (s *site) newAgent(n *node) (*task, error) {
 // daemon finds a daemon by node ("" for the control plane) and name.
 func (s *site) daemon(nodeName, name string) (*daemon, error) {
 	if name == lab.DaemonCNIAgent {
-		if n := s.nodes[nodeName]; n != nil && n.agent != nil {
+		if n, err := s.node(nodeName); err == nil {
 			return &daemon{task: n.agent, ns: n.ns, ready: agentReady}, nil
 		}
 		return nil, fmt.Errorf("no daemon %s on node %q", name, nodeName)

@@ -188,11 +188,7 @@ func (s *site) apply(list order.Objects) error {
 		return fmt.Errorf("apply: %w", err)
 	}
 	for _, p := range started {
-		p.starting.Add(1)
-		s.work.Go(func() {
-			defer p.starting.Done()
-			s.startPod(p)
-		})
+		s.work.Go(func() { s.startPod(p) })
 	}
 	s.control.changed()
 	return nil
@@ -224,6 +220,7 @@ func (s *site) dismiss(pods []*pod) {
 	defer s.mu.Unlock()
 	for _, p := range pods {
 		p.end()
+		p.starting.Done()
 		delete(s.pods, p.ref)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -38,11 +39,11 @@ type site struct {
 	dns     *cluster.DNS
 	control *controller
 	under   underlay
-	nodes   map[string]*node // set once
 
 	controlUp milestone // the control plane has been ready once
 
 	mu        sync.Mutex
+	nodes     map[string]*node     // guarded by mu; replaced once, when all of them stand
 	objects   *source.Objects      // guarded by mu
 	pods      map[lab.PodRef]*pod  // guarded by mu
 	externals map[string]*external // guarded by mu
@@ -92,6 +93,22 @@ func (s *site) capabilities() lab.Capabilities {
 		lab.CapIPv4: family(s.cluster.IPFamily.Has4()), lab.CapIPv6: family(s.cluster.IPFamily.Has6()),
 		lab.CapCapture: "", lab.CapInspect: "", lab.CapSignal: "", lab.CapLink: "", lab.CapExternal: "", lab.CapPodCaps: "",
 	}
+}
+
+// node finds a node.
+func (s *site) node(name string) (*node, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if n := s.nodes[name]; n != nil {
+		return n, nil
+	}
+	return nil, fmt.Errorf("no node %q", name)
+}
+
+func (s *site) nodeList() []*node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.nodes))
 }
 
 // pod finds a running pod.

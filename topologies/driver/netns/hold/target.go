@@ -30,10 +30,11 @@ func (s *site) place(t *lab.Target) (place, error) {
 	}
 	switch {
 	case t.Node != "":
-		if n := s.nodes[t.Node]; n != nil {
-			return place{n.ns, n.init}, nil
+		n, err := s.node(t.Node)
+		if err != nil {
+			return place{}, err
 		}
-		return place{}, fmt.Errorf("no node %q", t.Node)
+		return place{n.ns, n.init}, nil
 	case t.External != "":
 		s.mu.Lock()
 		defer s.mu.Unlock()
