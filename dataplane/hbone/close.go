@@ -43,6 +43,7 @@ func (c *conn) sayEnd() {
 	c.rec.inBatch.Store(true)
 	c.writeControl()
 	c.tls.CloseWrite()
+	c.ended = true
 	c.rec.inBatch.Store(false)
 	c.wmu.Unlock()
 }

@@ -50,6 +50,7 @@ type conn struct {
 	// Guarded by the write lock.
 	wmu     sync.Mutex
 	scratch []byte
+	ended   bool // close_notify is written, and nothing may follow
 	encoder *hpack.Encoder
 	block   bytes.Buffer
 

@@ -118,8 +118,12 @@ func (c *conn) flush() {
 	}
 }
 
-// write hands b to TLS. The write lock is held.
+// write hands b to TLS. After the end that sayEnd wrote there is nothing left but answers to a peer that has not seen
+// it yet, which needs none. The write lock is held.
 func (c *conn) write(b []byte) {
+	if c.ended {
+		return
+	}
 	if _, err := c.tls.Write(b); err != nil {
 		c.fail(&ConnectionError{Err: err})
 	}

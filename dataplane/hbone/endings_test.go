@@ -106,3 +106,44 @@ func TestFramesInTheLastSegmentCount(t *testing.T) {
 		t.Errorf("application got %q, %v", r.data, r.err)
 	}
 }
+
+// TestQuestionsAfterOurEnd: a peer that asks for answers until it sees our end gets every byte that was sent before it.
+func TestQuestionsAfterOurEnd(t *testing.T) {
+	const size = 8 << 20
+	app := serveApps(t, func(c *net.TCPConn) {
+		defer c.Close()
+		io.Copy(io.Discard, c)
+		c.Write(make([]byte, size))
+	})
+	srv, hop := startServer(t, serverConfig())
+	peer := rawClient(t, net.TCPAddrFromAddrPort(hop), http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
+	peer.Conn.NetConn().(*net.TCPConn).SetReadBuffer(128 << 10)
+	peer.fr.WriteWindowUpdate(0, 1<<30)
+	peer.connect(1, app.String())
+	peer.expect(http2.FrameHeaders)
+	peer.fr.WriteData(1, true, nil)
+	ctx := testContext(t)
+	done := make(chan error, 1)
+	go func() { done <- srv.Shutdown(ctx) }()
+	peer.expect(http2.FrameGoAway)
+	got, end := 0, false
+	for {
+		f, err := peer.next(http2.FrameData)
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatalf("after %d bytes: %v", got, err)
+		}
+		d := f.(*http2.DataFrame)
+		got, end = got+len(d.Data()), d.StreamEnded()
+		peer.fr.WritePing(false, [8]byte{1}) // the last ones come after close_notify was written
+	}
+	if got != size || !end {
+		t.Errorf("got %d of %d bytes, END_STREAM %v", got, size, end)
+	}
+	peer.Close()
+	if err := <-done; err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+}
