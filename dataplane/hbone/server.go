@@ -166,12 +166,12 @@ func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.Wa
 	o := &served{onRequest: func(st *stream, f *http2.MetaHeadersFrame) { s.handle(base, handlers, st, f) }}
 	c := newConn(s.cfg.Config, o, false, rec, tc)
 	o.onGone = end
+	c.start() // before Shutdown can find it
 	s.mu.Lock()
 	delete(s.pending, t)
 	s.conns[c] = struct{}{}
 	stopping := s.stopping
 	s.mu.Unlock()
-	c.start()
 	if stopping {
 		c.drain()
 	}

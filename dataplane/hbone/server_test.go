@@ -5,6 +5,7 @@ package hbone
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -69,6 +70,26 @@ func TestShutdownIsGracefulForPeers(t *testing.T) {
 	peer.Close()
 	if err := <-done; err != nil {
 		t.Errorf("Shutdown: %v", err)
+	}
+}
+
+// TestConnectionStartsBeforeItIsListed: whatever Shutdown does to a connection comes after its SETTINGS.
+func TestConnectionStartsBeforeItIsListed(t *testing.T) {
+	cfg := serverConfig()
+	var srv *Server
+	ready := make(chan struct{})
+	cfg.TLS = func(context.Context) (*tls.Config, error) {
+		<-ready
+		srv.mu.Lock() // keeps the connection from being listed
+		return pki().server, nil
+	}
+	srv, hop := startServer(t, cfg)
+	close(ready)
+	peer := rawClient(t, net.TCPAddrFromAddrPort(hop))
+	f, err := peer.fr.ReadFrame()
+	srv.mu.Unlock()
+	if err != nil || f.Header().Type != http2.FrameSettings {
+		t.Errorf("first frame %v, %v", f, err)
 	}
 }
 
