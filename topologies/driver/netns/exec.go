@@ -10,13 +10,18 @@ import (
 	"os"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/channel"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
-// Exec implements lab.Driver.
+// outputDelay is how long output is waited for once a process has ended, or its caller has given up: something that it
+// started may hold the other end for ever.
+const outputDelay = time.Second
+
+// Exec implements lab.Driver. Output that what the process left behind prints more than outputDelay after its end is lost.
 func (d *Driver) Exec(ctx context.Context, pod lab.PodRef, argv []string, stdio lab.Stdio) (int, error) {
 	dir, err := d.standing()
 	if err != nil {
@@ -54,6 +59,7 @@ type streams struct {
 	theirs []*os.File // in, out, err
 	opened []*os.File // those of theirs that are ours to close
 	stdin  *os.File   // our end, nil if there is none
+	read   []*os.File // our ends of the output
 	output sync.WaitGroup
 }
 
@@ -122,6 +128,7 @@ func (s *streams) out(out io.Writer) error {
 		return err
 	}
 	s.add(w, true)
+	s.read = append(s.read, r)
 	s.output.Go(func() {
 		_, _ = io.Copy(out, r)
 		r.Close()
@@ -136,10 +143,16 @@ func (s *streams) closeTheirs() {
 	s.opened = nil
 }
 
-// wait ends once all output has been copied.
+// wait ends once all output has been copied, or what came of it within outputDelay.
 func (s *streams) wait() {
 	if s.stdin != nil {
 		s.stdin.Close()
+	}
+	end := time.Now().Add(outputDelay)
+	for _, r := range s.read {
+		if r.SetReadDeadline(end) != nil {
+			r.Close() // it is closed already, or we could wait for ever
+		}
 	}
 	s.output.Wait()
 }

@@ -117,7 +117,7 @@ func TestLab(t *testing.T) {
 	l := up(t, open(t, "two-pods"))
 	testQuietStart(t, l)
 	for name, test := range map[string]func(*testing.T, *lab.Lab){
-		"pods": testPods, "call": testCall, "exec": testExec, "exec is killed": testExecKilled, "isolation": testIsolation,
+		"pods": testPods, "call": testCall, "exec": testExec, "exec is killed": testExecKilled, "exec leaves something": testExecLeavesSomething, "isolation": testIsolation,
 		"daemons": testDaemons, "capture": testCapture, "inspect": testInspect, "pods come and go": testApply, "attach": testAttach,
 		"a second lab of that name": testTaken,
 	} {
@@ -186,6 +186,31 @@ func testExec(t *testing.T, l *lab.Lab) {
 	}
 	if _, err := l.Exec(within(t), lab.PodRef{Namespace: "shop", Name: "nobody"}, []string{"true"}, lab.Stdio{}); err == nil || !strings.Contains(err.Error(), "shop/nobody") {
 		t.Errorf("a pod that is not there: %v", err)
+	}
+}
+
+// What a command leaves behind keeps its streams open, but nobody waiting; what was printed by its end has arrived.
+func testExecLeavesSomething(t *testing.T, l *lab.Lab) {
+	for name, c := range map[string]struct {
+		script string
+		ctx    func() (context.Context, context.CancelFunc)
+		want   error
+	}{
+		"it ends": {"setsid sleep 1000 & echo done", func() (context.Context, context.CancelFunc) { return context.WithCancel(within(t)) }, nil},
+		"its caller gives up": {"setsid sleep 1000 & echo done; wait", func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(within(t), 200*time.Millisecond)
+		}, context.DeadlineExceeded},
+	} {
+		var out bytes.Buffer
+		ctx, cancel := c.ctx()
+		_, err := l.Exec(ctx, web, []string{"sh", "-c", c.script}, lab.Stdio{Out: &out})
+		cancel()
+		if !errors.Is(err, c.want) || out.String() != "done\n" {
+			t.Errorf("%s: %v, %q; want %v and what it said", name, err, out.String(), c.want)
+		}
+	}
+	if _, err := l.Output(within(t), web, "sh", "-c", "for p in /proc/[0-9]*; do grep -q sleep $p/comm && kill ${p#/proc/}; done; true"); err != nil {
+		t.Error(err)
 	}
 }
 
