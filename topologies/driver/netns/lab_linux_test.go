@@ -118,7 +118,7 @@ func TestLab(t *testing.T) {
 	testQuietStart(t, l)
 	for name, test := range map[string]func(*testing.T, *lab.Lab){
 		"pods": testPods, "call": testCall, "exec": testExec, "exec is killed": testExecKilled, "exec leaves something": testExecLeavesSomething, "isolation": testIsolation,
-		"daemons": testDaemons, "capture": testCapture, "inspect": testInspect, "pods come and go": testApply, "attach": testAttach,
+		"daemons": testDaemons, "capture": testCapture, "inspect": testInspect, "pods come and go": testApply, "a deleter goes": testDeleterGone, "attach": testAttach,
 		"a second lab of that name": testTaken,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, l) })
@@ -450,6 +450,48 @@ func testApply(t *testing.T, l *lab.Lab) {
 	}
 	if err := l.Apply(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "lost"}, Spec: corev1.PodSpec{NodeName: "node9"}}); err == nil {
 		t.Error("a pod on a node that is not there was accepted")
+	}
+}
+
+// A pod that is being deleted is taken away wholly, whether or not its deleter waits.
+func testDeleterGone(t *testing.T, l *lab.Lab) {
+	grace := int64(1)
+	pod := &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "stubborn", Labels: map[string]string{"istio.io/dataplane-mode": "none"}},
+		Spec: corev1.PodSpec{
+			TerminationGracePeriodSeconds: &grace,
+			Containers:                    []corev1.Container{{Name: "app", Command: []string{"sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"}}},
+		},
+	}
+	if err := l.Apply(within(t), pod); err != nil {
+		t.Fatal(err)
+	}
+	ref := lab.PodRef{Namespace: pod.Namespace, Name: pod.Name}
+	info, err := l.AwaitPod(within(t), ref, "ready", func(p lab.PodInfo) bool { return p.Ready })
+	if err != nil {
+		t.Fatal(err)
+	}
+	leases := func() (held []string) {
+		for _, ip := range info.IPs {
+			files, err := filepath.Glob(labdir.Dir(l.Dir).Node(info.Node, "ipam", "*", strings.ReplaceAll(ip.String(), ":", "?")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, files...)
+		}
+		return held
+	}
+	if len(leases()) != len(info.IPs) {
+		t.Fatalf("leases %v of %v", leases(), info.IPs)
+	}
+	ctx, cancel := context.WithTimeout(within(t), 100*time.Millisecond)
+	defer cancel()
+	if err := l.Delete(ctx, pod); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Delete: %v; want it given up", err)
+	}
+	eventually(t, "the pod is gone", func() bool { _, err := l.Find(within(t), ref); return err != nil })
+	if held := leases(); len(held) > 0 {
+		t.Errorf("the pod is gone, but not its leases %v", held)
 	}
 }
 

@@ -263,7 +263,9 @@ func (s *site) deletePod(ctx context.Context, ref lab.PodRef) error {
 	}
 	err = s.stopPod(ctx, p)
 	s.mu.Lock()
-	delete(s.pods, ref)
-	s.mu.Unlock()
+	defer s.mu.Unlock()
+	if s.pods[ref] == p { // not another of that name, after a deletion by somebody else
+		delete(s.pods, ref)
+	}
 	return err
 }

@@ -213,20 +213,25 @@ func (s *site) setReady(p *pod, ready bool, problem string) error {
 	return nil
 }
 
-// stopPod stops a pod's process, takes its network away and ends its namespaces, in Kubernetes' order.
+// unplugTime bounds what a pod's end takes beside its grace period. A plugin has a few system calls to make.
+const unplugTime = 30 * time.Second
+
+// stopPod stops a pod's process, takes its network away and ends its namespaces, in Kubernetes' order. Once begun it goes
+// on without whoever asked for it: half a pod would keep its address.
 func (s *site) stopPod(ctx context.Context, p *pod) error {
 	p.end()
+	ctx = context.WithoutCancel(ctx)
 	p.starting.Wait()
 	_ = s.setReady(p, false, "being deleted")
 	var errs []error
 	if t := p.task(); t != nil {
-		errs = append(errs, t.Stop(ctx))
+		errs = append(errs, within(ctx, t.grace+unplugTime, t.Stop))
 	}
 	p.mu.Lock()
 	init, ns, added := p.init, p.ns, p.added
 	p.mu.Unlock()
 	if added {
-		errs = append(errs, s.cniDel(ctx, p))
+		errs = append(errs, within(ctx, unplugTime, func(ctx context.Context) error { return s.cniDel(ctx, p) }))
 	}
 	if init != nil {
 		init.Kill()
@@ -239,4 +244,10 @@ func (s *site) stopPod(ctx context.Context, p *pod) error {
 		return fmt.Errorf("stop pod %s: %w", p.ref, err)
 	}
 	return nil
+}
+
+func within(ctx context.Context, d time.Duration, fn func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return fn(ctx)
 }
