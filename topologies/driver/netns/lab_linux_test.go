@@ -347,6 +347,16 @@ func testDaemons(t *testing.T, l *lab.Lab) {
 		t.Fatal(err)
 	}
 	testCall(t, l)
+	for range 5 {
+		before, err := z.Status(ctx)
+		if err := errors.Join(err, z.Signal(ctx, syscall.SIGKILL), z.Start(ctx), z.Ready(ctx)); err != nil {
+			t.Fatal(err)
+		}
+		if after, err := z.Status(ctx); err != nil || !after.Running || after.PID == before.PID {
+			t.Fatalf("started right after SIGKILL: %+v, %v; before %+v", after, err, before)
+		}
+	}
+	testCall(t, l)
 	if err := errors.Join(z.Restart(ctx), z.Ready(ctx)); err != nil {
 		t.Fatal(err)
 	}

@@ -87,13 +87,11 @@ func (s *site) daemonRequest(ctx context.Context, r *order.Daemon) (order.Reply,
 }
 
 func (s *site) startDaemon(ctx context.Context, d *daemon, env []string) error {
-	if d.task.running() != nil {
-		return nil
-	}
-	if err := d.task.Start(ctx, env...); err != nil {
+	started, err := d.task.Start(ctx, env...)
+	if err != nil {
 		return err
 	}
-	if d.pod != nil {
+	if started != nil && d.pod != nil {
 		s.restarted(d.pod, d.task)
 	}
 	return nil

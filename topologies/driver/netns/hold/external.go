@@ -72,7 +72,7 @@ func (s *site) runExternal(ctx context.Context, index int, e topologies.External
 			Bounds: &child.Bounds{Capabilities: set, NoNewPrivs: true},
 		},
 	}
-	if err := t.Start(ctx); err != nil {
+	if _, err := t.Start(ctx); err != nil {
 		return err
 	}
 	return await(ctx, t, func() (string, bool) { return "has not printed " + readyLine, t.printed(readyLine) })

@@ -45,7 +45,7 @@ func (s *site) awaitEnrolled(ctx context.Context, p *pod) error {
 
 // startAgent starts the node's agent and waits until it serves.
 func (s *site) startAgent(ctx context.Context, n *node) error {
-	if err := n.agent.Start(ctx); err != nil {
+	if _, err := n.agent.Start(ctx); err != nil {
 		return err
 	}
 	if err := s.awaitURL(ctx, n.ns, agentReady, n.agent); err != nil {

@@ -153,7 +153,7 @@ func (s *site) runPod(ctx context.Context, p *pod) error {
 	p.mu.Lock()
 	p.main = t
 	p.mu.Unlock()
-	if err := t.Start(ctx); err != nil {
+	if _, err := t.Start(ctx); err != nil {
 		return err
 	}
 	if err := s.awaitReady(ctx, p, t); err != nil {

@@ -30,43 +30,66 @@ type task struct {
 
 	mu      sync.Mutex
 	proc    *pause.Process // guarded by mu; of the last run
+	doomed  *pause.Process // guarded by mu; was sent SIGKILL, and may not have noticed yet
 	started time.Time      // guarded by mu
 	logFrom int64          // guarded by mu; where the last run's output begins
 }
 
-// Start starts the process if it is not running.
-// Start starts the task if it does not run; env overrides its environment, for this run only.
-func (t *task) Start(ctx context.Context, env ...string) error {
+// Start starts the task and returns its process, or nil if it runs already; env overrides its environment, for this run
+// only. One that was sent SIGKILL does not count as running: its end is waited for.
+func (t *task) Start(ctx context.Context, env ...string) (*pause.Process, error) {
 	t.op.Lock()
 	defer t.op.Unlock()
 	if p := t.running(); p != nil {
-		return nil
+		if !t.isDoomed(p) {
+			return nil, nil
+		}
+		select {
+		case <-p.Done():
+		case <-ctx.Done():
+			return nil, fmt.Errorf("start %s: its last run has not ended: %w", t.name, ctx.Err())
+		}
 	}
+	p, err := t.run(ctx, env)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", t.name, err)
+	}
+	return p, nil
+}
+
+// run is called with op held.
+func (t *task) run(ctx context.Context, env []string) (*pause.Process, error) {
 	out, err := os.OpenFile(t.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
-		return fmt.Errorf("start %s: %w", t.name, err)
+		return nil, err
 	}
 	defer out.Close()
 	null, err := os.Open(os.DevNull)
 	if err != nil {
-		return fmt.Errorf("start %s: %w", t.name, err)
+		return nil, err
 	}
 	defer null.Close()
 	end, err := out.Seek(0, io.SeekEnd)
 	if err != nil {
-		return fmt.Errorf("start %s: %w", t.name, err)
+		return nil, err
 	}
 	started := time.Now()
-	run := t.start
-	run.Env = override(slices.Clone(run.Env), env)
-	p, err := t.init.Start(ctx, run, null, out, out)
+	what := t.start
+	what.Env = override(slices.Clone(what.Env), env)
+	p, err := t.init.Start(ctx, what, null, out, out)
 	if err != nil {
-		return fmt.Errorf("start %s: %w", t.name, err)
+		return nil, err
 	}
 	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.proc, t.started, t.logFrom = p, started, end
-	t.mu.Unlock()
-	return nil
+	return p, nil
+}
+
+func (t *task) isDoomed(p *pause.Process) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.doomed == p
 }
 
 // last is the process of the last run, nil before the first.
@@ -130,6 +153,11 @@ func (t *task) Signal(ctx context.Context, sig syscall.Signal) error {
 	p := t.running()
 	if p == nil {
 		return fmt.Errorf("signal %s: %w", t.name, os.ErrProcessDone)
+	}
+	if sig == syscall.SIGKILL { // noted first: whether or not we hear that it was sent, it may be
+		t.mu.Lock()
+		t.doomed = p
+		t.mu.Unlock()
 	}
 	if err := p.Signal(ctx, sig); err != nil {
 		return fmt.Errorf("signal %s: %w", t.name, err)
