@@ -92,7 +92,7 @@ func (s *site) startDaemon(ctx context.Context, d *daemon, env []string) error {
 		return err
 	}
 	if started != nil && d.pod != nil {
-		s.restarted(d.pod, d.task)
+		s.restarted(d.pod, d.task, started)
 	}
 	return nil
 }

@@ -163,10 +163,19 @@ func (p *pod) statusOf() *corev1.Pod {
 }
 
 func (s *site) writeStatus(p *pod) error {
+	p.status.Lock()
+	defer p.status.Unlock()
+	if p.gone {
+		return nil
+	}
 	return s.writeObject(s.dir.Status(kubelet), p.statusOf())
 }
 
+// removeStatus is the last that is done to a pod's status.
 func (s *site) removeStatus(p *pod) error {
+	p.status.Lock()
+	defer p.status.Unlock()
+	p.gone = true
 	return remove(filepath.Join(s.dir.Status(kubelet), fileName(source.Key{Kind: "Pod", Namespace: p.ref.Namespace, Name: p.ref.Name})))
 }
 

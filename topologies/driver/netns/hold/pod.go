@@ -35,6 +35,9 @@ type pod struct {
 	end      context.CancelFunc
 	starting sync.WaitGroup // held while the pod is being started
 
+	status sync.Mutex // held while the status file is written, so that what was true last is what stands there
+	gone   bool       // guarded by status; the file is another pod's of that name, if there is one
+
 	mu      sync.Mutex
 	obj     *corev1.Pod // guarded by mu; never written to
 	init    *pause.Handle
@@ -153,7 +156,8 @@ func (s *site) runPod(ctx context.Context, p *pod) error {
 	p.mu.Lock()
 	p.main = t
 	p.mu.Unlock()
-	if _, err := t.Start(ctx); err != nil {
+	proc, err := t.Start(ctx)
+	if err != nil {
 		return err
 	}
 	if err := s.awaitReady(ctx, p, t); err != nil {
@@ -162,44 +166,52 @@ func (s *site) runPod(ctx context.Context, p *pod) error {
 	if p.role == roleZtunnel {
 		p.node.ztunnelUp.reach()
 	}
-	if err := s.setReady(p, true, ""); err != nil {
+	if err := s.setReady(p, func() bool { return t.running() == proc }, true, ""); err != nil {
 		return err
 	}
 	if p.role == roleControl {
 		s.controlUp.reach()
 	}
-	s.work.Go(func() { s.watchEnd(p, t) })
+	s.work.Go(func() { s.watchEnd(p, t, proc) })
 	return nil
 }
 
-// watchEnd notes when the process ends; nobody restarts it by itself.
-func (s *site) watchEnd(p *pod, t *task) {
-	proc := t.last()
+// watchEnd notes when a run of the pod's process ends; nobody restarts it by itself.
+func (s *site) watchEnd(p *pod, t *task, proc *pause.Process) {
 	select {
 	case <-proc.Done():
 	case <-p.lifetime.Done():
 		return
 	}
-	if err := s.setReady(p, false, t.ended()); err != nil {
-		s.log.Error("status not written", "pod", p.ref, "err", err)
-	}
+	s.noteReady(p, func() bool { return t.last() == proc }, false, t.ended())
 }
 
-// restarted notes when a process that was started again becomes ready.
-func (s *site) restarted(p *pod, t *task) {
+// restarted notes that the pod's process runs again, and when it becomes ready.
+func (s *site) restarted(p *pod, t *task, proc *pause.Process) {
+	s.noteReady(p, func() bool { return t.last() == proc }, false, "started again")
 	s.work.Go(func() {
 		if s.awaitReady(p.lifetime, p, t) != nil {
 			return // it ended, and watchEnd says so
 		}
-		if err := s.setReady(p, true, ""); err != nil {
-			s.log.Error("status not written", "pod", p.ref, "err", err)
-		}
+		s.noteReady(p, func() bool { return t.running() == proc }, true, "")
 	})
-	s.work.Go(func() { s.watchEnd(p, t) })
+	s.work.Go(func() { s.watchEnd(p, t, proc) })
 }
 
-func (s *site) setReady(p *pod, ready bool, problem string) error {
+func (s *site) noteReady(p *pod, still func() bool, ready bool, problem string) {
+	if err := s.setReady(p, still, ready, problem); err != nil {
+		s.log.Error("status not written", "pod", p.ref, "err", err)
+	}
+}
+
+// setReady does nothing if what made the caller say so is no longer the case: runs of a pod's process have watchers of their
+// own, and the last word is the last run's.
+func (s *site) setReady(p *pod, still func() bool, ready bool, problem string) error {
 	p.mu.Lock()
+	if !still() {
+		p.mu.Unlock()
+		return nil
+	}
 	changed := p.ready != ready
 	p.ready, p.problem = ready, problem
 	p.mu.Unlock()
@@ -222,7 +234,7 @@ func (s *site) stopPod(ctx context.Context, p *pod) error {
 	p.end()
 	ctx = context.WithoutCancel(ctx)
 	p.starting.Wait()
-	_ = s.setReady(p, false, "being deleted")
+	_ = s.setReady(p, func() bool { return true }, false, "being deleted")
 	var errs []error
 	if t := p.task(); t != nil {
 		errs = append(errs, within(ctx, t.grace+unplugTime, t.Stop))

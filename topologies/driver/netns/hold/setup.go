@@ -3,6 +3,7 @@
 package hold
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -179,11 +180,18 @@ func joinAddrs(ips []netip.Addr) string {
 	return strings.Join(list, ",")
 }
 
-// writeAtomic replaces a file in one step, since watchers read it at any time.
+// writeAtomic replaces a file in one step, since watchers read it at any time. Of writers at the same time the last wins.
 func writeAtomic(path string, data []byte) error {
-	next := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".next")
-	if err := os.WriteFile(next, data, 0o644); err != nil {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*.next")
+	if err != nil {
 		return err
 	}
-	return os.Rename(next, path)
+	_, err = f.Write(data)
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+	}
+	return err
 }
