@@ -98,7 +98,7 @@ type load struct {
 
 func start(ctx SpecContext, l *world.World, from, url string) *load {
 	ld := &load{from: from, res: make(chan workload.Result, 1)}
-	o := workload.Options{Interval: 20 * time.Millisecond, Duration: 2 * transition, Timeout: time.Second}
+	o := workload.Options{Interval: 20 * time.Millisecond, Duration: transition * 3 / 2, Timeout: time.Second}
 	go func() {
 		res, err := l.Call(ctx, l.Pod(from).PodRef, url, o)
 		ld.err = err

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
@@ -96,13 +98,21 @@ func (o *Observation) missing() error {
 }
 
 func (w *World) scrapeAll(ctx context.Context) (map[string]Samples, error) {
+	nodes := w.Nodes()
+	samples := make([]Samples, len(nodes))
+	g, ctx := errgroup.WithContext(ctx)
+	for i, node := range nodes {
+		g.Go(func() (err error) {
+			samples[i], err = w.Scrape(ctx, node)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
 	all := map[string]Samples{}
-	for _, node := range w.Nodes() {
-		s, err := w.Scrape(ctx, node)
-		if err != nil {
-			return nil, err
-		}
-		all[node] = s
+	for i, node := range nodes {
+		all[node] = samples[i]
 	}
 	return all, nil
 }
