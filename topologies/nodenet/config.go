@@ -57,7 +57,7 @@ type Config struct {
 
 func (c Config) forwards() bool { return len(c.Self.PodSubnets) > 0 }
 
-// validate reports every mistake.
+// validate reports every mistake but those of services.
 func (c Config) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -80,49 +80,7 @@ func (c Config) validate() error {
 			bad("cut: no peer %q", name)
 		}
 	}
-	seen := map[frontend]string{}
-	for _, s := range c.Services {
-		errs = append(errs, s.validate(seen)...)
-	}
 	return errors.Join(errs...)
-}
-
-// frontend is what a client of a service sends to.
-type frontend struct {
-	vip      netip.Addr
-	port     uint16
-	protocol Protocol
-}
-
-func (s Service) validate(seen map[frontend]string) []error {
-	var errs []error
-	if !chainName.MatchString(s.Name) {
-		errs = append(errs, fmt.Errorf("service %q: not a name", s.Name))
-	}
-	for _, p := range s.Ports {
-		if p.protocol() != TCP && p.protocol() != UDP {
-			errs = append(errs, fmt.Errorf("service %q port %d: protocol %q is neither TCP nor UDP", s.Name, p.Port, p.Protocol))
-		}
-		if p.Port == 0 {
-			errs = append(errs, fmt.Errorf("service %q: port 0", s.Name))
-		}
-		for _, e := range p.Endpoints {
-			if !e.IsValid() || e.Addr().Is4In6() || e.Port() == 0 {
-				errs = append(errs, fmt.Errorf("service %q port %d: bad endpoint %s", s.Name, p.Port, e))
-			}
-		}
-		for _, v := range s.VIPs {
-			if !v.IsValid() || v.Is4In6() {
-				errs = append(errs, fmt.Errorf("service %q: bad virtual address %s", s.Name, v))
-			}
-			f := frontend{v, p.Port, p.protocol()}
-			if other, taken := seen[f]; taken {
-				errs = append(errs, fmt.Errorf("service %q: %s port %d/%s belongs to service %q", s.Name, v, p.Port, f.protocol, other))
-			}
-			seen[f] = s.Name
-		}
-	}
-	return errs
 }
 
 func (p ServicePort) protocol() Protocol {

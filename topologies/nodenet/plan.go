@@ -17,6 +17,8 @@ var chainName = regexp.MustCompile(`^[a-zA-Z0-9][-a-zA-Z0-9./]*$`)
 type Plan struct {
 	Settings []Setting
 	Routes   []Route
+	// Problems are mistakes of services; what they concern is left out of the plan.
+	Problems []error
 	chains   []chain
 }
 
@@ -36,24 +38,26 @@ func (r Route) String() string {
 	return fmt.Sprintf("route %s dev %s", r.Dst, UnderlayLink)
 }
 
-// NewPlan computes the plan for c, or reports all of c's mistakes.
+// NewPlan computes the plan for c. It fails, with all of them, for mistakes in what c says of hosts. Those of services are
+// nobody's business but their users': see Plan.Problems. Of two services with the same frontend, the first by name has it.
 func NewPlan(c Config) (Plan, error) {
 	if err := c.validate(); err != nil {
 		return Plan{}, fmt.Errorf("plan network of %s: %w", c.Self.Name, err)
 	}
-	p := Plan{Routes: c.routes()}
+	frontends, problems := c.frontends()
+	p := Plan{Routes: c.routes(frontends), Problems: problems}
 	if c.forwards() {
 		p.Settings = []Setting{{"net/ipv4/ip_forward", "1"}, {"net/ipv6/conf/all/forwarding", "1"}}
 	}
 	if c.forwards() || len(c.Cut) > 0 {
-		p.chains = c.chains()
+		p.chains = c.chains(frontends)
 	}
 	return p, nil
 }
 
 // routes to the pods of peers, to what peers have beside their underlay address, and one for virtual addresses: the kernel
 // wants a route before it asks the output hook, and the source address comes from it.
-func (c Config) routes() []Route {
+func (c Config) routes(frontends []served) []Route {
 	var routes []Route
 	add := func(r Route) {
 		if _, reachable := c.Self.address(r.Dst.Addr()); reachable && !slices.Contains(routes, r) {
@@ -77,11 +81,9 @@ func (c Config) routes() []Route {
 	for _, p := range c.ServiceSubnets {
 		add(Route{Dst: p.Masked()})
 	}
-	for _, s := range c.Services {
-		for _, v := range s.VIPs {
-			if !slices.ContainsFunc(c.ServiceSubnets, func(p netip.Prefix) bool { return p.Contains(v) }) {
-				add(Route{Dst: whole(v)})
-			}
+	for _, f := range frontends {
+		if !slices.ContainsFunc(c.ServiceSubnets, func(p netip.Prefix) bool { return p.Contains(f.vip) }) {
+			add(Route{Dst: whole(f.vip)})
 		}
 	}
 	return routes

@@ -132,21 +132,48 @@ func TestMistakesAreReportedTogether(t *testing.T) {
 	_, err := nodenet.NewPlan(nodenet.Config{
 		Self: nodenet.Host{Name: "node1", Addresses: addrs("172.18.0.1"), PodSubnets: prefixes("10.244.0.1/24", "fd00::/64")},
 		Cut:  []string{"node9"},
-		Services: []nodenet.Service{
-			{Name: "a b", VIPs: addrs("10.96.0.1"), Ports: []nodenet.ServicePort{{Port: 0, Protocol: "SCTP"}}},
-			{Name: "x", VIPs: addrs("10.96.0.2", "10.96.0.2"), Ports: []nodenet.ServicePort{{Port: 80, Endpoints: endpoints("10.244.0.2:0")}}},
-		},
 	})
 	if err == nil {
 		t.Fatal("no error")
 	}
 	for _, want := range []string{
-		"pod subnet 10.244.0.1/24 is not a network", "pod subnet fd00::/64 has no underlay address", `no peer "node9"`, `service "a b": not a name`,
-		`protocol "SCTP"`, "port 0", `belongs to service "x"`, "bad endpoint 10.244.0.2:0",
+		"pod subnet 10.244.0.1/24 is not a network", "pod subnet fd00::/64 has no underlay address", `no peer "node9"`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("the error does not say %q:\n%v", want, err)
 		}
+	}
+}
+
+// A service with a mistake takes nothing from the others, nor what is right from itself.
+func TestMistakesOfServicesAreLeftOut(t *testing.T) {
+	c := configs()["dual"]
+	want := plan(t, c)
+	c.Services = append(c.Services,
+		nodenet.Service{Name: "a b", VIPs: addrs("10.96.0.1"), Ports: []nodenet.ServicePort{{Port: 80}}},
+		nodenet.Service{Name: "shop/twice", VIPs: addrs("10.96.0.7", "::ffff:10.96.0.1"), Ports: []nodenet.ServicePort{
+			{Port: 80, Endpoints: endpoints("10.244.0.9:80")}, {Port: 0}, {Port: 1, Protocol: "SCTP"},
+		}})
+	dns := &c.Services[2].Ports[0]
+	dns.Endpoints = append(dns.Endpoints, endpoints("[::ffff:10.244.0.2]:53", "10.244.0.2:0")...)
+	got := plan(t, c)
+	if d := cmp.Diff(want.String(), got.String()); d != "" {
+		t.Errorf("the plan (-without the mistakes +with):\n%s", d)
+	}
+	var said []string
+	for _, p := range got.Problems {
+		said = append(said, p.Error())
+	}
+	if d := cmp.Diff([]string{
+		`service "a b": not a name`,
+		`service "kube-system/kube-dns" port 53: bad endpoint [::ffff:10.244.0.2]:53`,
+		`service "kube-system/kube-dns" port 53: bad endpoint 10.244.0.2:0`,
+		`service "shop/twice": bad virtual address ::ffff:10.96.0.1`,
+		`service "shop/twice": 10.96.0.7 port 80/TCP belongs to service "shop/cart"`,
+		`service "shop/twice": port 0`,
+		`service "shop/twice" port 1: protocol "SCTP" is neither TCP nor UDP`,
+	}, said); d != "" {
+		t.Errorf("problems (-want +got):\n%s", d)
 	}
 }
 

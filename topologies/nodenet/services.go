@@ -17,79 +17,79 @@ const (
 )
 
 // chains are the rules of c, in the order in which the kernel lists them.
-func (c Config) chains() []chain {
+func (c Config) chains(frontends []served) []chain {
 	arrival := chain{name: "arrival", base: &base{"filter", "prerouting", -300}, rules: c.cutRules()}
 	if !c.forwards() {
 		return []chain{arrival}
 	}
-	services, each := c.serviceChains()
+	services, each := serviceChains(frontends)
 	chains := []chain{
 		arrival,
 		{name: "prerouting", base: &base{"nat", "prerouting", -100}, rules: []rule{{verb: jump, target: chainServices}}},
 		{name: "output", base: &base{"nat", "output", -100}, rules: []rule{{verb: jump, target: chainServices}}},
-		{name: chainHairpin, base: &base{"nat", "postrouting", 100}, rules: c.hairpinRules()},
+		{name: chainHairpin, base: &base{"nat", "postrouting", 100}, rules: c.hairpinRules(frontends)},
 		{name: "forward", base: &base{"filter", "forward", 0}, rules: []rule{{verb: jump, target: chainRefuse}}},
 		{name: "local", base: &base{"filter", "output", 0}, rules: []rule{{verb: jump, target: chainRefuse}}},
 		services,
 	}
 	chains = append(chains, each...)
-	return append(chains, chain{name: chainRefuse, rules: c.refuseRules()})
+	return append(chains, chain{name: chainRefuse, rules: c.refuseRules(frontends)})
 }
 
 // serviceChains are the look-up of a virtual address and, for each, the choice of an endpoint.
-func (c Config) serviceChains() (lookup chain, each []chain) {
+func serviceChains(frontends []served) (lookup chain, each []chain) {
 	lookup = chain{name: chainServices}
-	c.eachFrontend(func(s Service, f frontend, endpoints []netip.AddrPort) {
-		if len(endpoints) == 0 {
-			return
+	for _, f := range frontends {
+		if len(f.endpoints) == 0 {
+			continue
 		}
-		name := fmt.Sprintf("service/%s/%d/%s/%s", s.Name, f.port, strings.ToLower(string(f.protocol)), f.vip)
+		name := fmt.Sprintf("service/%s/%d/%s/%s", f.service, f.port, strings.ToLower(string(f.protocol)), f.vip)
 		name = strings.ReplaceAll(name, ":", "-")
 		lookup.rules = append(lookup.rules, rule{
 			destination: whole(f.vip), protocol: f.protocol, port: f.port, count: true, verb: goTo, target: name,
 		})
 		choice := chain{name: name}
-		for i, e := range endpoints {
+		for i, e := range f.endpoints {
 			r := rule{family: familyOf(e.Addr()), protocol: f.protocol, verb: dnat, to: e, count: true}
-			if left := len(endpoints) - i; left > 1 {
+			if left := len(f.endpoints) - i; left > 1 {
 				r.oneIn = uint32(left)
 			}
 			choice.rules = append(choice.rules, r)
 		}
 		each = append(each, choice)
-	})
+	}
 	return lookup, each
 }
 
 // hairpinRules give the node's address to a pod that reached itself by a virtual address: it would drop a packet that comes
 // from its own.
-func (c Config) hairpinRules() []rule {
+func (c Config) hairpinRules(frontends []served) []rule {
 	var rules []rule
-	c.eachFrontend(func(_ Service, _ frontend, endpoints []netip.AddrPort) {
-		for _, e := range endpoints {
+	for _, f := range frontends {
+		for _, e := range f.endpoints {
 			r := rule{source: whole(e.Addr()), destination: whole(e.Addr()), count: true, verb: masquerade}
 			local := slices.ContainsFunc(c.Self.PodSubnets, func(p netip.Prefix) bool { return p.Contains(e.Addr()) })
 			if local && !slices.Contains(rules, r) {
 				rules = append(rules, r)
 			}
 		}
-	})
+	}
 	return rules
 }
 
 // refuseRules answer callers of services without endpoints and of virtual addresses without a service.
-func (c Config) refuseRules() []rule {
+func (c Config) refuseRules(frontends []served) []rule {
 	var rules []rule
-	c.eachFrontend(func(_ Service, f frontend, endpoints []netip.AddrPort) {
-		if len(endpoints) > 0 {
-			return
+	for _, f := range frontends {
+		if len(f.endpoints) > 0 {
+			continue
 		}
 		r := rule{destination: whole(f.vip), protocol: f.protocol, port: f.port, count: true, verb: reject}
 		if f.protocol == TCP {
 			r.verb = reset
 		}
 		rules = append(rules, r)
-	})
+	}
 	for _, p := range c.ServiceSubnets {
 		rules = append(rules,
 			rule{destination: p.Masked(), protocol: TCP, count: true, verb: reset},
@@ -112,24 +112,4 @@ func (c Config) cutRules() []rule {
 		}
 	}
 	return rules
-}
-
-// eachFrontend visits services by name, so that one configuration always makes one plan.
-func (c Config) eachFrontend(visit func(s Service, f frontend, endpoints []netip.AddrPort)) {
-	sorted := slices.Clone(c.Services)
-	slices.SortFunc(sorted, func(a, b Service) int { return strings.Compare(a.Name, b.Name) })
-	for _, s := range sorted {
-		for _, p := range s.Ports {
-			for _, v := range s.VIPs {
-				var endpoints []netip.AddrPort
-				for _, e := range p.Endpoints {
-					if e.Addr().Is4() == v.Is4() && !slices.Contains(endpoints, e) {
-						endpoints = append(endpoints, e)
-					}
-				}
-				slices.SortFunc(endpoints, netip.AddrPort.Compare)
-				visit(s, frontend{v, p.Port, p.protocol()}, endpoints)
-			}
-		}
-	}
 }

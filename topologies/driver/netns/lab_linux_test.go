@@ -22,6 +22,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
@@ -118,7 +119,7 @@ func TestLab(t *testing.T) {
 	testQuietStart(t, l)
 	for name, test := range map[string]func(*testing.T, *lab.Lab){
 		"pods": testPods, "call": testCall, "exec": testExec, "exec is killed": testExecKilled, "exec leaves something": testExecLeavesSomething, "isolation": testIsolation,
-		"daemons": testDaemons, "capture": testCapture, "inspect": testInspect, "pods come and go": testApply, "a deleter goes": testDeleterGone, "attach": testAttach,
+		"daemons": testDaemons, "capture": testCapture, "inspect": testInspect, "pods come and go": testApply, "a deleter goes": testDeleterGone, "services conflict": testServiceConflict, "attach": testAttach,
 		"a second lab of that name": testTaken,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, l) })
@@ -502,6 +503,40 @@ func testDeleterGone(t *testing.T, l *lab.Lab) {
 	eventually(t, "the pod is gone", func() bool { _, err := l.Find(within(t), ref); return err != nil })
 	if held := leases(); len(held) > 0 {
 		t.Errorf("the pod is gone, but not its leases %v", held)
+	}
+}
+
+// A service that wants another's frontend gets a line in the log; the rest of the cluster goes on changing.
+func testServiceConflict(t *testing.T, l *lab.Lab) {
+	ctx := within(t)
+	service := func(name, clusterIP string) *corev1.Service {
+		return &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
+			Spec: corev1.ServiceSpec{
+				ClusterIP: clusterIP, Selector: map[string]string{"app": "cart"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(8080)}},
+			},
+		}
+	}
+	first, second, other := service("first", "10.96.77.1"), service("second", "10.96.77.1"), service("other", "10.96.77.2")
+	if err := l.Apply(ctx, first, second, other); err != nil {
+		t.Fatal(err)
+	}
+	for _, ip := range []string{"10.96.77.1", "10.96.77.2"} {
+		eventually(t, ip+" answers", func() bool {
+			res, err := l.Call(ctx, web, "http://"+ip, workload.Options{})
+			return err == nil && res.First().OK
+		})
+	}
+	eventually(t, "the log names the second service", func() bool {
+		log, err := os.ReadFile(labdir.Dir(l.Dir).Log("hold"))
+		return err == nil && strings.Contains(string(log), "shop/second")
+	})
+	eventually(t, "the node has what comes after it", func() bool {
+		in, err := l.Inspect(ctx, lab.Target{Node: "node1"})
+		return err == nil && strings.Contains(in.Rules, "10.96.77.2")
+	})
+	if err := l.Delete(ctx, first, second, other); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -114,8 +114,8 @@ func TestSlicesOfThreeNodes(t *testing.T) {
 func TestServicesOfThreeNodes(t *testing.T) {
 	o := threeNodes(t)
 	services := Services(o)
-	if _, err := nodenet.NewPlan(nodenet.Config{Self: nodenet.Host{Name: "node1"}, Services: services}); err != nil {
-		t.Errorf("nodenet refuses them: %v", err)
+	if p, err := nodenet.NewPlan(nodenet.Config{Self: nodenet.Host{Name: "node1"}, Services: services}); err != nil || len(p.Problems) > 0 {
+		t.Errorf("nodenet refuses them: %v, %v", err, p.Problems)
 	}
 	var b strings.Builder
 	for _, s := range services {

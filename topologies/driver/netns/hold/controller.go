@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +29,8 @@ type controller struct {
 	err      error         // guarded by mu; of the last pass
 	passed   chan struct{} // guarded by mu; closed after the next pass
 
-	slices map[source.Key]*discoveryv1.EndpointSlice // owned by the one that passes
+	slices   map[source.Key]*discoveryv1.EndpointSlice // owned by the one that passes
+	problems []string                                  // owned by the one that passes; of services, in the last pass
 }
 
 // settle is how long a pass waits for further changes.
@@ -108,7 +110,14 @@ func (s *site) pass(ctx context.Context) error {
 		return fmt.Errorf("write endpoint slices: %w", err)
 	}
 	s.dns.Update(cluster.NewZone(objs, s.cluster.Domain, s.externalNames()))
-	if err := s.writeNetwork(ctx, cluster.Services(objs)); err != nil {
+	problems, err := s.writeNetwork(ctx, cluster.Services(objs))
+	for _, p := range problems {
+		if !slices.Contains(s.control.problems, p) {
+			s.log.Warn("part of a service is left out", "why", p)
+		}
+	}
+	s.control.problems = problems
+	if err != nil {
 		return fmt.Errorf("write node networks: %w", err)
 	}
 	return nil

@@ -79,13 +79,25 @@ func (u *underlay) list() []*member {
 	return slices.Clone(u.members)
 }
 
-// writeNetwork brings every member's routes and rules up to date; what is so already is not written.
-func (s *site) writeNetwork(ctx context.Context, services []nodenet.Service) error {
+// writeNetwork brings every member's routes and rules up to date; what is so already is not written. It returns what
+// services have no part in it, sorted.
+func (s *site) writeNetwork(ctx context.Context, services []nodenet.Service) (problems []string, err error) {
 	members := s.under.list()
-	return parallel(members, func(m *member) error { return s.writeMember(ctx, m, members, services) })
+	var mu sync.Mutex
+	err = parallel(members, func(m *member) error {
+		found, err := s.writeMember(ctx, m, members, services)
+		mu.Lock()
+		defer mu.Unlock()
+		for _, p := range found {
+			problems = append(problems, p.Error())
+		}
+		return err
+	})
+	slices.Sort(problems)
+	return slices.Compact(problems), err // every node has the same
 }
 
-func (s *site) writeMember(ctx context.Context, m *member, all []*member, services []nodenet.Service) error {
+func (s *site) writeMember(ctx context.Context, m *member, all []*member, services []nodenet.Service) (problems []error, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := nodenet.Config{Self: m.host}
@@ -103,10 +115,10 @@ func (s *site) writeMember(ctx context.Context, m *member, all []*member, servic
 	}
 	plan, err := nodenet.NewPlan(c)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	_, err = nodenet.Apply(ctx, m.ns, plan)
-	return err
+	return plan.Problems, err
 }
 
 // link cuts or restores what is between two members.
