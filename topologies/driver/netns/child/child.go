@@ -150,6 +150,10 @@ func (t *Table) fork(s Spec) (*Process, error) {
 }
 
 func (b *Bounds) enter() error {
+	// First, for a capability that is inheritable comes back with the next exec, whatever the bounding set (capabilities(7)).
+	if err := inheritNothing(); err != nil {
+		return err
+	}
 	for c := uintptr(0); c < 64; c++ {
 		if b.Capabilities&(1<<c) != 0 {
 			continue
@@ -167,6 +171,24 @@ func (b *Bounds) enter() error {
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("set no_new_privs: %w", err)
+	}
+	return nil
+}
+
+// inheritNothing empties this thread's inheritable and ambient sets.
+func inheritNothing() error {
+	if err := unix.Prctl(unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0); err != nil {
+		return fmt.Errorf("clear ambient capabilities: %w", err)
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	err := unix.Capget(&header, &sets[0])
+	if err == nil {
+		sets[0].Inheritable, sets[1].Inheritable = 0, 0
+		err = unix.Capset(&header, &sets[0])
+	}
+	if err != nil {
+		return fmt.Errorf("clear inheritable capabilities: %w", err)
 	}
 	return nil
 }

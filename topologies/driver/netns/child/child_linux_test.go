@@ -12,6 +12,8 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // The table reaps every child of its process, so that its tests run in a process of their own.
@@ -20,6 +22,9 @@ func TestMain(m *testing.M) {
 		cmd := exec.Command("/proc/self/exe", os.Args[1:]...)
 		cmd.Env = append(os.Environ(), "CHILD_TEST_INIT=1")
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		if os.Geteuid() == 0 { // started by something that leaves a capability to its children
+			cmd.SysProcAttr = &syscall.SysProcAttr{AmbientCaps: []uintptr{unix.CAP_NET_RAW}}
+		}
 		if cmd.Run() != nil {
 			os.Exit(1)
 		}
@@ -96,7 +101,7 @@ func TestBoundsHoldInTheProcess(t *testing.T) {
 	}
 	out := statusOf(t, table, &Bounds{Capabilities: set, NoNewPrivs: true})
 	// Kubernetes' default is a80425fb; with NET_ADMIN (bit 12), without NET_RAW (bit 13).
-	for _, want := range []string{"CapBnd:\t00000000a80415fb", "CapEff:\t00000000a80415fb", "NoNewPrivs:\t1"} {
+	for _, want := range []string{"CapBnd:\t00000000a80415fb", "CapEff:\t00000000a80415fb", "NoNewPrivs:\t1", "CapInh:\t0000000000000000", "CapAmb:\t0000000000000000"} {
 		if !bytes.Contains(out, []byte(want)) {
 			t.Errorf("status has not %q:\n%s", want, out)
 		}
@@ -114,7 +119,7 @@ func statusOf(t *testing.T, table *Table, b *Bounds) []byte {
 		t.Fatal(err)
 	}
 	defer r.Close()
-	s := shell("grep -E 'CapBnd|CapEff|NoNewPrivs' /proc/self/status", w)
+	s := shell("grep -E 'Cap(Bnd|Eff|Inh|Amb)|NoNewPrivs' /proc/self/status", w)
 	s.Bounds = b
 	p, err := table.Start(s)
 	w.Close()
