@@ -68,6 +68,7 @@ func (at place) record(ctx context.Context, c *client, t *lab.Target) (int, erro
 	defer stop()
 	said := bufio.NewScanner(stderrR)
 	if !said.Scan() || said.Text() != "ready" {
+		stdinW.Close() // or it might go on, with nobody to stop it
 		return 0, fmt.Errorf("it is not ready but says %q, exit code %d", said.Text(), proc.ExitCode())
 	}
 	if err := c.conn.Send(order.Reply{Started: true}); err != nil {
