@@ -55,17 +55,31 @@ const (
 // otherwise be sent to the old endpoint for as long as it goes on asking; a TCP connection has an end.
 func forgetUDP(before, after []chain) error {
 	was, is := udpTranslations(before), udpTranslations(after)
+	var errs []error
 	for vip, endpoints := range was {
 		for e := range endpoints {
 			if is[vip][e] {
 				continue
 			}
-			if err := forgetFlows(vip, e); err != nil {
-				return fmt.Errorf("forget UDP flows from %s to %s: %w", vip, e, err)
+			if err := insist(func() error { return forgetFlows(vip, e) }); err != nil {
+				errs = append(errs, fmt.Errorf("forget UDP flows from %s to %s: %w", vip, e, err))
 			}
 		}
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+// insist tries a few times: the kernel interrupts a dump when its table grows, and there is no later occasion, since the
+// rules are what they should be from now on.
+func insist(try func() error) error {
+	const tries = 5
+	var err error
+	for range tries {
+		if err = try(); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // forgetFlows deletes the UDP flows to vip that endpoint answers.
