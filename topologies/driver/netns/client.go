@@ -10,6 +10,8 @@ import (
 	"os"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/channel"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
@@ -35,12 +37,41 @@ func ask(ctx context.Context, dir labdir.Dir, r order.Request, files ...*os.File
 		return nil, err
 	}
 	conn := channel.New(c.(*net.UnixConn))
+	if err := trusted(c.(*net.UnixConn)); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("connect to lab %s: %w", dir.Name(), err)
+	}
 	r.Version = order.Version
 	if err := conn.Send(r, files...); err != nil {
 		conn.Close()
 		return nil, err
 	}
 	return &exchange{conn: conn, stop: context.AfterFunc(ctx, func() { conn.Close() })}, nil
+}
+
+// trusted checks that whoever listens is this user or root, before it is told anything or gets a descriptor: a directory
+// that was given may be anybody's (unix(7), SO_PEERCRED).
+func trusted(c *net.UnixConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var cred *unix.Ucred
+	var credErr error
+	if err := raw.Control(func(fd uintptr) { cred, credErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return err
+	}
+	if credErr != nil {
+		return credErr
+	}
+	return trustedUID(cred.Uid)
+}
+
+func trustedUID(uid uint32) error {
+	if uid != 0 && uid != uint32(os.Geteuid()) {
+		return fmt.Errorf("it is held by user %d: do that as this user", uid)
+	}
+	return nil
 }
 
 // next is the next reply. An error that the holder reports is an error.

@@ -770,3 +770,11 @@ func TestOneClusterOnly(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+func TestOnlyThisUsersHolderIsTrusted(t *testing.T) {
+	for uid, ok := range map[uint32]bool{0: true, uint32(os.Geteuid()): true, uint32(os.Geteuid()) + 1: false} {
+		if err := trustedUID(uid); (err == nil) != ok {
+			t.Errorf("user %d: %v", uid, err)
+		}
+	}
+}

@@ -107,6 +107,10 @@ func newHolder(c Config) (*holder, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for clients: %w", err)
 	}
+	if err := os.Chmod(c.Dir.Socket(), 0o600); err != nil { // whoever may connect may do everything
+		l.Close()
+		return nil, fmt.Errorf("listen for clients: %w", err)
+	}
 	return &holder{
 		cfg: c, log: slog.New(slog.NewTextHandler(os.Stderr, nil)), children: child.NewTable(), listener: l, down: make(chan struct{}),
 	}, nil
@@ -114,7 +118,7 @@ func newHolder(c Config) (*holder, error) {
 
 // redirectOutput sends what this process prints, a panic too, to a file: whoever started it may be gone by then.
 func redirectOutput(path string) error {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return fmt.Errorf("open log: %w", err)
 	}

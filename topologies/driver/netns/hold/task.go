@@ -59,7 +59,7 @@ func (t *task) Start(ctx context.Context, env ...string) (*pause.Process, error)
 
 // run is called with op held.
 func (t *task) run(ctx context.Context, env []string) (*pause.Process, error) {
-	out, err := os.OpenFile(t.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	out, err := os.OpenFile(t.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, err
 	}

@@ -105,13 +105,20 @@ func (d Dir) Pod(uid string, parts ...string) string {
 func (d Dir) Topology() string { return d.join("topology.yaml") }
 
 // Acquire makes the directory if need be and locks it for this process: it fails with ErrTaken while another holds it.
-// The lock ends with the returned file, which no child inherits.
+// The lock ends with the returned file, which no child inherits. A directory that others may write to is refused.
 func (d Dir) Acquire() (*os.File, error) {
 	for {
 		if err := os.MkdirAll(string(d), 0o700); err != nil {
 			return nil, fmt.Errorf("make lab directory: %w", err)
 		}
-		f, err := os.OpenFile(d.Lock(), os.O_CREATE|os.O_RDWR, 0o600)
+		err := owned(string(d))
+		if errors.Is(err, os.ErrNotExist) {
+			continue // removed between the two calls
+		}
+		if err != nil {
+			return nil, err
+		}
+		f, err := os.OpenFile(d.Lock(), os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
 		if errors.Is(err, os.ErrNotExist) {
 			continue // removed between the two calls
 		}
@@ -259,7 +266,7 @@ func List(roots ...string) ([]Lab, error) {
 	}
 	var labs []Lab
 	for _, path := range locks {
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
+		f, err := os.OpenFile(path, os.O_RDWR|syscall.O_NOFOLLOW, 0)
 		if err != nil {
 			continue // gone, or another user's
 		}

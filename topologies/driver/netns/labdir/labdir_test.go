@@ -111,3 +111,37 @@ func TestForeignDirectoriesAreLeftAlone(t *testing.T) {
 		t.Errorf("%v, %v: want the one file that was there", entries, err)
 	}
 }
+
+// Nobody else can have prepared a lab's directory, or change it later.
+func TestADirectoryThatOthersMayWriteToIsRefused(t *testing.T) {
+	d := Dir(t.TempDir())
+	for mode, ok := range map[os.FileMode]bool{0o700: true, 0o755: true, 0o775: false, 0o777: false} {
+		if err := os.Chmod(string(d), mode); err != nil {
+			t.Fatal(err)
+		}
+		lock, err := d.Acquire()
+		if (err == nil) != ok {
+			t.Errorf("%v: %v", mode, err)
+		}
+		lock.Close() // of nil too
+	}
+	link := Dir(filepath.Join(t.TempDir(), "link"))
+	if err := os.Symlink(string(d), string(link)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := link.Acquire(); err == nil {
+		t.Error("a link to a directory was taken")
+	}
+	if err := os.Remove(d.Lock()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(t.TempDir(), "elsewhere"), d.Lock()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(string(d), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Acquire(); !errors.Is(err, syscall.ELOOP) {
+		t.Errorf("a lock that leads elsewhere: %v", err)
+	}
+}

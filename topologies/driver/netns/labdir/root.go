@@ -100,3 +100,16 @@ func private(dir string) error {
 	}
 	return nil
 }
+
+// owned checks that only this user can put something into a lab's directory: the holder writes to it, as root perhaps.
+func owned(dir string) error {
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || !info.IsDir() || int(stat.Uid) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("use %s: it is not a directory that this user alone may write to: choose another", dir)
+	}
+	return nil
+}
