@@ -5,6 +5,9 @@ package hbone
 import (
 	"errors"
 	"fmt"
+	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -59,21 +62,21 @@ func (c *conn) closeWhenFlushed() {
 	}
 }
 
-// fail ends the connection and every stream on it. Only the first call counts.
+// fail ends the connection and its streams. Only the first call counts. When it was not our decision, streams that were
+// received whole are still delivered; cut ends those too.
 func (c *conn) fail(err error) {
+	var ce *ConnectionError
+	ours := errors.As(err, &ce) && ce.ours
 	c.mu.Lock()
 	if c.failed {
 		c.mu.Unlock()
 		return
 	}
-	c.failed, c.draining = true, true
+	c.failed, c.draining, c.cutOff = true, true, ours
 	if !c.finishing.Load() || c.active > 0 {
 		c.err = err
 	}
-	dead := make([]*stream, 0, len(c.streams))
-	for _, s := range c.streams {
-		dead = append(dead, s)
-	}
+	all := slices.Collect(maps.Values(c.streams))
 	last := c.highestID
 	for _, l := range []*waitList{&c.send.forRoom, &c.send.forWindow} {
 		for s := l.first; s != nil; s = l.first {
@@ -83,15 +86,31 @@ func (c *conn) fail(err error) {
 	}
 	c.timer.Stop()
 	c.mu.Unlock()
-	var ce *ConnectionError
-	if errors.As(err, &ce) && ce.ours {
+	if ours {
 		c.goodbye(last, ce.Code)
 	}
 	c.rec.abandon()
-	for _, s := range dead {
-		s.die(err, true)
+	lost := !errors.Is(err, io.EOF) && !c.rec.idle()
+	for _, s := range all {
+		if ours || !s.outlive(err, lost) {
+			s.die(err, true)
+		}
 	}
 	c.rec.TCPConn.SetDeadline(time.Unix(1, 0))
+	c.owner.changed(c)
+}
+
+// cut ends the connection by our decision, and every stream, those that outlived it included.
+func (c *conn) cut(why string) {
+	err := connErr(http2.ErrCodeNo, "%s", why)
+	c.fail(err)
+	c.mu.Lock()
+	c.cutOff = true
+	all := slices.Collect(maps.Values(c.streams))
+	c.mu.Unlock()
+	for _, s := range all {
+		s.die(err, true)
+	}
 	c.owner.changed(c)
 }
 
@@ -107,6 +126,13 @@ func (c *conn) goodbye(last uint32, code Code) {
 	c.rec.inBatch.Store(false)
 	c.wmu.Unlock()
 	_ = c.rec.flush()
+}
+
+// isCut reports whether the connection has ended and no stream outlives it.
+func (c *conn) isCut() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.cutOff
 }
 
 func (c *conn) hasFailed() bool {

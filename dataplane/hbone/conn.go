@@ -36,7 +36,6 @@ type conn struct {
 	state         tls.ConnectionState
 	remote, local netip.AddrPort
 	since         time.Time
-	gone          chan struct{} // closed when the read loop has ended
 	flusherWork   sync.WaitGroup
 	drainers      sync.WaitGroup
 	idleFor       time.Duration // close after so long without a stream; 0 is never
@@ -68,6 +67,7 @@ type conn struct {
 	nextID      uint32 // client: of the next stream
 	peerStreams uint32 // client: how many streams the peer allows
 	failed      bool
+	cutOff      bool  // failed, and every stream with it
 	err         error // why, once failed
 	ready       bool  // the peer's SETTINGS came
 	draining    bool  // no new streams
@@ -111,7 +111,7 @@ func newConn(cfg Config, o owner, client bool, rec *recordConn, tc *tls.Conn) *c
 		cfg: cfg, owner: o, client: client, rec: rec, tls: tc,
 		state:  tc.ConnectionState(),
 		remote: addrPort(rec.RemoteAddr()), local: addrPort(rec.LocalAddr()),
-		since: time.Now(), gone: make(chan struct{}),
+		since:   time.Now(),
 		streams: make(map[uint32]*stream),
 		nextID:  1, peerStreams: cfg.MaxStreams,
 		goAwayLast: lastAny,
@@ -133,11 +133,10 @@ func newConn(cfg Config, o owner, client bool, rec *recordConn, tc *tls.Conn) *c
 func (c *conn) run() error {
 	err := c.readLoop()
 	c.fail(err)
-	close(c.gone)
 	c.rec.wakeFlusher()
 	c.flusherWork.Wait()
+	c.rec.TCPConn.Close() // before the drainers are done: the peer may be waiting for it
 	c.drainers.Wait()
-	c.rec.TCPConn.Close()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err

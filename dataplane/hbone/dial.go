@@ -7,8 +7,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-
-	"golang.org/x/net/http2"
 )
 
 // await waits for a; an attempt that nobody waits for any more is cancelled, and nobody may join it.
@@ -62,7 +60,7 @@ func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 		})
 		switch {
 		case cut:
-			c.fail(connErr(http2.ErrCodeNo, "pool closed"))
+			c.cut("pool closed")
 		case stop:
 			c.drain()
 		}

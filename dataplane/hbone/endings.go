@@ -40,17 +40,37 @@ func (s *stream) remoteReset(code Code) {
 	gentle := code == http2.ErrCodeNo || code == http2.ErrCodeCancel
 	s.mu.Lock()
 	if gentle && s.inEnd && !s.inDone && !s.isDead() {
-		s.err = &ResetError{Code: code, Remote: true}
-		s.mute.Store(true)
-		if s.app != nil {
-			s.app.SetReadDeadline(time.Unix(1, 0))
-		}
+		s.silence(&ResetError{Code: code, Remote: true})
 		s.mu.Unlock()
-		s.signal()
 		return
 	}
 	s.mu.Unlock()
 	s.die(&ResetError{Code: code, Remote: true}, !gentle)
+}
+
+// silence ends what we send; what the peer sent is still delivered. s.mu is held.
+func (s *stream) silence(cause error) {
+	s.err = cause
+	s.mute.Store(true)
+	if s.app != nil {
+		s.app.SetReadDeadline(time.Unix(1, 0))
+	}
+	s.signal()
+}
+
+// outlive lets a stream go on without its connection, which ended with err, if it was received whole and is yet to be
+// delivered. lost says that bytes of ours may not have reached the peer.
+func (s *stream) outlive(err error, lost bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	unanswered := s.c.client && s.answer == nil
+	if !s.inEnd || s.inDone || s.isDead() || unanswered {
+		return false
+	}
+	if (lost || !s.outEnd) && !s.mute.Load() {
+		s.silence(err)
+	}
+	return true
 }
 
 // fail ends the stream by our decision and tells the peer, unless the stream is not, or no longer, on the wire.

@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -12,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ambientlab/ambientlab/dataplane/relay"
 	"golang.org/x/net/http2"
 )
 
@@ -79,7 +81,7 @@ func endedApp(t testing.TB, start <-chan struct{}) (netip.AddrPort, <-chan recei
 	got := make(chan received, 1)
 	return serveApps(t, func(c *net.TCPConn) {
 		defer c.Close()
-		c.SetReadBuffer(4 << 10)
+		c.SetReadBuffer(64 << 10)
 		c.CloseWrite()
 		<-start
 		b, err := io.ReadAll(c)
@@ -145,5 +147,144 @@ func TestQuestionsAfterOurEnd(t *testing.T) {
 	peer.Close()
 	if err := <-done; err != nil {
 		t.Errorf("Shutdown: %v", err)
+	}
+}
+
+// TestPeerEndsBeforeDelivery: a stream that was received whole is delivered, however long after its connection's end.
+func TestPeerEndsBeforeDelivery(t *testing.T) {
+	const size = 7 << 20
+	cfg := serverConfig()
+	cfg.StreamWindow, cfg.ConnWindow = 8<<20, 16<<20
+	start := make(chan struct{})
+	app, got := endedApp(t, start)
+	srv, hop := startServer(t, cfg)
+	peer, _ := heldClient(t, hop)
+	peer.connect(1, app.String())
+	peer.expect(http2.FrameHeaders)
+	peer.expect(http2.FrameData)
+	for sent := 0; sent < size; sent += 16 << 10 {
+		peer.fr.WriteData(1, sent+16<<10 == size, make([]byte, 16<<10))
+	}
+	peer.fr.WriteGoAway(0, http2.ErrCodeNo, nil)
+	peer.Conn.CloseWrite()
+	if _, err := peer.next(); err != io.EOF { // the server closes without waiting for the application
+		t.Errorf("connection ended with %v", err)
+	}
+	if n := len(srv.Conns()); n != 1 {
+		t.Errorf("%d connections while a stream of one is being delivered", n)
+	}
+	close(start)
+	if r := <-got; len(r.data) != size || r.err != nil {
+		t.Errorf("application got %d of %d bytes, %v", len(r.data), size, r.err)
+	}
+	eventually(t, "nothing is left", func() bool { return len(srv.Conns()) == 0 })
+}
+
+// TestPeerEndsBeforeOurEnd: what the peer sent whole is delivered even if it does not want an answer, and the handler
+// may take its time to connect.
+func TestPeerEndsBeforeOurEnd(t *testing.T) {
+	cfg := serverConfig()
+	proceed, result := make(chan struct{}), make(chan relay.Result, 1)
+	cfg.Handler = func(ctx context.Context, in *Inbound) {
+		<-proceed
+		var d net.Dialer
+		up, err := d.DialContext(ctx, "tcp", in.Authority)
+		if err != nil {
+			t.Errorf("handler: %v", err)
+			in.Refuse(503)
+			return
+		}
+		result <- in.Accept(ctx, up.(*net.TCPConn))
+	}
+	got := make(chan received, 1)
+	app := serveApps(t, func(c *net.TCPConn) {
+		defer c.Close()
+		b, err := io.ReadAll(c)
+		got <- received{b, err}
+	})
+	_, hop := startServer(t, cfg)
+	peer, _ := heldClient(t, hop)
+	peer.connect(1, app.String())
+	peer.fr.WriteData(1, true, []byte("fire and forget"))
+	peer.Conn.CloseWrite()
+	for _, err := peer.next(); err == nil; _, err = peer.next() {
+	}
+	close(proceed)
+	if r := <-got; string(r.data) != "fire and forget" || r.err != nil {
+		t.Errorf("application got %q, %v", r.data, r.err)
+	}
+	if r := <-result; !r.Reset || r.BytesUp != 15 {
+		t.Errorf("result %+v", r)
+	}
+}
+
+// TestDrainingServerLosesNothing: a server that ends with its last stream leaves the client to deliver that at leisure.
+func TestDrainingServerLosesNothing(t *testing.T) {
+	const size = 12 << 20
+	app := serveApps(t, func(c *net.TCPConn) {
+		defer c.Close()
+		io.Copy(io.Discard, c)
+		c.Write(make([]byte, size))
+	})
+	srv, hop := startServer(t, serverConfig())
+	p := startPool(t, clientConfig())
+	tun := openTunnel(t, p, hop, app)
+	tun.SetReadBuffer(64 << 10)
+	tun.CloseWrite()
+	ctx := testContext(t)
+	done := make(chan error, 1)
+	go func() { done <- srv.Shutdown(ctx) }()
+	first, err := io.CopyN(io.Discard, tun, size/2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rest := make([]byte, 16<<10)
+	got := int(first)
+	for err == nil {
+		var n int
+		n, err = tun.Read(rest)
+		got += n
+		<-time.After(100 * time.Microsecond) // a slow application, whose queue outlives the connection
+	}
+	if got != size || err != io.EOF {
+		t.Errorf("application got %d of %d bytes, %v", got, size, err)
+	}
+	if r := tun.end(t); r.Err != nil || r.Reset {
+		t.Errorf("result %+v", r)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("Shutdown: %v", err)
+	}
+}
+
+// TestCutReachesOutlivingStreams: a stream that outlives its connection still ends when the server or pool is cut.
+func TestCutReachesOutlivingStreams(t *testing.T) {
+	start := make(chan struct{})
+	app, got := endedApp(t, start)
+	cfg := serverConfig()
+	cfg.StreamWindow, cfg.ConnWindow = 8<<20, 16<<20
+	srv, hop := startServer(t, cfg)
+	peer, _ := heldClient(t, hop)
+	peer.connect(1, app.String())
+	peer.expect(http2.FrameHeaders)
+	peer.expect(http2.FrameData)
+	const size = 7 << 20
+	for sent := 0; sent < size; sent += 16 << 10 {
+		peer.fr.WriteData(1, sent+16<<10 == size, make([]byte, 16<<10))
+	}
+	peer.Conn.CloseWrite()
+	for _, err := peer.next(); err == nil; _, err = peer.next() {
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := srv.Shutdown(ctx); err == nil {
+		t.Error("Shutdown had nothing to cut")
+	}
+	close(start)
+	if r := <-got; r.err == nil {
+		t.Errorf("application got %d bytes and a clean end", len(r.data))
+	}
+	if used := processBudget.Used(); used != 0 {
+		t.Errorf("%d bytes are still counted as queued", used)
 	}
 }

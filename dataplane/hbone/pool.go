@@ -205,7 +205,7 @@ func (p *Pool) Drain() {
 // Close cuts every connection.
 func (p *Pool) Close() {
 	for _, c := range p.halt(true) {
-		c.fail(connErr(http2.ErrCodeNo, "pool closed"))
+		c.cut("pool closed")
 	}
 }
 

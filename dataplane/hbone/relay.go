@@ -79,14 +79,26 @@ func (s *stream) attach(app *net.TCPConn) error {
 	}
 	s.reader.init(s, rc)
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.app, s.appOut = app, newWriter(rc)
-	if s.isDead() {
-		return nil
-	}
-	s.startDrainer()
+	s.draining = s.queue.size > 0 && !s.isDead()
+	here := s.draining && !s.c.hireDrainer(s)
 	s.shutdown()
+	s.mu.Unlock()
+	if here {
+		s.drain()
+	}
 	return nil
+}
+
+// hireDrainer starts a drainer for what came before the application was there; false when the connection has ended,
+// and waits for no more of them.
+func (c *conn) hireDrainer(s *stream) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.failed {
+		c.drainers.Go(s.drain)
+	}
+	return !c.failed
 }
 
 // finished reports whether the stream is over and nobody but its owner uses the application's socket.

@@ -22,7 +22,7 @@ type ServerConfig struct {
 	// TLS returns the configuration for one incoming connection. The server works on a copy.
 	TLS func(ctx context.Context) (*tls.Config, error)
 	// Handler answers one request, in a goroutine of its own: it must call Accept or Refuse. ctx ends when the peer
-	// resets the stream, when the connection dies and when the server cuts it.
+	// resets the stream, when the connection dies before the stream was received whole, and when the server cuts it.
 	Handler func(ctx context.Context, in *Inbound)
 	// DrainTimeout is how long Serve lets streams run on once its context has ended; 0 means 5 s.
 	DrainTimeout time.Duration
@@ -130,19 +130,21 @@ func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
 		}
 		return err
 	}
+	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		c.drain()
 		timer := time.NewTimer(s.cfg.DrainTimeout)
 		defer timer.Stop()
 		select {
-		case <-c.gone:
+		case <-over:
 		case <-timer.C:
-			c.fail(connErr(http2.ErrCodeNo, "drain time is over"))
+			c.cut("drain time is over")
 		}
 	})
 	err = c.run()
-	stop()
 	handlers.Wait()
+	stop()
+	close(over)
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
@@ -191,7 +193,7 @@ func (o *served) changed(c *conn) {
 	if draining && active == 0 {
 		c.finish()
 	}
-	if c.hasFailed() {
+	if c.isCut() {
 		o.onGone(context.Canceled)
 	}
 }

@@ -6,8 +6,6 @@ import (
 	"context"
 	"net"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 func (s *Server) isStopping() bool {
@@ -70,7 +68,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	}
 	s.mu.Unlock()
 	for _, c := range s.snapshot() {
-		c.fail(connErr(http2.ErrCodeNo, "drain time is over"))
+		c.cut("drain time is over")
 	}
 	<-s.empty
 	return context.Cause(ctx)
