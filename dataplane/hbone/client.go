@@ -21,6 +21,24 @@ func (c *conn) take() bool {
 	return true
 }
 
+// unusable says why the connection takes no stream, unless it does or is merely full. One whose peer allows none is let
+// go, so that they do not pile up.
+func (c *conn) unusable() error {
+	c.mu.Lock()
+	none, over, err := c.peerStreams == 0, c.draining || c.failed, c.err
+	c.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case none:
+		c.drain()
+		return errNoStreams
+	case over:
+		return errNotSent
+	}
+	return nil
+}
+
 // untake gives a reserved place back.
 func (c *conn) untake() {
 	c.mu.Lock()

@@ -46,7 +46,7 @@ func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 			e := p.entry(k)
 			e.conns = append(e.conns, c)
 		}
-		a.err = err
+		a.conn, a.err = c, err
 		p.settle(k, a)
 		stop, cut := p.stop, p.cut
 		p.mu.Unlock()

@@ -75,5 +75,8 @@ var errUnprocessed = errors.New("not processed by the peer")
 // errNotSent says that a connection took no new stream, so that nothing was sent.
 var errNotSent = errors.New("connection takes no new streams")
 
+// errNoStreams says that the peer's SETTINGS allow no streams at all.
+var errNoStreams = errors.New("peer allows no streams")
+
 // ErrClosed is returned when a Pool or Server takes no more streams.
 var ErrClosed = errors.New("hbone: closed")

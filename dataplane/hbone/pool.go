@@ -66,7 +66,8 @@ type entry struct {
 // attempt is a connection attempt that any number of streams wait for.
 type attempt struct {
 	done    chan struct{}
-	err     error        // set before done is closed
+	conn    *conn        // the outcome, or
+	err     error        // why there is none; both set before done is closed
 	stage   atomic.Int32 // Stage reached
 	cancel  context.CancelFunc
 	waiters int // guarded by Pool.mu
@@ -106,25 +107,34 @@ func (p *Pool) Open(ctx context.Context, k Key, r *Request) (*Stream, error) {
 		return nil, context.Cause(ctx)
 	}
 	var avoid *conn
-	for {
+	for unsent := 1; ; {
 		c, err := p.acquire(ctx, k, avoid)
 		if err != nil {
 			return nil, err
 		}
 		s, err := c.open(ctx, r)
-		if errors.Is(err, errNotSent) {
-			continue // it drains; acquire will not offer it again
+		if errors.Is(err, errUnprocessed) {
+			_ = c.unusable() // lets it go if it allows no streams, which was not known before
 		}
-		if avoid != nil || !errors.Is(err, errUnprocessed) {
+		switch {
+		case errors.Is(err, errNotSent) && unsent < maxUnsent:
+			unsent++ // it drains; acquire will not offer it again
+		case errors.Is(err, errNotSent):
+			return nil, &ConnectError{Stage: StageH2, Err: c.unusable()}
+		case avoid != nil || !errors.Is(err, errUnprocessed):
 			return s, err
+		default:
+			avoid = c
 		}
-		avoid = c
 	}
 }
 
+// maxUnsent is how many connections one Open tries that turn out to take no stream.
+const maxUnsent = 3
+
 // acquire reserves a place on a connection for k, other than avoid, making one if need be.
 func (p *Pool) acquire(ctx context.Context, k Key, avoid *conn) (*conn, error) {
-	for {
+	for useless := 0; ; {
 		p.mu.Lock()
 		if p.stop {
 			p.mu.Unlock()
@@ -145,6 +155,12 @@ func (p *Pool) acquire(ctx context.Context, k Key, avoid *conn) (*conn, error) {
 		p.mu.Unlock()
 		if err := p.await(ctx, k, a); err != nil {
 			return nil, err
+		}
+		// One that others have filled already is no failure.
+		if err := a.conn.unusable(); err != nil {
+			if useless++; useless == maxUnsent {
+				return nil, &ConnectError{Stage: StageH2, Err: err}
+			}
 		}
 	}
 }

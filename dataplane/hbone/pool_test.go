@@ -187,6 +187,54 @@ func TestConnectErrors(t *testing.T) {
 	}
 }
 
+// TestUselessConnections: a peer whose connections take no stream is given up, and leaves no heap of connections.
+func TestUselessConnections(t *testing.T) {
+	for name, refuse := range map[string]func(*rawPeer){
+		"no streams allowed": func(p *rawPeer) {
+			p.handshakeServer(http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: 0})
+		},
+		"ends at once": func(p *rawPeer) {
+			p.handshakeServer()
+			p.fr.WriteGoAway(0, http2.ErrCodeNo, nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var dials atomic.Int32
+			hop := serveApps(t, func(c *net.TCPConn) {
+				defer c.Close()
+				dials.Add(1)
+				peer := newRawPeer(c, pki().server)
+				refuse(peer)
+				for {
+					f, err := peer.next(http2.FrameHeaders) // until the client closes
+					if err != nil {
+						return
+					}
+					peer.fr.WriteRSTStream(f.Header().StreamID, http2.ErrCodeRefusedStream)
+				}
+			})
+			p := startPool(t, clientConfig())
+			_, err := p.Open(testContext(t), Key{Addr: hop}, &Request{Authority: "x:1"})
+			var ce *ConnectError
+			var re *ResetError // the stream was sent before the client knew better
+			if !(errors.As(err, &ce) && ce.Stage == StageH2) && !errors.As(err, &re) && !errors.Is(err, errUnprocessed) {
+				t.Errorf("Open: %v", err)
+			}
+			if n := dials.Load(); n > 2*maxUnsent {
+				t.Errorf("%d connections for one stream", n)
+			}
+			eventually(t, "no useless connection is kept", func() bool {
+				for _, c := range p.Conns() {
+					if c.Draining {
+						return false
+					}
+				}
+				return true
+			})
+		})
+	}
+}
+
 // TestAbandonedConnectIsCancelled: when nobody waits for an attempt any more, it ends.
 func TestAbandonedConnectIsCancelled(t *testing.T) {
 	cfg := clientConfig()
