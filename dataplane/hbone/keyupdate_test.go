@@ -228,6 +228,43 @@ func TestKeyUpdateWhileBlocked(t *testing.T) {
 	t.Logf("%d KeyUpdates asked for, %d answered", updates, r.keyUpdates)
 }
 
+// TestKeyUpdatesAreBounded: a peer that asks for KeyUpdate and reads nothing is cut before its answers pile up.
+func TestKeyUpdatesAreBounded(t *testing.T) {
+	cfg := serverConfig()
+	cfg.PingInterval, cfg.PingTimeout = time.Hour, time.Hour // which would cut it too
+	srv, hop := startServer(t, cfg)
+	app := serveApps(t, func(c *net.TCPConn) {
+		defer c.Close()
+		io.Copy(onlyWriter{c}, &pattern{})
+	})
+	c, err := net.Dial("tcp", hop.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(2 * budget))
+	r := newSecretRecords(t, c)
+	peer := &rawPeer{}
+	initRawPeer(peer, r)
+	io.WriteString(r, http2.ClientPreface)
+	peer.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: 1<<31 - 1})
+	peer.fr.WriteWindowUpdate(0, 1<<31-1-floorWindow)
+	peer.connect(1, app.String())
+	most := int64(0)
+	for asked := 0; err == nil && asked < 200_000; asked++ {
+		if err = r.requestKeyUpdate(); err == nil {
+			err = peer.fr.WritePing(true, [8]byte{}) // crypto/tls allows 16 messages without data between
+		}
+		for _, c := range srv.snapshot() {
+			most = max(most, c.rec.unflushed.Load())
+		}
+	}
+	if err == nil || most < overrunMax/2 || most > overrunMax+64<<10 {
+		t.Errorf("%d bytes waited, peer ended with %v", most, err)
+	}
+	eventually(t, "the connection is gone", func() bool { return len(srv.Conns()) == 0 })
+}
+
 // pattern is an endless stream of bytes that tell their place.
 type pattern struct{ at uint64 }
 

@@ -43,6 +43,10 @@ func (c *conn) drainInput() error {
 			if _, err := c.consume(plain[:w], false); err != nil { // what came before the end counts
 				return err
 			}
+			var ours *ConnectionError
+			if errors.As(err, &ours) {
+				return ours
+			}
 			return &ConnectionError{Err: err}
 		}
 		if w == 0 && blocked {

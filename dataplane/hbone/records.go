@@ -10,10 +10,15 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // unflushedMax is how many bytes may wait for the flusher before no new batch is started.
 const unflushedMax = 256 << 10
+
+// overrunMax is how many may wait at all. Batches stay far below; the rest are answers to a peer's KeyUpdates.
+const overrunMax = 1 << 20
 
 // errWouldBlock tells crypto/tls that nothing is buffered. It calls itself temporary, which keeps the tls.Conn usable:
 // the part of a record that was read stays with it.
@@ -49,6 +54,7 @@ type recordConn struct {
 	handover  chan struct{} // the flusher has work
 	inBatch   atomic.Bool   // whoever set it will flush
 	unflushed atomic.Int64
+	overrun   atomic.Bool // overrunMax was reached
 
 	mu       sync.Mutex
 	out      *outBuf
@@ -76,6 +82,9 @@ func (r *recordConn) Read(p []byte) (int, error) {
 			b = b[r.passRecord(b):]
 		}
 		return n, err
+	}
+	if r.overrun.Load() { // crypto/tls keeps the failed Write of an answer to itself
+		return 0, connErr(http2.ErrCodeEnhanceYourCalm, "%d bytes unread by the peer", overrunMax)
 	}
 	if r.inR == r.inW {
 		return 0, errWouldBlock
@@ -160,6 +169,11 @@ func (r *recordConn) Write(p []byte) (int, error) {
 		err := r.err
 		r.mu.Unlock()
 		return 0, err
+	}
+	if r.unflushed.Load() > overrunMax {
+		r.overrun.Store(true)
+		r.mu.Unlock()
+		return 0, io.ErrShortBuffer
 	}
 	if r.out == nil {
 		r.out = newOutBuf(len(p))
