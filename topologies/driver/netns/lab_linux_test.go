@@ -471,7 +471,7 @@ func testDeleterGone(t *testing.T, l *lab.Lab) {
 		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "stubborn", Labels: map[string]string{"istio.io/dataplane-mode": "none"}},
 		Spec: corev1.PodSpec{
 			TerminationGracePeriodSeconds: &grace,
-			Containers:                    []corev1.Container{{Name: "app", Command: []string{"sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"}}},
+			Containers:                    []corev1.Container{{Name: "app", Command: []string{"sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"}}},
 		},
 	}
 	if err := l.Apply(within(t), pod); err != nil {
@@ -482,6 +482,10 @@ func testDeleterGone(t *testing.T, l *lab.Lab) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	eventually(t, "it is deaf", func() bool {
+		log, err := os.ReadFile(labdir.Dir(l.Dir).PodLog(ref.Namespace, ref.Name))
+		return err == nil && strings.Contains(string(log), "deaf")
+	})
 	leases := func() (held []string) {
 		for _, ip := range info.IPs {
 			files, err := filepath.Glob(labdir.Dir(l.Dir).Node(info.Node, "ipam", "*", strings.ReplaceAll(ip.String(), ":", "?")))
