@@ -8,6 +8,7 @@ import (
 	"io"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -22,6 +23,8 @@ type appReader struct {
 	buf *[appBufSize]byte // bytes behind room for a frame header
 	n   int
 	err error
+
+	check *time.Timer // see awaitWindow
 }
 
 func (r *appReader) init(s *stream, rc syscall.RawConn) {
@@ -44,6 +47,9 @@ func (r *appReader) step(fd uintptr) bool {
 	limit := c.reserve(r.s, chunkMax)
 	if limit == 0 {
 		again, err := rawPeek(fd)
+		if err == nil && !again {
+			err = rawReset(fd)
+		}
 		r.err = err
 		return !again || r.s.silenced()
 	}
@@ -77,7 +83,7 @@ func (s *stream) pump() {
 		case s.reader.n > 0:
 			s.sendData()
 		case s.c.enlist(s, true):
-			<-s.wake
+			s.awaitWindow()
 		}
 	}
 	s.c.withdraw(s)
