@@ -5,6 +5,7 @@ package world
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -145,7 +146,11 @@ func (w *World) findEntries(ctx context.Context, obs *Observation, began time.Ti
 // fromClient compares addresses, not ports: where an older connection's tuple still stands in the way, netfilter's
 // REDIRECT gives the client another source port, and the proxy sees only that one.
 func (o *Observation) fromClient(r telemetry.Record) bool {
-	return r.Src.Addr.Addr().Unmap() == o.Call.LocalAddr.Addr().Unmap()
+	src := r.Src.Addr.Addr().Unmap()
+	if !o.Call.LocalAddr.IsValid() { // a reset met the client's connect, so it never learned its own address
+		return slices.Contains(o.From.IPs, src)
+	}
+	return src == o.Call.LocalAddr.Addr().Unmap()
 }
 
 // joins: over HBONE both sides log the same trace; a plain connection keeps the client's address.
