@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"errors"
 	"bytes"
 	"context"
 	"crypto/tls"
@@ -131,7 +132,7 @@ func TestQuestionsAfterOurEnd(t *testing.T) {
 	got, end := 0, false
 	for {
 		f, err := peer.next(http2.FrameData)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			break
 		}
 		if err != nil {
@@ -167,7 +168,7 @@ func TestPeerEndsBeforeDelivery(t *testing.T) {
 	}
 	peer.fr.WriteGoAway(0, http2.ErrCodeNo, nil)
 	peer.Conn.CloseWrite()
-	if _, err := peer.next(); err != io.EOF { // the server closes without waiting for the application
+	if _, err := peer.next(); !errors.Is(err, io.EOF) { // the server closes without waiting for the application
 		t.Errorf("connection ended with %v", err)
 	}
 	if n := len(srv.Conns()); n != 1 {
@@ -246,7 +247,7 @@ func TestDrainingServerLosesNothing(t *testing.T) {
 		got += n
 		<-time.After(100 * time.Microsecond) // a slow application, whose queue outlives the connection
 	}
-	if got != size || err != io.EOF {
+	if got != size || !errors.Is(err, io.EOF) {
 		t.Errorf("application got %d of %d bytes, %v", got, size, err)
 	}
 	if r := tun.end(t); r.Err != nil || r.Reset {

@@ -217,7 +217,8 @@ func TestUselessConnections(t *testing.T) {
 			_, err := p.Open(testContext(t), Key{Addr: hop}, &Request{Authority: "x:1"})
 			var ce *ConnectError
 			var re *ResetError // the stream was sent before the client knew better
-			if !(errors.As(err, &ce) && ce.Stage == StageH2) && !errors.As(err, &re) && !errors.Is(err, errUnprocessed) {
+			refused := errors.As(err, &ce) && ce.Stage == StageH2
+			if !refused && !errors.As(err, &re) && !errors.Is(err, errUnprocessed) {
 				t.Errorf("Open: %v", err)
 			}
 			if n := dials.Load(); n > 2*maxUnsent {

@@ -36,7 +36,7 @@ var _ = Describe("policy", func() {
 				To:   []*securityapi.Rule_To{{Operation: &securityapi.Operation{Ports: []string{"8080"}}}},
 			}}
 		}))
-		eventuallyDenied(ctx, l, "plain/batch", 8080)
+		eventuallyDenied(ctx, l, "plain/batch")
 		Expect(observe(ctx, l, "shop/web", 8080)).To(expect.Tunnelled())
 		expectDenied(observe(ctx, l, "shop/web", 9000), "the port is the application's, not 15008")
 		expectDenied(observe(ctx, l, "plain/batch", 8080), "plain text has no principal")
@@ -48,7 +48,7 @@ var _ = Describe("policy", func() {
 		dry.Annotations = map[string]string{"istio.io/dry-run": "true"}
 		nothing := authorization("shop", "allow-nothing", func(*securityapi.AuthorizationPolicy) {})
 		apply(ctx, l, dry, nothing)
-		eventuallyDenied(ctx, l, "shop/web", 8080)
+		eventuallyDenied(ctx, l, "shop/web")
 		Expect(observe(ctx, l, "shop/web", 8080).Inbound.Error).To(ContainSubstring("allow"), "by the empty ALLOW, not by the dry run")
 
 		Expect(l.Delete(ctx, nothing)).To(Succeed())
@@ -56,7 +56,7 @@ var _ = Describe("policy", func() {
 		Expect(observe(ctx, l, "shop/web", 8080)).To(expect.Tunnelled())
 
 		apply(ctx, l, authorization("istio-system", "mesh-wide", denyAll))
-		eventuallyDenied(ctx, l, "shop/web", 8080)
+		eventuallyDenied(ctx, l, "shop/web")
 		Expect(observe(ctx, l, "shop/web", 8080).Inbound.Record.Policy).To(Equal("istio-system/mesh-wide"))
 	}, SpecTimeout(world.Budget.Spec))
 
@@ -71,7 +71,7 @@ var _ = Describe("policy", func() {
 			9000: {Mode: securityapi.PeerAuthentication_MutualTLS_PERMISSIVE},
 		}
 		apply(ctx, l, strict)
-		eventuallyDenied(ctx, l, "plain/batch", 8080)
+		eventuallyDenied(ctx, l, "plain/batch")
 		Expect(observe(ctx, l, "shop/web", 8080)).To(expect.Tunnelled())
 		Expect(observe(ctx, l, "plain/batch", 9000)).To(expect.PlainInbound(), "the exempted port")
 	}, SpecTimeout(world.Budget.Spec))
@@ -144,7 +144,8 @@ func eventually(ctx SpecContext, l *world.World, from string, port uint16, ok fu
 		WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue(), why)
 }
 
-func eventuallyDenied(ctx SpecContext, l *world.World, from string, port uint16) {
+func eventuallyDenied(ctx SpecContext, l *world.World, from string) {
+	const port = 8080
 	GinkgoHelper()
 	eventually(ctx, l, from, port, func(o *world.Observation) bool { return !o.Call.OK }, from+" is still let in")
 	expectDenied(observe(ctx, l, from, port), from)

@@ -50,9 +50,12 @@ func TestProbesAreNotTakenForHolders(t *testing.T) {
 	if labs, err := List(root); err != nil || len(labs) != 1 || labs[0].Stands {
 		t.Errorf("%+v, %v: want one lab, dead, though another looks at it too", labs, err)
 	}
-	release := time.AfterFunc(20*time.Millisecond, func() { _ = syscall.Flock(int(probe.Fd()), syscall.LOCK_UN) })
-	defer release.Stop()
+	fd, released := int(probe.Fd()), make(chan error, 1)
+	time.AfterFunc(20*time.Millisecond, func() { released <- syscall.Flock(fd, syscall.LOCK_UN) })
 	lock, err = dead.Acquire()
+	if err := <-released; err != nil {
+		t.Fatal(err)
+	}
 	if err != nil {
 		t.Fatalf("while another looks at it: %v", err)
 	}
