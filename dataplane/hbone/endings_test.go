@@ -3,10 +3,10 @@
 package hbone
 
 import (
-	"errors"
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
 	"net"
 	"net/netip"
