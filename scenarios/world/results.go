@@ -20,7 +20,7 @@ import (
 // catalogueID is what a label that names a scenario of the catalogue looks like.
 var catalogueID = regexp.MustCompile(`^[A-Z][A-Z0-9]-[0-9]{2}$`)
 
-// WriteResults writes results.json and junit.xml's neighbour, a one-line summary on stdout.
+// WriteResults writes results.json into the folder for evidence, beside Ginkgo's junit.xml, and says where on stdout.
 func WriteResults(report types.Report) error {
 	doc := schema.ScenarioResults{
 		Started: report.StartTime, Finished: report.EndTime, Seed: report.SuiteConfig.RandomSeed, Environment: environment(),
