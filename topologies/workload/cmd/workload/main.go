@@ -17,6 +17,7 @@ import (
 	"syscall"
 
 	"github.com/ambientlab/ambientlab/topologies/workload"
+	"github.com/ambientlab/ambientlab/topologies/workload/credential"
 )
 
 func main() {
@@ -28,8 +29,9 @@ func main() {
 
 const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; prints "ready" once all are bound
        workload call [flags] URL print the outcome of calls as JSON; exit 1 if one failed
+       workload cert [flags]     write a certificate of the pod's own identity, as its token gets it from the mesh's authority
        workload look PATH...     print what the pod sees at each path as JSON
-The first two have --help.`
+The first three have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -41,6 +43,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, serve(ctx, args[1:], stdout, stderr))
 	case "call":
 		return fail(stderr, call(ctx, args[1:], stdout, stderr))
+	case "cert":
+		return fail(stderr, cert(ctx, args[1:], stdout, stderr))
 	case "look":
 		return fail(stderr, json.NewEncoder(stdout).Encode(workload.LookAt(args[1:])))
 	case "help", "-h", "--help":
@@ -92,6 +96,22 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	case err := <-done:
 		return err
 	}
+}
+
+func cert(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	cfg, out, err := credential.Parse(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	c, err := credential.Fetch(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	if err := credential.Save(out, c); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, c.Identity)
+	return err
 }
 
 func call(ctx context.Context, args []string, stdout, stderr io.Writer) error {
