@@ -28,6 +28,7 @@ type Kind struct {
 	status func(dst, src Object) // copies a status that is not empty
 	clone  func(*Objects)
 	put    func(o *Objects, id string, obj Object)
+	get    func(o *Objects, id string) Object // nil if it is not there
 	len    func(*Objects) int
 }
 
@@ -137,6 +138,12 @@ func row[T any, P interface {
 				return
 			}
 			delete(*table(o), id)
+		},
+		get: func(o *Objects, id string) Object {
+			if p := (*table(o))[id]; p != nil {
+				return p
+			}
+			return nil
 		},
 		len: func(o *Objects) int { return len(*table(o)) },
 	}

@@ -80,6 +80,15 @@ func (o *Objects) With(changes map[Key]Object) *Objects {
 	return next
 }
 
+// Get finds an object; nil if there is none of that key, or no such kind.
+func (o *Objects) Get(k Key) Object {
+	kind, ok := KindOf(k.Kind)
+	if !ok {
+		return nil
+	}
+	return kind.get(o, k.ID())
+}
+
 // Len counts the objects of all kinds.
 func (o *Objects) Len() int {
 	n := 0
