@@ -4,6 +4,7 @@ package lab
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
@@ -35,6 +36,10 @@ type Driver interface {
 	// Deleting what is not there succeeds.
 	Delete(ctx context.Context, objs ...runtime.Object) error
 
+	// Get fills obj, of which kind, namespace and name are given, with the object as it is stored, and with what the
+	// parts of the cluster have said of it in its status and annotations. One that is not there is ErrNotFound.
+	Get(ctx context.Context, obj runtime.Object) error
+
 	// Exec runs argv in a pod, as a process of the pod with the pod's own rights; argv[0] is looked up in the pod's PATH,
 	// where the workload binary is "workload". exit is the process's exit code, 128+n if signal n ended it; err is set
 	// only when it could not be run: it is a *StartError if the command is not there, or is no program. When ctx ends, the
@@ -60,6 +65,9 @@ type Driver interface {
 	// Capabilities says what this driver can do on this host. Constant after Up.
 	Capabilities() Capabilities
 }
+
+// ErrNotFound is returned for an object that does not exist.
+var ErrNotFound = errors.New("not found")
 
 // Names of daemons.
 const (

@@ -37,6 +37,7 @@ func (f *fakeDriver) Up(context.Context, *topologies.Spec, UpOptions) error { re
 func (f *fakeDriver) Down(context.Context) error                            { return nil }
 func (f *fakeDriver) Apply(context.Context, ...runtime.Object) error        { return errFake }
 func (f *fakeDriver) Delete(context.Context, ...runtime.Object) error       { return errFake }
+func (f *fakeDriver) Get(context.Context, runtime.Object) error             { return errFake }
 func (f *fakeDriver) Link(string, string) Link                              { return nil }
 func (f *fakeDriver) Capture(context.Context, Target) (Capture, error)      { return nil, errFake }
 func (f *fakeDriver) Inspect(context.Context, Target) (Inspection, error) {

@@ -118,7 +118,7 @@ func (s *site) waiting() string {
 }
 
 func (s *site) prepareDirs() error {
-	dirs := []string{s.dir.Status(kubelet)}
+	dirs := []string{s.dir.Status(kubelet), s.dir.Status(lab.DaemonControl)}
 	for _, n := range s.cluster.Nodes {
 		dirs = append(dirs, s.dir.Status(lab.DaemonCNIAgent+"."+n.Name))
 	}

@@ -22,6 +22,7 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/source"
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
@@ -132,6 +133,27 @@ func TestBoundsByRole(t *testing.T) {
 	}
 	if _, err := containerBounds(withCaps([]corev1.Capability{"NET_ADMNI"}, nil), roleApp); err == nil || !strings.Contains(err.Error(), "NET_ADMNI") {
 		t.Errorf("an unknown capability: %v", err)
+	}
+}
+
+func TestVolumes(t *testing.T) {
+	s := aSite(t)
+	p := aPod(s, "shop", "mallory", corev1.Container{VolumeMounts: []corev1.VolumeMount{
+		{Name: "root", MountPath: "/var/run/secrets/istio"}, {Name: "token", MountPath: "/tokens"}, {Name: "other", MountPath: "/other"},
+	}})
+	p.object().Spec.Volumes = []corev1.Volume{
+		{Name: "root", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: rootConfigMap}}}},
+		{Name: "token", VolumeSource: corev1.VolumeSource{Projected: &corev1.ProjectedVolumeSource{Sources: []corev1.VolumeProjection{
+			{ServiceAccountToken: &corev1.ServiceAccountTokenProjection{Audience: istioAudience, Path: "istio"}},
+		}}}},
+		{Name: "other", VolumeSource: corev1.VolumeSource{ConfigMap: &corev1.ConfigMapVolumeSource{LocalObjectReference: corev1.LocalObjectReference{Name: "settings"}}}},
+	}
+	want := []pause.Bind{{Source: s.dir.RootCert(), Target: "/var/run/secrets/istio", ReadOnly: true}}
+	if diff := cmp.Diff(want, s.roleBinds(p)); diff != "" {
+		t.Errorf("binds (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]projectedToken{{"/tokens/istio", istioAudience}}, projectedTokens(p.object()), cmp.AllowUnexported(projectedToken{})); diff != "" {
+		t.Errorf("tokens (-want +got):\n%s", diff)
 	}
 }
 

@@ -64,12 +64,13 @@ func (s *site) roleBinds(p *pod) []pause.Bind {
 	case roleControl:
 		return []pause.Bind{
 			{Source: s.dir.Objects(), Target: podLabPath + "/objects", ReadOnly: true},
+			{Source: s.dir.Status(lab.DaemonControl), Target: podLabPath + "/status"},
 			{Source: s.dir.CA(), Target: podLabPath + "/ca"},
 			{Source: s.dir.JWKS(), Target: podLabPath + "/jwks.json", ReadOnly: true},
 			{Source: s.dir.RootCert(), Target: podLabPath + "/root-cert"},
 		}
 	}
-	return nil
+	return s.volumeBinds(p)
 }
 
 // command is the pod's main process and its environment.
@@ -126,7 +127,7 @@ func (s *site) controlCommand() []string {
 		"control", "--objects", podLabPath + "/objects", "--ca-dir", podLabPath + "/ca", "--jwks", podLabPath + "/jwks.json",
 		"--root-cert-out", podLabPath + "/root-cert/" + rootCertName, "--listen", ":15012",
 		"--trust-domain", s.cluster.TrustDomain, "--cluster-id", s.cluster.Name, "--cluster-domain", s.cluster.Domain,
-		"--network", s.cluster.Network, "--log-format", "json",
+		"--network", s.cluster.Network, "--status-dir", podLabPath + "/status", "--log-format", "json",
 	}
 }
 

@@ -15,7 +15,8 @@ const (
 	istioAudience = "istio-ca"
 )
 
-// tokens are a pod's service-account tokens: one for the API server, and one for the mesh's CA in the mesh's own pods.
+// tokens are a pod's service-account tokens: one for the API server, one for the mesh's CA in the mesh's own pods, and
+// those that its volumes ask for.
 func (s *site) tokens(p *pod) ([]pause.File, error) {
 	o := p.object()
 	account := o.Spec.ServiceAccountName
@@ -35,14 +36,21 @@ func (s *site) tokens(p *pod) ([]pause.File, error) {
 		return nil, err
 	}
 	files := []pause.File{{Path: accountDir + "/token", Content: token, Mode: 0o600}}
-	if p.role == roleApp {
-		return files, nil
+	projected := projectedTokens(o)
+	if p.role != roleApp {
+		projected = append(projected, projectedToken{path: istioToken, audience: istioAudience})
 	}
-	request.Audiences = []string{istioAudience}
-	if token, err = s.issuer.Token(request, time.Now()); err != nil {
-		return nil, err
+	for _, t := range projected {
+		request.Audiences = []string{t.audience}
+		if t.audience == "" {
+			request.Audiences = nil
+		}
+		if token, err = s.issuer.Token(request, time.Now()); err != nil {
+			return nil, err
+		}
+		files = append(files, pause.File{Path: t.path, Content: token, Mode: 0o600})
 	}
-	return append(files, pause.File{Path: istioToken, Content: token, Mode: 0o600}), nil
+	return files, nil
 }
 
 // renewTokens replaces tokens in time, until ctx ends.
