@@ -73,23 +73,6 @@ func (n *NS) listenTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions
 	return l.(*net.TCPListener), nil
 }
 
-// ListenUDP binds a UDP socket to addr in the namespace; [::] as in ListenTCP. The caller closes it.
-func (n *NS) ListenUDP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.UDPConn, error) {
-	f, err := n.bound(ctx, "bind UDP", unix.SOCK_DGRAM, addr, o)
-	if errors.Is(err, unix.EAFNOSUPPORT) && addr.Addr() == netip.IPv6Unspecified() {
-		return n.ListenUDP(ctx, netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()), o)
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close() // net.FilePacketConn works on a duplicate
-	c, err := net.FilePacketConn(f)
-	if err != nil {
-		return nil, addressError("bind UDP", n, addr, err)
-	}
-	return c.(*net.UDPConn), nil
-}
-
 // Accept waits for a connection and gives it the keepalive and user timeout of o. The other options are inherited from the
 // listening socket by the kernel.
 func Accept(l *net.TCPListener, o SocketOptions) (*net.TCPConn, error) {
