@@ -190,5 +190,6 @@ type External struct {
 
 // Debug switches aids that weaken the lab; all are off unless asked for.
 type Debug struct {
-	TLSKeys bool `json:"tlsKeys,omitempty"` // log session keys beside captures
+	// TLSKeys makes the mesh's daemons log the secrets of their TLS connections from their start, so that captures can be read.
+	TLSKeys bool `json:"tlsKeys,omitempty"`
 }

@@ -62,9 +62,6 @@ func (s *Spec) validate() []finding {
 		v.cluster(c, at, hosts, subnets)
 	}
 	v.external(s.External, hosts, subnets)
-	if s.Debug.TLSKeys {
-		v.add("debug.tlsKeys", "is not available yet; leave it out or say false")
-	}
 	return v.found
 }
 

@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -40,6 +41,7 @@ type Config struct {
 	CertTTL         time.Duration // the longest life of a workload certificate; 0 means 24 h
 	DrainTimeout    time.Duration // how long calls may take to end at a stop; 0 means 3 s
 	StatusDir       string        // where conditions of policies are written to, for source to merge; "" writes none
+	KeyLog          io.Writer     // receives the secrets of every TLS connection in NSS key-log format, for labs alone; may be nil
 	Log             *slog.Logger
 }
 
@@ -109,7 +111,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) grpc() *grpc.Server {
 	rpc := grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{
-			MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"},
+			MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, KeyLogWriter: s.cfg.KeyLog,
 			GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.serving.get(time.Now()) },
 		})),
 		// Proxies ping every 30 s; gRPC's own default takes that for an attack.

@@ -61,6 +61,9 @@ type Config struct {
 	// Relax, if set, is called when the process has come to rest after work, to give memory back.
 	Relax func()
 
+	// KeyLog, if set, receives the secrets of every HBONE connection in NSS key-log format. It is for labs alone.
+	KeyLog io.Writer
+
 	// AccessLog receives one line per connection, as text or JSON.
 	AccessLog     io.Writer
 	AccessLogJSON bool

@@ -54,7 +54,9 @@ func (p *proxy) serverTLS(ctx context.Context) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return identity.ServerTLS(cert, id.TrustDomain), nil
+	cfg := identity.ServerTLS(cert, id.TrustDomain)
+	cfg.KeyLogWriter = p.cfg.KeyLog
+	return cfg, nil
 }
 
 // handshakeFailed logs a connection that never became HTTP/2. Connections that only look whether the port is open do not count.

@@ -136,5 +136,7 @@ func (p *proxy) clientTLS(ctx context.Context, k hbone.Key) (*tls.Config, error)
 	if err != nil {
 		return nil, err
 	}
-	return identity.ClientTLSForSANs(cert, strings.Fields(k.Destinations)), nil
+	cfg := identity.ClientTLSForSANs(cert, strings.Fields(k.Destinations))
+	cfg.KeyLogWriter = p.cfg.KeyLog
+	return cfg, nil
 }

@@ -22,6 +22,7 @@ type options struct {
 	listen, http, ready          string
 	rootOut, statusDir           string
 	certTTL                      time.Duration
+	keyLog                       string
 	trusted, serving             list
 	check                        bool
 	logLevel                     slog.Level
@@ -64,6 +65,7 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fs.Var(&o.trusted, "trusted-accounts", "`namespace/account` list of node proxies, which may ask for the identities of pods on their node")
 	fs.StringVar(&o.rootOut, "root-cert-out", "", "`file` to write the roots to, for those who verify this server")
 	fs.Var(&o.serving, "serving-dns", "DNS names and IP addresses of this server (default istiod's in istio-system, and loopback)")
+	fs.StringVar(&o.keyLog, "key-log", "", "`file` to log the secrets of every TLS connection to, in NSS key-log format, for a lab: Wireshark then reads the traffic; none if empty")
 	fs.BoolVar(&o.check, "check", false, "read the objects, say what is wrong with them, and end")
 	fs.TextVar(&o.logLevel, "log-level", slog.LevelInfo, "debug, info, warn or error")
 	fs.StringVar(&o.logFormat, "log-format", "text", "text or json")

@@ -57,11 +57,20 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("listen for proxies (--listen chooses another address): %w", err)
 	}
+	secrets, err := identity.OpenKeyLog(o.keyLog, log)
+	if err != nil {
+		return errors.Join(err, listener.Close())
+	}
 	src := file.New(o.objects, log)
-	server, err := control.New(control.Config{
+	cfg := control.Config{
 		Settings: o.Settings, Source: src, Authority: authority, Authenticator: keys, Listener: listener,
 		ServingNames: o.serving, TrustedAccounts: o.trusted, CertTTL: o.certTTL, StatusDir: o.statusDir, Log: log,
-	})
+	}
+	if secrets != nil {
+		defer secrets.Close()
+		cfg.KeyLog = secrets
+	}
+	server, err := control.New(cfg)
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}

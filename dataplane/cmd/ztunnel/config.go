@@ -30,12 +30,13 @@ type settings struct {
 	logJSON  bool
 	logLevel slog.Level
 	threads  int // 0: leave it to the runtime
+	keyLog   string
 }
 
 // parseEnviron reads every variable that is understood, and reports all that are wrong.
 func parseEnviron(environ []string, cpus int) (settings, error) {
 	e := newEnv(environ)
-	s := settings{logLevel: level(e), threads: threads(e, cpus)}
+	s := settings{logLevel: level(e), threads: threads(e, cpus), keyLog: e.text("SSLKEYLOGFILE", "")}
 	c := &s.ztunnel
 	c.Pod = ztunnel.Pod{Name: e.text("POD_NAME", ""), Namespace: e.text("POD_NAMESPACE", ""), IP: e.addr("INSTANCE_IP")}
 	c.Node = e.text("NODE_NAME", "")

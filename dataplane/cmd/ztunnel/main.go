@@ -18,6 +18,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/ztunnel"
 )
 
@@ -77,6 +78,14 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	cfg.Log, cfg.Level = logger(stderr, &level, s.logJSON), &level
 	cfg.Relax = giveBack
 	slog.SetDefault(cfg.Log)
+	secrets, err := identity.OpenKeyLog(s.keyLog, cfg.Log)
+	if err != nil {
+		return err
+	}
+	if secrets != nil {
+		defer secrets.Close()
+		cfg.KeyLog = secrets
+	}
 	z, err := ztunnel.New(cfg)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)

@@ -43,6 +43,9 @@ func (s *site) boot(ctx context.Context, c *client, list order.Objects) error {
 	if err := s.prepareDirs(); err != nil {
 		return err
 	}
+	if s.spec.Debug.TLSKeys {
+		c.progress("warning: the secrets of the mesh's TLS connections are logged (debug.tlsKeys): who has them reads the traffic")
+	}
 	c.progress("starting %d nodes and %d external hosts", len(s.cluster.Nodes), len(s.spec.External))
 	if err := s.startMachines(ctx); err != nil {
 		return err

@@ -89,7 +89,7 @@ func newHolder(c Config) (*holder, error) {
 	if err := c.Dir.Clear(); err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{c.Dir.Logs(), c.Dir.Objects(), c.Dir.CA(), c.Dir.RootCert(), c.Dir.Pod(""), c.Dir.Node("")} {
+	for _, dir := range []string{c.Dir.Logs(), c.Dir.Objects(), c.Dir.CA(), c.Dir.RootCert(), c.Dir.TLSKeys(), c.Dir.Pod(""), c.Dir.Node("")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fmt.Errorf("make lab directory: %w", err)
 		}

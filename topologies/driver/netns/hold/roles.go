@@ -53,24 +53,32 @@ func (r role) daemon() string {
 	return ""
 }
 
+// keyLogPath is the directory of logged TLS secrets, as the mesh's own pods see it.
+const keyLogPath = podLabPath + "/tls-keys"
+
 // roleBinds is what a pod sees of the lab besides the binaries.
-func (s *site) roleBinds(p *pod) []pause.Bind {
+func (s *site) roleBinds(p *pod) (binds []pause.Bind) {
 	switch p.role {
 	case roleZtunnel:
-		return []pause.Bind{
+		binds = []pause.Bind{
 			{Source: s.dir.Node(p.node.name, "run", "ztunnel"), Target: "/var/run/ztunnel"},
 			{Source: s.dir.RootCert(), Target: rootCertDir, ReadOnly: true},
 		}
 	case roleControl:
-		return []pause.Bind{
+		binds = []pause.Bind{
 			{Source: s.dir.Objects(), Target: podLabPath + "/objects", ReadOnly: true},
 			{Source: s.dir.Status(lab.DaemonControl), Target: podLabPath + "/status"},
 			{Source: s.dir.CA(), Target: podLabPath + "/ca"},
 			{Source: s.dir.JWKS(), Target: podLabPath + "/jwks.json", ReadOnly: true},
 			{Source: s.dir.RootCert(), Target: podLabPath + "/root-cert"},
 		}
+	default:
+		return s.volumeBinds(p)
 	}
-	return s.volumeBinds(p)
+	if s.spec.Debug.TLSKeys {
+		binds = append(binds, pause.Bind{Source: s.dir.TLSKeys(), Target: keyLogPath})
+	}
+	return binds
 }
 
 // command is the pod's main process and its environment.
@@ -119,16 +127,23 @@ func (s *site) ztunnelEnv(p *pod) []string {
 	if !s.cluster.IPFamily.Has6() {
 		env = append(env, "IPV6_ENABLED=false")
 	}
+	if s.spec.Debug.TLSKeys {
+		env = append(env, "SSLKEYLOGFILE="+keyLogPath+"/ztunnel."+p.node.name+".log")
+	}
 	return env
 }
 
 func (s *site) controlCommand() []string {
-	return []string{
+	argv := []string{
 		"control", "--objects", podLabPath + "/objects", "--ca-dir", podLabPath + "/ca", "--jwks", podLabPath + "/jwks.json",
 		"--root-cert-out", podLabPath + "/root-cert/" + rootCertName, "--listen", ":15012",
 		"--trust-domain", s.cluster.TrustDomain, "--cluster-id", s.cluster.Name, "--cluster-domain", s.cluster.Domain,
 		"--network", s.cluster.Network, "--status-dir", podLabPath + "/status", "--log-format", "json",
 	}
+	if s.spec.Debug.TLSKeys {
+		argv = append(argv, "--key-log", keyLogPath+"/control.log")
+	}
+	return argv
 }
 
 // agentCommand is the node agent's, with paths of its node.

@@ -91,6 +91,9 @@ func (d Dir) RootCert() string { return d.join("root-cert") }
 // JWKS holds the public keys of the token issuer.
 func (d Dir) JWKS() string { return d.join("jwks.json") }
 
+// TLSKeys is the directory of the secrets that the mesh's daemons log, a file each, where the topology asks for them.
+func (d Dir) TLSKeys() string { return d.join("tls-keys") }
+
 // Node is a path below a node's directory.
 func (d Dir) Node(node string, parts ...string) string {
 	return d.join(append([]string{"nodes", node}, parts...)...)
