@@ -156,6 +156,9 @@ type Target struct {
 
 	Interface string // "" captures on all interfaces
 	Filter    string // in the syntax of package wire; "" captures everything
+
+	// Stream, if set, gets the packets as they come, in pcapng; Capture.Stop then returns none.
+	Stream io.Writer `json:"-"`
 }
 
 // Capture is a running packet capture.

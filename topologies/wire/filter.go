@@ -16,7 +16,7 @@ import (
 
 // FilterSyntax describes what ParseFilter understands.
 const FilterSyntax = `terms joined by "and" and "or" ("and" binds closer), each with or without "not":
-ip, ip6, tcp, udp, icmp, [tcp|udp] port NUMBER, host ADDRESS`
+ip, ip6, tcp, udp, icmp, [tcp|udp] port NUMBER, host ADDRESS, and of TCP segments syn, fin, rst`
 
 // Filter chooses packets. The zero value chooses all.
 type Filter struct {
@@ -30,6 +30,7 @@ type term struct {
 	protocol string             // "tcp", "udp", "icmp" or "" for any
 	port     uint16             // 0 is any
 	host     netip.Addr         // invalid is any
+	flag     string             // "syn", "fin", "rst" or "" for any
 }
 
 // ParseFilter reads a filter; see FilterSyntax.
@@ -85,6 +86,8 @@ func parseTerm(words []string) (t term, rest []string, err error) {
 			next()
 			t.port, err = parsePort(next())
 		}
+	case "syn", "fin", "rst":
+		t.flag = word
 	case "port":
 		t.port, err = parsePort(next())
 	case "host":
@@ -122,5 +125,14 @@ func (t term) match(p *parsed) bool {
 	return (t.network == 0 || t.network == p.network) &&
 		(t.protocol == "" || t.protocol == p.protocol) &&
 		(t.port == 0 || t.port == p.src.Port() || t.port == p.dst.Port()) &&
-		(!t.host.IsValid() || t.host == p.src.Addr() || t.host == p.dst.Addr())
+		(!t.host.IsValid() || t.host == p.src.Addr() || t.host == p.dst.Addr()) &&
+		(t.flag == "" || p.flags.has(t.flag))
+}
+
+// controlOnly reports whether the filter chooses nothing but the packets that open, end or refuse connections, so that
+// the kernel need not hand over any other.
+func (f Filter) controlOnly() bool {
+	return f.any != nil && !slices.ContainsFunc(f.any, func(all []term) bool {
+		return !slices.ContainsFunc(all, func(t term) bool { return !t.not && (t.flag != "" || t.protocol == "icmp") })
+	})
 }

@@ -14,6 +14,7 @@ func TestFilter(t *testing.T) {
 	hbone := parsed{
 		network: layers.LayerTypeIPv4, protocol: "tcp",
 		src: netip.MustParseAddrPort("10.0.0.1:40000"), dst: netip.MustParseAddrPort("10.0.0.2:15008"),
+		flags: tcpFlags{syn: true, ack: true},
 	}
 	dns := parsed{
 		network: layers.LayerTypeIPv6, protocol: "udp",
@@ -36,6 +37,9 @@ func TestFilter(t *testing.T) {
 		"port 53 or TCP Port 15008":          {true, true, false},
 		"tcp and port 1 or host fd00::2":     {false, true, false},
 		"icmp":                               {false, false, false},
+		"syn":                                {true, false, false},
+		"not syn":                            {false, true, true},
+		"fin or rst":                         {false, false, false},
 	} {
 		f, err := ParseFilter(text)
 		if err != nil {
@@ -44,6 +48,28 @@ func TestFilter(t *testing.T) {
 		}
 		if got := [3]bool{f.match(&hbone), f.match(&dns), f.match(&arp)}; got != want {
 			t.Errorf("%q matches %v of hbone, dns, arp; want %v", text, got, want)
+		}
+	}
+}
+
+// The kernel may leave out what no alternative of the filter asks for.
+func TestControlOnly(t *testing.T) {
+	for text, want := range map[string]bool{
+		"":                              false,
+		"tcp":                           false,
+		"syn":                           true,
+		"tcp port 80 and syn":           true,
+		"syn or fin or rst or icmp":     true,
+		"syn or udp":                    false,
+		"not syn":                       false,
+		"not fin and rst and port 9000": true,
+	} {
+		f, err := ParseFilter(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := f.controlOnly(); got != want {
+			t.Errorf("%q: %v, want %v", text, got, want)
 		}
 	}
 }

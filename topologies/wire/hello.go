@@ -55,7 +55,7 @@ func (f *fields) uint16() uint16 {
 func (i *TLSInfo) clientHello(b []byte) error {
 	f := fields{b: b}
 	legacy := f.uint16()
-	f.take(randomBytes)
+	i.ClientRandom = f.take(randomBytes)
 	f.vector(1) // session id
 	f.vector(2) // cipher suites
 	f.vector(1) // compression

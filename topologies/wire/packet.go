@@ -4,6 +4,7 @@ package wire
 
 import (
 	"net/netip"
+	"strings"
 
 	"github.com/gopacket/gopacket"
 	"github.com/gopacket/gopacket/layers"
@@ -20,6 +21,24 @@ type parsed struct {
 }
 
 type tcpFlags struct{ syn, ack, fin, rst bool }
+
+func (f tcpFlags) has(name string) bool {
+	return name == "syn" && f.syn || name == "fin" && f.fin || name == "rst" && f.rst
+}
+
+// String is like "SYN ACK".
+func (f tcpFlags) String() string {
+	var set []string
+	for _, one := range []struct {
+		is   bool
+		name string
+	}{{f.syn, "SYN"}, {f.fin, "FIN"}, {f.rst, "RST"}, {f.ack, "ACK"}} {
+		if one.is {
+			set = append(set, one.name)
+		}
+	}
+	return strings.Join(set, " ")
+}
 
 // parser reads Ethernet frames one after the other; it belongs to one goroutine.
 type parser struct {

@@ -44,7 +44,7 @@ func Record(ctx context.Context, w io.Writer, o RecordOptions) (Stats, error) {
 	if err != nil {
 		return Stats{}, fmt.Errorf("record packets: %w", err)
 	}
-	ring, err := openRing(index)
+	ring, err := openRing(index, o.Filter.controlOnly())
 	if err != nil {
 		return Stats{}, fmt.Errorf("record packets: %w", err)
 	}

@@ -251,6 +251,24 @@ func TestFilterIsKept(t *testing.T) {
 	}
 }
 
+// Of a connection's life only its ends are recorded, whichever family; with its bytes too, the filter would be no good.
+func TestControlPackets(t *testing.T) {
+	w := newWires(t)
+	for _, host := range []string{"10.9.0.2", "fd09::2"} {
+		c, stats := w.record("any", "syn or fin or rst or icmp", func() {
+			up, down := w.connect(host)
+			exchange(t, up, down, secret, secret)
+		})
+		seen := map[string]bool{}
+		for _, p := range c.Packets() {
+			seen[p.Flags] = true
+		}
+		if !seen["SYN"] || !seen["SYN ACK"] || !seen["FIN ACK"] || seen["ACK"] || stats.Packets > 6 || c.Contains([]byte(secret)) {
+			t.Errorf("%s: %v, %+v", host, seen, stats)
+		}
+	}
+}
+
 // TestBulk holds that a stream is read as it was sent, or that its recording says that packets were lost.
 func TestBulk(t *testing.T) {
 	w := newWires(t)

@@ -20,6 +20,7 @@ import (
 const (
 	blockBytes = 1 << 20
 	blocks     = 32
+	fewBlocks  = 4    // for control packets alone
 	frameBytes = 2048 // only has to divide blockBytes
 	retireMs   = 8    // a block is handed over when it is full, or this long after its first packet
 	drainQuiet = 5 * retireMs * time.Millisecond
@@ -50,14 +51,16 @@ type frame struct {
 
 type ring struct {
 	f      *os.File
+	blocks int
 	memory []byte
 	block  int // the one to be read next
 	frames []frame
 	lost   int
 }
 
-// openRing makes a packet socket that records from now on; index 0 is all interfaces.
-func openRing(index int) (*ring, error) {
+// openRing makes a packet socket that records from now on; index 0 is all interfaces. The kernel may leave out all that
+// is not needed to see connections come and go.
+func openRing(index int, controlOnly bool) (*ring, error) {
 	// Without a protocol nothing arrives before the ring is there.
 	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	if errors.Is(err, unix.EPERM) {
@@ -66,8 +69,12 @@ func openRing(index int) (*ring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open packet socket: %w", err)
 	}
-	r := &ring{f: os.NewFile(uintptr(fd), "packet socket")}
-	if err := r.setUp(fd, index); err != nil {
+	r := &ring{f: os.NewFile(uintptr(fd), "packet socket"), blocks: blocks}
+	if controlOnly {
+		r.blocks = fewBlocks
+		err = attach(fd, controlProgram())
+	}
+	if err = errors.Join(err, r.setUp(fd, index)); err != nil {
 		r.close()
 		return nil, err
 	}
@@ -79,12 +86,12 @@ func (r *ring) setUp(fd, index int) error {
 		return fmt.Errorf("choose version of packet ring: %w", err)
 	}
 	err := unix.SetsockoptTpacketReq3(fd, unix.SOL_PACKET, unix.PACKET_RX_RING, &unix.TpacketReq3{
-		Block_size: blockBytes, Block_nr: blocks, Frame_size: frameBytes, Frame_nr: blockBytes / frameBytes * blocks, Retire_blk_tov: retireMs,
+		Block_size: blockBytes, Block_nr: uint32(r.blocks), Frame_size: frameBytes, Frame_nr: uint32(blockBytes / frameBytes * r.blocks), Retire_blk_tov: retireMs,
 	})
 	if err != nil {
 		return fmt.Errorf("make packet ring: %w", err)
 	}
-	r.memory, err = unix.Mmap(fd, 0, blockBytes*blocks, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	r.memory, err = unix.Mmap(fd, 0, blockBytes*r.blocks, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
 	if err != nil {
 		return fmt.Errorf("map packet ring: %w", err)
 	}

@@ -44,6 +44,7 @@ type TLSInfo struct {
 	OfferedVersions []uint16
 	ALPN            []string
 	ServerName      string
+	ClientRandom    []byte // names the connection in a key log
 
 	// Of the ServerHello; 0 if none was recorded.
 	Version     uint16

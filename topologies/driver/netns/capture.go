@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 
@@ -33,7 +34,11 @@ func (d *Driver) Capture(ctx context.Context, t lab.Target) (lab.Capture, error)
 	}
 	c := &capture{e: e}
 	c.reading.Go(func() {
-		_, c.err = c.packets.ReadFrom(r)
+		var to io.Writer = &c.packets
+		if t.Stream != nil {
+			to = t.Stream
+		}
+		_, c.err = io.Copy(to, r)
 		r.Close()
 	})
 	stop := context.AfterFunc(ctx, e.close)
