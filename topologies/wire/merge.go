@@ -20,21 +20,22 @@ type Recording struct {
 }
 
 // Merge writes recordings as one, in the order of their packets' times, with an interface for each of theirs. secrets, in
-// NSS key-log format and none if empty, go in front, for Wireshark to read the connections they belong to.
+// NSS key-log format and none if empty, go in front, for Wireshark to read the connections they belong to. It returns how
+// many packets there are.
 // Source: the pcapng draft, sections 4.3 and 4.7.
-func Merge(w io.Writer, secrets []byte, recordings ...Recording) error {
+func Merge(w io.Writer, secrets []byte, recordings ...Recording) (packets int, err error) {
 	m := &merger{out: w, secrets: secrets}
 	for _, r := range recordings {
 		in, err := pcapgo.NewNgReader(r.R, pcapgo.DefaultNgReaderOptions)
 		if err != nil {
-			return fmt.Errorf("merge recordings: read %s: %w", r.Name, err)
+			return 0, fmt.Errorf("merge recordings: read %s: %w", r.Name, err)
 		}
 		m.from = append(m.from, &mergeSource{name: r.Name, in: in, ids: map[int]int{}})
 	}
 	if err := m.run(); err != nil {
-		return fmt.Errorf("merge recordings: %w", err)
+		return 0, fmt.Errorf("merge recordings: %w", err)
 	}
-	return nil
+	return m.packets, nil
 }
 
 type merger struct {
@@ -42,6 +43,7 @@ type merger struct {
 	secrets []byte
 	writer  *pcapgo.NgWriter // nil before the first interface
 	from    []*mergeSource
+	packets int
 }
 
 // mergeSource holds the first packet that is not written yet.
@@ -87,6 +89,7 @@ func (m *merger) run() error {
 			return err
 		}
 		s.info.InterfaceIndex = id
+		m.packets++
 		if err := m.writer.WritePacket(s.info, s.frame); err != nil {
 			return err
 		}

@@ -37,10 +37,10 @@ func recording(t *testing.T, intf string, at ...int64) *bytes.Buffer {
 func TestMerge(t *testing.T) {
 	for _, secrets := range []string{"", "CLIENT_RANDOM aa bb\n"} {
 		var out bytes.Buffer
-		err := Merge(&out, []byte(secrets), Recording{"shop/web", recording(t, "eth0", 1, 4)}, Recording{"node1", recording(t, "veth1", 2, 3, 5)},
+		packets, err := Merge(&out, []byte(secrets), Recording{"shop/web", recording(t, "eth0", 1, 4)}, Recording{"node1", recording(t, "veth1", 2, 3, 5)},
 			Recording{"node2", recording(t, "veth2")})
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || packets != 5 {
+			t.Fatalf("%d packets, %v", packets, err)
 		}
 		if has := bytes.Contains(out.Bytes(), []byte("CLIENT_RANDOM aa bb\n")); has != (secrets != "") {
 			t.Errorf("secrets %q: in the recording: %v", secrets, has)
@@ -66,12 +66,12 @@ func TestMergeNamesWhatIsDamaged(t *testing.T) {
 		"no recording": bytes.NewBufferString("text"),
 		"cut":          bytes.NewBuffer(whole.Bytes()[:whole.Len()-10]),
 	} {
-		err := Merge(&bytes.Buffer{}, nil, Recording{"node1", recording(t, "eth0", 1)}, Recording{"node2", damaged})
+		_, err := Merge(&bytes.Buffer{}, nil, Recording{"node1", recording(t, "eth0", 1)}, Recording{"node2", damaged})
 		if err == nil || !strings.Contains(err.Error(), "node2") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := Merge(&bytes.Buffer{}, nil); err == nil {
+	if _, err := Merge(&bytes.Buffer{}, nil); err == nil {
 		t.Error("nothing to merge: no error")
 	}
 }

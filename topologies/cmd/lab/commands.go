@@ -25,7 +25,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVar(&a.lab, "lab", "", "which lab, if several stand")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json")
 	root.AddCommand(a.upCommand(), a.downCommand(), a.listCommand(), a.psCommand(), a.execCommand(), a.callCommand(), a.traceCommand(),
-		a.logsCommand(), a.inspectCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
+		a.logsCommand(), a.inspectCommand(), a.captureCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
 	for _, c := range root.Commands() {
 		if c.Args != nil {
 			check := c.Args
@@ -91,6 +91,7 @@ func (a *app) upCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&o.name, "name", "", "the lab's name (the topology's by default)")
 	c.Flags().BoolVar(&o.detach, "detach", false, "leave the lab standing")
+	c.Flags().BoolVar(&o.tlsKeys, "tls-keys", false, "log the secrets of the mesh's TLS connections, for `lab capture --secrets`: as debug.tlsKeys in the topology")
 	return c
 }
 

@@ -16,17 +16,9 @@ func (a *app) inspect(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	var target lab.Target
-	kind, rest, _ := strings.Cut(name, "/")
-	switch kind {
-	case "node":
-		target.Node = rest
-	case "external":
-		target.External = rest
-	default:
-		if target.Pod, err = findPod(ctx, l, name); err != nil {
-			return err
-		}
+	target, err := findTarget(ctx, l, name)
+	if err != nil {
+		return err
 	}
 	in, err := l.Inspect(ctx, target)
 	if err != nil {
@@ -39,4 +31,18 @@ func (a *app) inspect(ctx context.Context, name string) error {
 			fmt.Fprintf(a.stdout, "# %s\n%s\n\n", part.name, strings.TrimSpace(part.text))
 		}
 	})
+}
+
+// findTarget finds a namespace by name: a pod's, node/NAME or external/NAME.
+func findTarget(ctx context.Context, l *lab.Lab, name string) (t lab.Target, err error) {
+	kind, rest, _ := strings.Cut(name, "/")
+	switch kind {
+	case "node":
+		t.Node = rest
+	case "external":
+		t.External = rest
+	default:
+		t.Pod, err = findPod(ctx, l, name)
+	}
+	return t, err
 }

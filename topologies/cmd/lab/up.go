@@ -25,6 +25,7 @@ const (
 type upOptions struct {
 	topology, name string
 	detach         bool
+	tlsKeys        bool
 }
 
 // load reads a topology file, or one of the catalogue.
@@ -47,6 +48,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 	if o.name == "" {
 		o.name = spec.Name
 	}
+	spec.Debug.TLSKeys = spec.Debug.TLSKeys || o.tlsKeys
 	if strings.ContainsAny(o.name, "/ ") || o.name == "." || o.name == ".." {
 		return usageError{err: fmt.Errorf("--name %q: want a plain name", o.name), command: "up"}
 	}
