@@ -10,6 +10,7 @@ FOCUS    ?=
 LABELS   ?= !slow
 SEED     ?=
 FUZZTIME ?= 30s
+BENCH    ?=
 
 override OUT := $(abspath $(OUT))
 export CGO_ENABLED ?= 0
@@ -51,9 +52,14 @@ race: deps ## The same under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race ./...
 
 .PHONY: bench
-bench: build ## Benchmarks with allocations (hbone against stock HTTP/2 and bare TLS, catalog, authz, telemetry, idle memory)
+bench: deps build ## Plain TCP, plain relays, bare TLS and two ztunnels in one lab: figures in OUT=bench.json (BENCH=--quick: a minute)
 	@mkdir -p $(OUT)
-	set -o pipefail; go test -run '^$$' -bench . -benchmem ./dataplane/... | tee $(OUT)/bench.txt
+	set -o pipefail; $(BIN)/perf bench --out $(OUT)/bench.json --revision "$$(git describe --always --dirty 2>/dev/null)" $(BENCH) | tee $(OUT)/bench.txt
+
+.PHONY: microbench
+microbench: build ## Go benchmarks with allocations (hbone against stock HTTP/2 and bare TLS, catalog, authz, telemetry, idle memory)
+	@mkdir -p $(OUT)
+	set -o pipefail; go test -run '^$$' -bench . -benchmem ./dataplane/... | tee $(OUT)/microbench.txt
 
 .PHONY: slow
 slow: deps ## Tests at their real lengths: streams that stall for three PING timeouts
@@ -68,7 +74,7 @@ fuzz: ## Run every fuzz target for FUZZTIME= each
 .PHONY: build
 build: ## Build the daemons, the commands and the CNI plugins into bin/
 	@mkdir -p $(BIN)/cni
-	go build -tags grpcnotrace -ldflags '-s -w' -o $(BIN)/ $(addprefix ./dataplane/cmd/,$(DAEMONS)) ./topologies/cmd/... ./topologies/workload/cmd/...
+	go build -tags grpcnotrace -ldflags '-s -w' -o $(BIN)/ $(addprefix ./dataplane/cmd/,$(DAEMONS)) ./topologies/cmd/... ./topologies/workload/cmd/... ./perf/cmd/...
 	go build -o $(BIN)/cni/ github.com/containernetworking/plugins/plugins/main/ptp github.com/containernetworking/plugins/plugins/ipam/host-local
 
 .PHONY: deps

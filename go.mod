@@ -3,6 +3,8 @@ module github.com/ambientlab/ambientlab
 go 1.26.8
 
 require (
+	fortio.org/fortio v1.66.5
+	fortio.org/log v1.16.0
 	github.com/coder/websocket v1.8.15
 	github.com/containernetworking/cni v1.3.1
 	github.com/envoyproxy/go-control-plane/envoy v1.40.0
@@ -31,8 +33,13 @@ require (
 )
 
 require (
+	fortio.org/sets v1.2.0 // indirect
+	fortio.org/struct2env v0.4.1 // indirect
+	fortio.org/version v1.0.4 // indirect
 	github.com/containernetworking/plugins v1.10.0 // indirect
+	github.com/kortschak/goroutine v1.1.2 // indirect
 	github.com/vishvananda/netns v0.0.5 // indirect
+	golang.org/x/exp v0.0.0-20240904232852-e7e105dedf7e // indirect
 )
 
 require (

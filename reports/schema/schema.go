@@ -54,6 +54,13 @@ type Environment struct {
 	CPUs     int    `json:"cpus"`
 	Root     bool   `json:"root"`
 	Revision string `json:"revision,omitempty"` // of the code under test; "" if unknown
+
+	// Only of measurements, where they decide about figures.
+	CPU        string `json:"cpu,omitempty"` // the processor's name
+	GoMaxProcs int    `json:"goMaxProcs,omitempty"`
+	MTU        int    `json:"mtu,omitempty"` // of the pods' links
+	GSO        bool   `json:"gso,omitempty"` // segmentation below TCP on them
+	TLSSuite   string `json:"tlsSuite,omitempty"`
 }
 
 // Lab is one lab that the run brought up.
