@@ -27,6 +27,8 @@ type Config struct {
 	Dump      func() any     // /config_dump: a value to be encoded as JSON, made for each request
 	Level     *slog.LevelVar // /logging
 	Quit      func()         // /quitquitquit; must not wait for this server to end
+	Sections  []Section      // /debug/: the parts of what it knows
+	Process   Process        // /debug/process
 	Pages     []Page         // more pages of the admin port
 	Log       *slog.Logger   // nil: discarded
 }
@@ -36,6 +38,9 @@ type Page struct {
 	Path    string // begins with a slash
 	About   string // one line for the index
 	Handler http.Handler
+
+	post  bool   // it answers POST alone: no link leads there
+	query string // of the link
 }
 
 // Listeners are where to serve; nil ones are left out. The server closes them.
@@ -47,7 +52,8 @@ type Listeners struct {
 
 // Server serves one daemon's three ports.
 type Server struct {
-	cfg Config
+	cfg     Config
+	started time.Time
 }
 
 // New checks nothing and does nothing yet.
@@ -58,7 +64,7 @@ func New(cfg Config) *Server {
 	if cfg.Readiness == nil {
 		cfg.Readiness = NewReadiness()
 	}
-	return &Server{cfg: cfg}
+	return &Server{cfg: cfg, started: time.Now()}
 }
 
 const (

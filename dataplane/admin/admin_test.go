@@ -19,7 +19,7 @@ func testServer() (*Server, *Readiness, *slog.LevelVar, *int) {
 		Name: "ztunnel", Version: "<v0>", Readiness: ready, Level: level, Quit: func() { *quits++ },
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "metric 1\n") }),
 		Dump:    func() any { return Dump{} },
-		Pages:   []Page{{"/debug/conns", "open connections", http.NotFoundHandler()}},
+		Pages:   []Page{{Path: "/debug/conns", About: "open connections", Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}},
 	}), ready, level, quits
 }
 

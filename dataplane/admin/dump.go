@@ -142,12 +142,16 @@ type Connections struct {
 	Outbound List[Connection] `json:"outbound"`
 }
 
-// Connection is one open connection. Bytes and Start are ours.
+// Connection is one open connection. What follows Protocol is ours.
 type Connection struct {
 	Src         string    `json:"src"`
 	OriginalDst *string   `json:"originalDst"` // inbound: the service's hostname, if known
 	ActualDst   string    `json:"actualDst"`
-	Protocol    string    `json:"protocol"` // HBONE or TCP
+	Protocol    string    `json:"protocol"`              // HBONE or TCP
+	SrcIdentity string    `json:"srcIdentity,omitempty"` // only of mutual TLS, once it is established
+	DstIdentity string    `json:"dstIdentity,omitempty"`
+	Service     string    `json:"service,omitempty"` // the destination service's hostname, if known
+	TraceID     string    `json:"traceId,omitempty"`
 	BytesSent   uint64    `json:"bytesSent,omitempty"`
 	BytesRecv   uint64    `json:"bytesRecv,omitempty"`
 	Start       time.Time `json:"start,omitzero"`

@@ -3,8 +3,11 @@
 package admin
 
 import (
+	"bytes"
 	"encoding/json"
+	"maps"
 	"net/netip"
+	"slices"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
@@ -18,6 +21,23 @@ func (l List[T]) MarshalJSON() ([]byte, error) {
 		return []byte("[]"), nil
 	}
 	return json.Marshal([]T(l))
+}
+
+// UnmarshalJSON implements json.Unmarshaler. An object is read as the list of its values, in the order of its keys: older
+// ztunnels of upstream dump workloads and services like that.
+func (l *List[T]) UnmarshalJSON(data []byte) error {
+	if text := bytes.TrimSpace(data); len(text) == 0 || text[0] != '{' {
+		return json.Unmarshal(data, (*[]T)(l))
+	}
+	var byKey map[string]T
+	if err := json.Unmarshal(data, &byKey); err != nil {
+		return err
+	}
+	*l = make(List[T], 0, len(byKey))
+	for _, k := range slices.Sorted(maps.Keys(byKey)) {
+		*l = append(*l, byKey[k])
+	}
+	return nil
 }
 
 // Map is a map that is written as {} when nil.

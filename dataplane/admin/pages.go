@@ -3,9 +3,7 @@
 package admin
 
 import (
-	"encoding/json"
 	"fmt"
-	"html"
 	"log/slog"
 	"net/http"
 	"runtime/pprof"
@@ -22,62 +20,52 @@ func (s *Server) AdminHandler() http.Handler {
 	for _, p := range pages {
 		mux.Handle(p.Path, p.Handler)
 	}
-	index := indexPage(s.cfg.Name, s.cfg.Version, pages)
+	index := s.index(pages)
 	mux.Handle("GET /{$}", index)
 	mux.Handle("GET /debug/{$}", index)
-	return mux
+	mux.Handle("GET /debug/pprof/{$}", index)
+	return onLoopback(mux)
 }
 
 // pages are all pages but the index. Profiles are served by hand: net/http/pprof would register on the default mux of
 // every program that links this package.
 func (s *Server) pages() []Page {
 	var pages []Page
-	add := func(path, about string, h http.HandlerFunc) { pages = append(pages, Page{path, about, h}) }
+	add := func(path, about string, h http.HandlerFunc) {
+		pages = append(pages, Page{Path: path, About: about, Handler: h})
+	}
+	post := func(path, about string, h http.HandlerFunc) {
+		pages = append(pages, Page{Path: path, About: about, Handler: h, post: true})
+	}
+	for _, sec := range s.sections() {
+		add(sec.path(), sec.About, s.section(sec))
+	}
 	if s.cfg.Dump != nil {
 		add("/config_dump", "everything that the daemon knows, as JSON", s.configDump)
 	}
 	if s.cfg.Level != nil {
-		add("/logging", "POST: show the log level; POST ?level=<level>: change it", s.logging)
+		post("/logging", "POST: show the log level; POST ?level=<level>: change it", s.logging)
 	}
 	if s.cfg.Quit != nil {
-		add("/quitquitquit", "POST: drain and end", s.quit)
+		post("/quitquitquit", "POST: drain and end", s.quit)
 	}
 	add("/healthz/ready", "whether it is ready, and what it waits for", s.cfg.Readiness.ServeHTTP)
 	if s.cfg.Metrics != nil {
 		add("/metrics", "metrics for Prometheus", s.cfg.Metrics.ServeHTTP)
 	}
 	pages = append(pages, s.cfg.Pages...)
-	add("/debug/pprof/profile", "CPU profile; ?seconds=10", cpuProfile)
-	add("/debug/pprof/trace", "execution trace; ?seconds=1", execTrace)
+	profile := func(name, about, query string, h http.HandlerFunc) {
+		pages = append(pages, Page{Path: "/debug/pprof/" + name, About: about, Handler: h, query: query})
+	}
+	profile("profile", "CPU profile; ?seconds=10", "", cpuProfile)
+	profile("trace", "execution trace; ?seconds=1", "", execTrace)
 	for _, name := range []string{"heap", "allocs", "goroutine", "threadcreate", "block", "mutex"} {
-		add("/debug/pprof/"+name, name+" profile; ?debug=1 for text", namedProfile(name))
+		profile(name, name+" profile; ?debug=1 for text", "?debug=1", namedProfile(name))
 	}
 	return pages
 }
 
-func indexPage(name, version string, pages []Page) http.HandlerFunc {
-	var b strings.Builder
-	fmt.Fprintf(&b, "<!DOCTYPE html><html><head><meta charset=\"utf-8\"><title>%[1]s</title></head><body><h1>%[1]s %[2]s</h1><table>\n",
-		html.EscapeString(name), html.EscapeString(version))
-	for _, p := range pages {
-		fmt.Fprintf(&b, "<tr><td><a href=\"%[1]s\">%[1]s</a></td><td>%[2]s</td></tr>\n", html.EscapeString(p.Path), html.EscapeString(p.About))
-	}
-	b.WriteString("</table></body></html>\n")
-	page := b.String()
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		fmt.Fprint(w, page)
-	}
-}
-
-func (s *Server) configDump(w http.ResponseWriter, _ *http.Request) {
-	w.Header().Set("Content-Type", "application/json")
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	if err := e.Encode(s.cfg.Dump()); err != nil {
-		s.cfg.Log.Debug("write config dump", "error", err)
-	}
-}
+func (s *Server) configDump(w http.ResponseWriter, _ *http.Request) { s.writeJSON(w, s.cfg.Dump()) }
 
 const loggingHelp = `
 usage: POST /logging                (to show the current level)

@@ -3,16 +3,14 @@
 package control
 
 import (
-	"encoding/json"
 	"fmt"
-	"html/template"
 	"net/http"
-	"net/http/pprof"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 
+	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/source"
 )
 
@@ -48,20 +46,46 @@ func (s *Server) Ready() http.Handler {
 	})
 }
 
-// Handler serves /metrics, /ready and /debug/. It tells everything and asks nobody: keep it on loopback.
+// Handler serves /metrics and /ready, and on loopback /debug/, which tells everything and asks nobody.
 func (s *Server) Handler() http.Handler {
+	pages := admin.New(admin.Config{
+		Name: "control", Version: s.cfg.Version, Readiness: s.ready, Metrics: http.HandlerFunc(s.serveMetrics), Sections: s.sections(), Process: s.cfg.Process, Log: s.log,
+		Dump: func() any { return s.Snapshot() },
+	})
 	mux := http.NewServeMux()
 	mux.Handle("GET /ready", s.Ready())
-	mux.HandleFunc("GET /metrics", s.serveMetrics)
-	mux.HandleFunc("GET /debug/{$}", s.serveDebug)
-	mux.HandleFunc("GET /debug/snapshot", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Snapshot()) })
-	mux.HandleFunc("GET /debug/policies", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.conditions()) })
-	mux.HandleFunc("GET /debug/proxies", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.Proxies()) })
-	mux.HandleFunc("GET /debug/problems", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, texts(s.Problems())) })
-	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	mux.HandleFunc("GET /metrics", s.serveMetrics) // not on loopback alone
+	mux.Handle("/", pages.AdminHandler())
 	return mux
+}
+
+func (s *Server) sections() []admin.Section {
+	return []admin.Section{
+		{Name: "config", About: "settings in force, and what they made of the objects", Value: s.summary, Index: true},
+		{Name: "problems", About: "what is wrong with the objects", Value: func() any { return texts(s.Problems()) }, Index: true},
+		{Name: "policies", About: "what became of each policy", Value: func() any { return s.conditions() }, Index: true},
+		{Name: "proxies", About: "who is connected, and what each has acknowledged", Value: func() any { return s.Proxies() }, Index: true},
+		{Name: "snapshot", About: "the mesh as it is served: workloads, services, policies", Value: func() any { return s.Snapshot() }},
+		{Name: "certificates", About: "the roots that proxies are given, as PEM", Value: func() any {
+			return strings.SplitAfter(string(s.cfg.Authority.RootsPEM()), "-----END CERTIFICATE-----\n")
+		}},
+	}
+}
+
+// summary is the state in few words.
+func (s *Server) summary() any {
+	out := struct {
+		Settings
+		Generation                    uint64 // of the view that is served; 0: not compiled yet
+		Workloads, Services, Policies int
+		TrustedAccounts, ServingNames []string
+		CertTTL                       string
+	}{Settings: s.settings, TrustedAccounts: s.cfg.TrustedAccounts, ServingNames: s.cfg.ServingNames, CertTTL: s.cfg.CertTTL.String()}
+	if v := s.views.load(); v != nil {
+		out.Generation = v.generation
+		out.Workloads, out.Services, out.Policies = len(v.snapshot.Workloads), len(v.snapshot.Services), len(v.snapshot.Policies)
+	}
+	return out
 }
 
 func texts(problems []source.Problem) []string {
@@ -78,16 +102,6 @@ func (s *Server) conditions() []Condition {
 		return v.Conditions
 	}
 	return []Condition{}
-}
-
-func writeJSON(w http.ResponseWriter, v any) {
-	data, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "application/json")
-	_, _ = w.Write(append(data, '\n'))
 }
 
 func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
@@ -118,37 +132,4 @@ func byType(name string, counts map[string]int64) []string {
 	}
 	slices.Sort(out)
 	return out
-}
-
-var debugPage = template.Must(template.New("debug").Parse(`<!DOCTYPE html><meta charset="utf-8"><title>control</title>
-<h1>control</h1>
-<p>Cluster {{.Settings.ClusterID}}, trust domain {{.Settings.TrustDomain}}, domain {{.Settings.Domain}}.
-{{with .View}}Version {{.}}.{{else}}Not compiled yet.{{end}} {{.Workloads}} workloads, {{.Services}} services, {{.Policies}} policies.</p>
-<p><a href="snapshot">snapshot</a> <a href="policies">policies</a> <a href="proxies">proxies</a> <a href="problems">problems</a> <a href="pprof/">pprof</a> <a href="/metrics">metrics</a></p>
-<h2>Problems</h2>
-<ul>{{range .Problems}}<li>{{.}}</li>{{else}}<li>none</li>{{end}}</ul>
-<h2>Policies</h2>
-<table border="1"><tr><th>object</th><th>served to ztunnel</th><th>reason</th><th>message</th></tr>
-{{range .Conditions}}<tr><td>{{.Object}}</td><td>{{.Accepted}}</td><td>{{.Reason}}</td><td>{{.Message}}</td></tr>{{end}}</table>
-<h2>Proxies</h2>
-<table border="1"><tr><th>node</th><th>account</th><th>remote</th><th>since</th><th>type</th><th>sent</th><th>acked</th><th>rejected</th></tr>
-{{range $p := .Proxies}}{{range $t, $s := $p.Types}}<tr><td>{{$p.Node}}</td><td>{{$p.Account}}</td><td>{{$p.Remote}}</td><td>{{$p.Since.Format "15:04:05"}}</td>
-<td>{{$t}}</td><td>{{$s.SentVersion}}</td><td>{{$s.AckedVersion}}</td><td>{{$s.Rejected}}</td></tr>{{end}}{{end}}</table>
-`))
-
-func (s *Server) serveDebug(w http.ResponseWriter, _ *http.Request) {
-	page := struct {
-		Settings                      Settings
-		View                          uint64
-		Workloads, Services, Policies int
-		Problems                      []string
-		Conditions                    []Condition
-		Proxies                       []Proxy
-	}{Settings: s.settings, Problems: texts(s.Problems()), Conditions: s.conditions(), Proxies: s.Proxies()}
-	if v := s.views.load(); v != nil {
-		page.View = v.generation
-		page.Workloads, page.Services, page.Policies = len(v.snapshot.Workloads), len(v.snapshot.Services), len(v.snapshot.Policies)
-	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	_ = debugPage.Execute(w, page)
 }

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/status"
 	security "istio.io/api/security/v1alpha1"
 
+	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/source"
 )
@@ -43,6 +44,9 @@ type Config struct {
 	StatusDir       string        // where conditions of policies are written to, for source to merge; "" writes none
 	KeyLog          io.Writer     // receives the secrets of every TLS connection in NSS key-log format, for labs alone; may be nil
 	Log             *slog.Logger
+
+	Version string        // for the debug pages
+	Process admin.Process // the same
 }
 
 // Server is a control plane.
@@ -56,6 +60,7 @@ type Server struct {
 	metrics  metrics
 	statuses *statusDir // nil: none are written
 	serving  servingCertificate
+	ready    *admin.Readiness
 	quit     chan struct{}  // closed when Run stops
 	readers  sync.WaitGroup // one for each open stream
 
@@ -75,6 +80,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, settings: cfg.Settings.withDefaults(), log: cfg.Log, views: newViews(), quit: make(chan struct{}),
+		ready:   admin.NewReadiness("objects"),
 		serving: servingCertificate{authority: cfg.Authority, names: cfg.ServingNames}, streams: map[*stream]bool{},
 	}
 	if cfg.StatusDir != "" {

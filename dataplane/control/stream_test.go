@@ -221,7 +221,7 @@ func TestRejectionIsShown(t *testing.T) {
 
 	page := httptest.NewRecorder()
 	p.Handler().ServeHTTP(page, httptest.NewRequest("GET", "/debug/", nil))
-	for _, want := range []string{"ztunnel~10.0.0.1", "shop/web: no", "1 workloads"} {
+	for _, want := range []string{"ztunnel~10.0.0.1", "shop/web: no", `<th scope="row">Workloads</th><td>1</td>`} {
 		if !strings.Contains(page.Body.String(), want) {
 			t.Errorf("/debug/ does not show %q:\n%s", want, page.Body)
 		}

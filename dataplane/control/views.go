@@ -98,6 +98,7 @@ func (s *Server) compile(o *source.Objects) time.Duration {
 		return took
 	}
 	s.views.publish(next)
+	s.ready.Done("objects")
 	s.log.Info("mesh compiled", "version", next.generation, "workloads", len(snap.Workloads), "services", len(snap.Services),
 		"policies", len(snap.Policies), "problems", len(snap.Problems)+len(next.problems), "took", took)
 	return took

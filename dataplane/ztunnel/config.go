@@ -9,12 +9,15 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
 // Config is everything a ztunnel needs to be told. Durations of zero mean the default that the field names.
 type Config struct {
 	Version string
+	// Process is what the debug page shows of how it was started.
+	Process admin.Process
 
 	// Pod is the ztunnel's own pod: the name it gives the control plane. Name and Namespace may be empty without one.
 	Pod Pod

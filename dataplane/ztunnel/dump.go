@@ -11,33 +11,13 @@ import (
 
 // dump is the config dump: what istioctl ztunnel-config reads.
 func (z *Ztunnel) dump() any {
-	s := z.catalog.Load()
 	d := admin.Dump{
-		StagedServices: admin.Map[admin.Map[admin.Endpoint]]{},
+		Workloads: z.dumpWorkloads(), Services: z.dumpServices(), Policies: z.dumpPolicies(), Certificates: z.dumpCertificates(),
+		StagedServices: z.dumpStaged(),
 		WorkloadState:  admin.Map[admin.WorkloadState]{},
 		Pools:          admin.Map[admin.List[admin.PoolEntry]]{},
 		Version:        map[string]string{"version": z.cfg.Version},
 		Config:         z.settings(),
-	}
-	for w := range s.AllWorkloads() {
-		d.Workloads = append(d.Workloads, admin.DumpWorkload(w))
-	}
-	for svc := range s.AllServices() {
-		d.Services = append(d.Services, admin.DumpService(svc, s.Endpoints(svc.Key())))
-	}
-	for p := range s.AllPolicies() {
-		d.Policies = append(d.Policies, admin.DumpPolicy(p))
-	}
-	for key := range s.Staged() {
-		d.StagedServices[key] = admin.DumpEndpoints(key, s.Endpoints(key))
-	}
-	for _, c := range z.certs.List() {
-		if c.Certificate == nil {
-			d.Certificates = append(d.Certificates, admin.DumpCertificates(c.Identity.String(), c.State, nil, nil))
-			continue
-		}
-		chain := append([]*x509.Certificate{c.Certificate.Leaf}, c.Certificate.Chain...)
-		d.Certificates = append(d.Certificates, admin.DumpCertificates(c.Identity.String(), c.State, chain, c.Certificate.RootCerts))
 	}
 	z.manager.list(func(w zds.Workload, running pod, _ error) {
 		state := admin.WorkloadState{State: "Pending", Info: admin.WorkloadInfo{
@@ -51,6 +31,49 @@ func (z *Ztunnel) dump() any {
 		d.WorkloadState[w.UID] = state
 	})
 	return d
+}
+
+func (z *Ztunnel) dumpWorkloads() (out admin.List[admin.Workload]) {
+	for w := range z.catalog.Load().AllWorkloads() {
+		out = append(out, admin.DumpWorkload(w))
+	}
+	return out
+}
+
+func (z *Ztunnel) dumpServices() (out admin.List[admin.Service]) {
+	s := z.catalog.Load()
+	for svc := range s.AllServices() {
+		out = append(out, admin.DumpService(svc, s.Endpoints(svc.Key())))
+	}
+	return out
+}
+
+func (z *Ztunnel) dumpPolicies() (out admin.List[admin.Policy]) {
+	for p := range z.catalog.Load().AllPolicies() {
+		out = append(out, admin.DumpPolicy(p))
+	}
+	return out
+}
+
+func (z *Ztunnel) dumpStaged() admin.Map[admin.Map[admin.Endpoint]] {
+	out := admin.Map[admin.Map[admin.Endpoint]]{}
+	s := z.catalog.Load()
+	for key := range s.Staged() {
+		out[key] = admin.DumpEndpoints(key, s.Endpoints(key))
+	}
+	return out
+}
+
+func (z *Ztunnel) dumpCertificates() (out admin.List[admin.Certificates]) {
+	for _, c := range z.certs.List() {
+		if c.Certificate == nil {
+			out = append(out, admin.DumpCertificates(c.Identity.String(), c.State, nil, nil))
+			continue
+		}
+		chain := append([]*x509.Certificate{c.Certificate.Leaf}, c.Certificate.Chain...)
+		out = append(out, admin.DumpCertificates(c.Identity.String(), c.State, chain, c.Certificate.RootCerts))
+	}
+	return out
 }
 
 func (p *proxy) dumpConnections() admin.Connections {
@@ -67,7 +90,13 @@ func (p *proxy) dumpConnections() admin.Connections {
 
 func dumpLive(l live) admin.Connection {
 	c := admin.Connection{Src: l.src.String(), ActualDst: l.actualDst.String(), Protocol: "TCP", Start: l.start,
-		BytesSent: l.sent, BytesRecv: l.recv}
+		BytesSent: l.sent, BytesRecv: l.recv, Service: l.service, TraceID: l.traceID}
+	if src := l.ends[0]; !src.IsZero() {
+		c.SrcIdentity = src.String()
+	}
+	if dst := l.ends[1]; !dst.IsZero() {
+		c.DstIdentity = dst.String()
+	}
 	if l.hbone {
 		c.Protocol = "HBONE"
 	}

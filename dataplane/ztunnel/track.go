@@ -29,6 +29,9 @@ type live struct {
 	rec        *telemetry.Record
 	bytes      func() (sent, received uint64) // as in rec
 	sent, recv uint64                         // of a listed copy
+	ends       [2]mesh.Identity               // the same: the two ends, once mutual TLS has shown them
+	service    string                         // the same
+	traceID    string                         // the same
 }
 
 // tracker lists a proxy's live connections and cuts those that policy no longer allows.
@@ -99,8 +102,11 @@ func (t *tracker) list() (inbound, outbound []live) {
 	defer t.mu.Unlock()
 	for c := range t.conns {
 		now := *c
+		now.ends[0] = c.judge.Source
 		if c.bytes != nil {
 			now.sent, now.recv = c.bytes()
+			now.ends = [2]mesh.Identity{c.rec.Src.Identity, c.rec.Dst.Identity}
+			now.service, now.traceID = c.rec.Service, c.rec.TraceID
 		}
 		if c.inbound {
 			inbound = append(inbound, now)

@@ -171,6 +171,7 @@ func (z *Ztunnel) startServices(ctx context.Context, g *errgroup.Group, l admin.
 	server := admin.New(admin.Config{
 		Name: "ztunnel", Version: z.cfg.Version, Readiness: z.readiness, Metrics: z.metrics.Handler(), Dump: z.dump,
 		Level: z.cfg.Level, Quit: func() { z.quitOnce.Do(func() { close(z.quit) }) }, Log: z.log,
+		Sections: z.sections(), Process: z.cfg.Process,
 	})
 	g.Go(func() error { return server.Run(ctx, l) })
 	g.Go(func() error { return z.certs.Run(ctx) })

@@ -122,13 +122,27 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	})
 	server := admin.New(admin.Config{
 		Name: "cni-agent", Version: version, Readiness: ready, Level: level, Log: log,
-		Dump: func() any { return agent.Status() },
+		Dump: func() any { return agent.Status() }, Process: admin.Process{Args: args, Environ: os.Environ()},
+		Sections: []admin.Section{
+			{Name: "config", About: "settings in force", Value: func() any { return o.settings() }, Index: true},
+			{Name: "pods", About: "pods of this node that are redirected", Value: func() any { return agent.Status().Pods }, Index: true},
+			{Name: "proxies", About: "ztunnels that are connected", Value: func() any { return map[string]int{"connected": proxies.Connected()} }, Index: true},
+			{Name: "problems", About: "what is wrong with the objects", Value: func() any { return agent.Status().Problems }, Index: true},
+		},
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			metrics.SetConnected(proxies.Connected())
 			metrics.Handler().ServeHTTP(w, r)
 		}),
 	})
 	return serve(ctx, o, agent, server)
+}
+
+// settings are the options as the debug page shows them.
+func (o options) settings() map[string]any {
+	return map[string]any{
+		"node": o.node, "objects": o.objects, "statusDir": o.statusDir, "netnsDir": o.netnsDir, "pluginSocket": o.pluginSocket,
+		"zdsSocket": o.zdsSocket, "dnsCapture": o.dnsCapture, "excludeNamespaces": o.exclude, "logFormat": o.logFormat,
+	}
 }
 
 func serve(ctx context.Context, o options, agent *cni.Agent, server *admin.Server) error {

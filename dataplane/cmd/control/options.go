@@ -27,6 +27,7 @@ type options struct {
 	check                        bool
 	logLevel                     slog.Level
 	logFormat                    string
+	args                         []string // as they were given
 }
 
 // list is a flag of comma-separated values.
@@ -45,7 +46,7 @@ func (l *list) Set(s string) error {
 }
 
 func parse(args []string, stderr io.Writer) (*options, error) {
-	o := &options{trusted: list{"istio-system/ztunnel"}}
+	o := &options{trusted: list{"istio-system/ztunnel"}, args: args}
 	fs := flag.NewFlagSet("control", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.StringVar(&o.objects, "objects", "", "`directory` of Kubernetes objects to read and watch")

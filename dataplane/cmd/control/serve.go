@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/control"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/source/file"
@@ -65,6 +66,7 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 	cfg := control.Config{
 		Settings: o.Settings, Source: src, Authority: authority, Authenticator: keys, Listener: listener,
 		ServingNames: o.serving, TrustedAccounts: o.trusted, CertTTL: o.certTTL, StatusDir: o.statusDir, Log: log,
+		Version: version, Process: admin.Process{Args: o.args, Environ: os.Environ()},
 	}
 	if secrets != nil {
 		defer secrets.Close()

@@ -18,6 +18,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/ztunnel"
 )
@@ -77,6 +78,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	cfg.Version, cfg.AccessLog, cfg.AccessLogJSON = version, stdout, s.logJSON
 	cfg.Log, cfg.Level = logger(stderr, &level, s.logJSON), &level
 	cfg.Relax = giveBack
+	cfg.Process = admin.Process{Args: args, Environ: environ}
 	slog.SetDefault(cfg.Log)
 	secrets, err := identity.OpenKeyLog(s.keyLog, cfg.Log)
 	if err != nil {
