@@ -172,7 +172,7 @@ func (o *Observation) String() string {
 	drawEntry(&b, "outbound", o.Outbound)
 	drawEntry(&b, "inbound", o.Inbound)
 	for _, m := range o.Metrics {
-		fmt.Fprintf(&b, "  %s\n", m.short())
+		fmt.Fprintf(&b, "  %s\n", short(m))
 	}
 	return b.String()
 }

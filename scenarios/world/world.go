@@ -168,15 +168,6 @@ func (w *World) Pod(name string) lab.PodInfo {
 	return p
 }
 
-// Nodes are the cluster's nodes by name.
-func (w *World) Nodes() []string {
-	var names []string
-	for _, n := range w.Spec.Clusters[0].Nodes {
-		names = append(names, n.Name)
-	}
-	return names
-}
-
 // Needs skips the scenario, with the reason, if the lab lacks a capability.
 func (w *World) Needs(want ...lab.Capability) {
 	ginkgo.GinkgoHelper()

@@ -27,6 +27,8 @@ type fakeDriver struct {
 	pods []PodInfo
 	exec func(argv []string, stdio Stdio) (int, error)
 
+	admin http.RoundTripper
+
 	mu   sync.Mutex
 	logs map[string]string // by node
 }
@@ -68,7 +70,7 @@ func (d fakeDaemon) Start(context.Context, ...string) error   { return errFake }
 func (d fakeDaemon) Restart(context.Context, ...string) error { return errFake }
 func (d fakeDaemon) Ready(context.Context) error              { return errFake }
 func (d fakeDaemon) Status(context.Context) (Status, error)   { return Status{}, errFake }
-func (d fakeDaemon) Admin() http.RoundTripper                 { return nil }
+func (d fakeDaemon) Admin() http.RoundTripper                 { return d.f.admin }
 func (d fakeDaemon) Logs(context.Context, time.Time) (io.ReadCloser, error) {
 	d.f.mu.Lock()
 	defer d.f.mu.Unlock()
