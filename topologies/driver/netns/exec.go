@@ -4,7 +4,6 @@ package netns
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -28,7 +27,7 @@ func (d *Driver) Exec(ctx context.Context, pod lab.PodRef, argv []string, stdio 
 		return 0, err
 	}
 	if stdio.TTY != nil {
-		return 0, errors.New("exec: this driver has no terminals")
+		return execOnTerminal(ctx, dir, pod, argv, stdio)
 	}
 	s, err := openStreams(stdio)
 	if err != nil {

@@ -9,12 +9,13 @@ import (
 	"os"
 	"syscall"
 
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/channel"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
 )
 
 // exec runs a command in a pod with the pod's rights and the client's streams. It is killed when the client is gone.
-// A terminal will be a pty of the pod's own devpts, opened by its init, whose master goes out with the first reply.
+// A terminal is a pty of the pod's own devpts, opened by its init; its master goes out with the first reply.
 func (s *site) exec(ctx context.Context, c *client, r *order.Exec) (int, error) {
 	p, err := s.pod(r.Pod)
 	if err != nil {
@@ -24,7 +25,11 @@ func (s *site) exec(ctx context.Context, c *client, r *order.Exec) (int, error) 
 	if init == nil {
 		return 0, fmt.Errorf("pod %s has not started yet", r.Pod)
 	}
-	if len(c.files) != 3 || len(r.Argv) == 0 {
+	streams := 3
+	if r.TTY != nil {
+		streams = 0
+	}
+	if len(c.files) != streams || len(r.Argv) == 0 {
 		return 0, fmt.Errorf("exec: got %d streams and %d arguments", len(c.files), len(r.Argv))
 	}
 	container := &p.object().Spec.Containers[0]
@@ -33,7 +38,10 @@ func (s *site) exec(ctx context.Context, c *client, r *order.Exec) (int, error) 
 		return 0, err
 	}
 	start := pause.Start{Argv: r.Argv, Env: environment(p, container), Dir: "/", Bounds: bounds}
-	proc, err := init.Start(ctx, start, c.files[0], c.files[1], c.files[2])
+	if r.TTY != nil {
+		start.Terminal = &pause.Terminal{Rows: r.TTY.Rows, Cols: r.TTY.Cols}
+	}
+	proc, err := init.Start(ctx, start, c.files...)
 	if err != nil {
 		return 0, fmt.Errorf("exec %s in pod %s: %w", r.Argv[0], r.Pod, err)
 	}
@@ -41,7 +49,12 @@ func (s *site) exec(ctx context.Context, c *client, r *order.Exec) (int, error) 
 		f.Close() // or a reader at the other end would wait for us too
 	}
 	c.files = nil
-	_ = c.conn.Send(order.Reply{Started: true})
+	var terminal []*os.File
+	if proc.Terminal != nil {
+		terminal = []*os.File{proc.Terminal}
+	}
+	_ = c.conn.Send(order.Reply{Started: true}, terminal...)
+	channel.CloseAll(terminal) // the client's copy is the last one: when it is closed, the session hangs up
 	return s.accompany(ctx, c, r, proc)
 }
 

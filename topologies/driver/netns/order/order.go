@@ -13,7 +13,7 @@ import (
 )
 
 // Version of the messages.
-const Version = 2
+const Version = 3
 
 // Request is the first message of a connection. Exactly one field besides Version is set.
 type Request struct {
@@ -25,7 +25,7 @@ type Request struct {
 	Pods    *struct{}   `json:",omitempty"`
 	Apply   *Objects    `json:",omitempty"`
 	Delete  *Objects    `json:",omitempty"`
-	Exec    *Exec       `json:",omitempty"` // with three descriptors: the streams
+	Exec    *Exec       `json:",omitempty"` // with three descriptors: the streams; none if a terminal is wanted, which then comes with the first reply
 	Daemon  *Daemon     `json:",omitempty"`
 	Dial    *Dial       `json:",omitempty"` // answered with one descriptor: the connection
 	Link    *Link       `json:",omitempty"`
@@ -47,6 +47,7 @@ type Objects []json.RawMessage
 type Exec struct {
 	Pod  lab.PodRef
 	Argv []string
+	TTY  *lab.WindowSize `json:",omitempty"`
 }
 
 // Daemon does something with a daemon.

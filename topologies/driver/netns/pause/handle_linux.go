@@ -48,6 +48,8 @@ type answer struct {
 type Process struct {
 	PID int // in the init's PID namespace
 
+	Terminal *os.File // the master end, if it was started with a terminal; the caller of Start closes it
+
 	h    *Handle
 	id   uint64
 	done chan struct{}
@@ -144,18 +146,22 @@ func (h *Handle) Write(ctx context.Context, files ...File) error {
 	return err
 }
 
-// Start starts a process with the given standard streams, which the caller keeps. A command that is not there or cannot
-// be executed is a *RefusedError.
-func (h *Handle) Start(ctx context.Context, s Start, stdin, stdout, stderr *os.File) (*Process, error) {
+// Start starts a process with the given standard streams, which the caller keeps, or without any if it gets a terminal. A
+// command that is not there or cannot be executed is a *RefusedError.
+func (h *Handle) Start(ctx context.Context, s Start, streams ...*os.File) (*Process, error) {
 	p := &Process{h: h, done: make(chan struct{})}
 	// Once sent, the order is followed: a caller that gave up would not know what it started.
-	r, err := h.call(context.WithoutCancel(ctx), order{Start: &s}, p, stdin, stdout, stderr)
+	r, err := h.call(context.WithoutCancel(ctx), order{Start: &s}, p, streams...)
 	if err != nil {
 		return nil, err
 	}
 	p.PID = r.PID
-	if len(r.files) > 0 {
-		p.keep(r.files[0])
+	files := r.files
+	if s.Terminal != nil && len(files) > 0 {
+		p.Terminal, files = files[0], files[1:]
+	}
+	if len(files) > 0 {
+		p.keep(files[0])
 	}
 	return p, nil
 }

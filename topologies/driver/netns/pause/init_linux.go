@@ -90,7 +90,7 @@ func (p *initProcess) serve() error {
 	}
 }
 
-// follow does what is ordered. It returns a descriptor of the process if it started one.
+// follow does what is ordered. Of a process that it started it returns the terminal, if it has one, and a descriptor.
 func (p *initProcess) follow(o *order, files []*os.File, r *reply) ([]*os.File, error) {
 	switch {
 	case o.Setup != nil:
@@ -106,17 +106,30 @@ func (p *initProcess) follow(o *order, files []*os.File, r *reply) ([]*os.File, 
 }
 
 func (p *initProcess) start(o *order, files []*os.File, r *reply) ([]*os.File, error) {
-	if len(files) != 3 || len(o.Start.Argv) == 0 {
+	streams := 3
+	if o.Start.Terminal != nil {
+		streams = 0
+	}
+	if len(files) != streams || len(o.Start.Argv) == 0 {
 		return nil, fmt.Errorf("start process: got %d streams and %d arguments", len(files), len(o.Start.Argv))
 	}
 	path, err := search(o.Start.Argv[0], o.Start.Env)
 	if err != nil {
 		return nil, err
 	}
-	c, err := p.children.Start(child.Spec{
+	spec := child.Spec{
 		Path: path, Argv: o.Start.Argv, Env: o.Start.Env, Dir: o.Start.Dir, Files: files,
 		Sys: &syscall.SysProcAttr{Setsid: true}, Bounds: o.Start.Bounds,
-	})
+	}
+	var c *child.Process
+	var with []*os.File
+	if t := o.Start.Terminal; t != nil {
+		var master *os.File
+		c, master, err = p.startOnTerminal(spec, t)
+		with = append(with, master)
+	} else {
+		c, err = p.children.Start(spec)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -126,9 +139,9 @@ func (p *initProcess) start(o *order, files []*os.File, r *reply) ([]*os.File, e
 	p.mu.Unlock()
 	fd, err := unix.PidfdOpen(c.PID, 0)
 	if err != nil {
-		return nil, nil // it ended at once and was reaped: its exit code follows
+		return with, nil // it ended at once and was reaped: its exit code follows
 	}
-	return []*os.File{os.NewFile(uintptr(fd), "pidfd")}, nil
+	return append(with, os.NewFile(uintptr(fd), "pidfd")), nil
 }
 
 // report tells the holder when process id has ended. The answer to its start has been sent before.

@@ -38,13 +38,17 @@ type File struct {
 	Mode    uint32 // 0 means 0644
 }
 
-// Start is a process to start. Its standard streams travel with the order as three descriptors.
+// Start is a process to start. Its standard streams travel with the order as three descriptors, unless it gets a terminal.
 type Start struct {
-	Argv   []string // Argv[0] is searched for in PATH of Env
-	Env    []string
-	Dir    string
-	Bounds *child.Bounds
+	Argv     []string // Argv[0] is searched for in PATH of Env
+	Env      []string
+	Dir      string
+	Bounds   *child.Bounds
+	Terminal *Terminal `json:",omitempty"` // it leads a session that a new terminal controls
 }
+
+// Terminal is a terminal's size at first; zeros leave the kernel's.
+type Terminal struct{ Rows, Cols uint16 }
 
 // order is a message to the init. One of its fields besides ID is set.
 type order struct {
@@ -66,6 +70,6 @@ type reply struct {
 	ID    uint64
 	Error string `json:",omitempty"`
 	Errno int    `json:",omitempty"` // what the kernel said, if Error comes from it
-	PID   int    `json:",omitempty"` // in the init's PID namespace; a descriptor of the process comes along
+	PID   int    `json:",omitempty"` // in the init's PID namespace; the terminal, if one was asked for, and a descriptor of the process come along
 	Exit  *int   `json:",omitempty"`
 }
