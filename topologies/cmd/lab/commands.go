@@ -5,8 +5,11 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/ambientlab/ambientlab/topologies"
 )
 
 func (a *app) root() *cobra.Command {
@@ -20,23 +23,13 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
-	root.CompletionOptions.DisableDefaultCmd = true
 	root.SetFlagErrorFunc(mistake)
 	root.PersistentFlags().StringVar(&a.lab, "lab", "", "which lab, if several stand")
-	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json")
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json; some commands have more")
+	_ = root.RegisterFlagCompletionFunc("lab", a.completeLabs) // it fails only for a flag that is not there
 	root.AddCommand(a.upCommand(), a.downCommand(), a.listCommand(), a.psCommand(), a.execCommand(), a.callCommand(), a.traceCommand(),
-		a.logsCommand(), a.inspectCommand(), a.captureCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
-	for _, c := range root.Commands() {
-		if c.Args != nil {
-			check := c.Args
-			c.Args = func(c *cobra.Command, args []string) error {
-				if err := check(c, args); err != nil {
-					return mistake(c, fmt.Errorf("%s: %w", c.Name(), err))
-				}
-				return nil
-			}
-		}
-	}
+		a.logsCommand(), a.inspectCommand(), a.captureCommand(), a.zcCommand(), a.dumpCommand(), a.debugCommand(), a.graphCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
+	usageErrors(root)
 	root.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) > 0 {
 			return usageError{err: fmt.Errorf("unknown command %q", args[0])}
@@ -49,18 +42,45 @@ func (a *app) root() *cobra.Command {
 	return root
 }
 
-// noJSON annotates a command that has no JSON form with the reason.
-const noJSON = "no-json"
+// usageErrors makes what is wrong with the arguments of a command, or of one below it, a mistake.
+func usageErrors(c *cobra.Command) {
+	for _, c := range c.Commands() {
+		if check := c.Args; check != nil {
+			c.Args = func(c *cobra.Command, args []string) error {
+				if err := check(c, args); err != nil {
+					return mistake(c, fmt.Errorf("%s: %w", name(c), err))
+				}
+				return nil
+			}
+		}
+		usageErrors(c)
+	}
+}
+
+// Annotations of commands.
+const (
+	noJSON  = "no-json" // why a command has no JSON form
+	outputs = "outputs" // what -o may be besides text and json, separated by spaces; "*.svg" is a file's name
+)
 
 // checkOutput says whether a command has the form that -o asks for.
 func (a *app) checkOutput(c *cobra.Command) error {
-	switch {
-	case a.output != "text" && a.output != "json":
-		return usageError{err: fmt.Errorf("-o %s: want text or json", a.output)}
-	case a.output == "json" && c.Annotations[noJSON] != "":
-		return mistake(c, fmt.Errorf("%s: -o json means nothing here: %s", c.Name(), c.Annotations[noJSON]))
+	if a.output == "json" && c.Annotations[noJSON] != "" {
+		return mistake(c, fmt.Errorf("%s: -o json means nothing here: %s", name(c), c.Annotations[noJSON]))
 	}
-	return nil
+	want := append([]string{"text", "json"}, strings.Fields(c.Annotations[outputs])...)
+	for _, form := range want {
+		if suffix, isFile := strings.CutPrefix(form, "*"); a.output == form || isFile && strings.HasSuffix(a.output, suffix) && a.output != suffix {
+			return nil
+		}
+	}
+	last := len(want) - 1
+	return mistake(c, fmt.Errorf("-o %s: want %s or %s", a.output, strings.Join(want[:last], ", "), want[last]))
+}
+
+// name is a command's name below the program: "zc workloads".
+func name(c *cobra.Command) string {
+	return strings.TrimPrefix(c.CommandPath(), c.Root().Name()+" ")
 }
 
 // mistake is a usageError about a command.
@@ -68,7 +88,7 @@ func mistake(c *cobra.Command, err error) error {
 	if !c.HasParent() {
 		return usageError{err: err}
 	}
-	return usageError{err: err, command: c.Name()}
+	return usageError{err: err, command: name(c)}
 }
 
 func (a *app) upCommand() *cobra.Command {
@@ -80,7 +100,11 @@ func (a *app) upCommand() *cobra.Command {
 			"Several labs may stand side by side, each under a name of its own.\n" +
 			"It has no JSON form: what it says is for people; `lab list` and `lab ps` have one.",
 		Annotations: map[string]string{noJSON: "what it says is for people"},
+		Example:     "  lab up\n  lab up two-nodes --detach --name mine\n  lab up my-topology.yaml",
 		Args:        cobra.MaximumNArgs(1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return topologies.Catalogue(), cobra.ShellCompDirectiveDefault // or a file
+		},
 		RunE: func(c *cobra.Command, args []string) error {
 			o.topology = defaultTopology
 			if len(args) > 0 {
@@ -98,7 +122,9 @@ func (a *app) upCommand() *cobra.Command {
 func (a *app) downCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "down [LAB]", Short: "Take a lab down", Args: cobra.MaximumNArgs(1),
-		Annotations: map[string]string{noJSON: "it prints nothing"},
+		Example:           "  lab down\n  lab down three-nodes",
+		Annotations:       map[string]string{noJSON: "it prints nothing"},
+		ValidArgsFunction: a.completeLabs,
 		RunE: func(c *cobra.Command, args []string) error {
 			if len(args) > 0 {
 				a.lab = args[0]
@@ -111,14 +137,16 @@ func (a *app) downCommand() *cobra.Command {
 func (a *app) listCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the labs that stand, and those of which files are left", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.list() },
+		Example: "  lab list\n  lab list -o json",
+		RunE:    func(*cobra.Command, []string) error { return a.list() },
 	}
 }
 
 func (a *app) psCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "ps", Short: "List the pods of a lab", Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error { return a.ps(c.Context()) },
+		Example: "  lab ps\n  lab ps -o json",
+		RunE:    func(c *cobra.Command, _ []string) error { return a.ps(c.Context()) },
 	}
 }
 
@@ -128,9 +156,12 @@ func (a *app) execCommand() *cobra.Command {
 		Use: "exec POD -- COMMAND...", Short: "Run a command in a pod; its exit code is this program's",
 		Long: "Runs a command in a pod, with the pod's rights. Its exit code is this program's: 128+N if signal N ended it, 127 if\n" +
 			"there is no such command, 126 if it cannot be executed. Ctrl-C kills it. Standard input is always passed on, with -i\n" +
-			"or without; there is no terminal yet, so that -t is refused. It has no JSON form: what the command prints is passed on.",
-		Annotations: map[string]string{noJSON: "what the command prints is passed on"},
-		Args:        cobra.MinimumNArgs(2),
+			"or without. With -t the command gets a terminal of the pod, as large as this one, and Ctrl-C and the like are keys that\n" +
+			"the command sees. It has no JSON form: what the command prints is passed on.",
+		Example:           "  lab exec web -- cat /etc/resolv.conf\n  lab exec -it shop/web -- bash\n  echo hello | lab exec web -- tr a-z A-Z",
+		Annotations:       map[string]string{noJSON: "what the command prints is passed on"},
+		Args:              cobra.MinimumNArgs(2),
+		ValidArgsFunction: a.completing(1, podWords),
 		RunE: func(c *cobra.Command, args []string) error {
 			argv := args[1:]
 			for len(argv) > 0 && len(argv[0]) > 1 && argv[0][0] == '-' && argv[0] != "--" {
@@ -142,17 +173,17 @@ func (a *app) execCommand() *cobra.Command {
 			if len(argv) > 0 && argv[0] == "--" {
 				argv = argv[1:]
 			}
-			switch {
-			case tty:
-				return mistake(c, errors.New("no terminal yet: run without -t"))
-			case len(argv) == 0:
+			if len(argv) == 0 {
 				return mistake(c, errors.New("exec: no command after --"))
+			}
+			if tty {
+				return a.execTerminal(c, args[0], argv)
 			}
 			return a.exec(c.Context(), args[0], argv)
 		},
 	}
 	c.Flags().BoolP("stdin", "i", true, "pass standard input on, as is done anyway")
-	c.Flags().BoolVarP(&tty, "tty", "t", false, "not there yet: a terminal")
+	c.Flags().BoolVarP(&tty, "tty", "t", false, "give the command a terminal")
 	c.Flags().SetInterspersed(false) // what follows the pod is the command's
 	return c
 }
@@ -163,8 +194,8 @@ func (a *app) callCommand() *cobra.Command {
 		Long: "Makes a call from a pod, or many: flags of the call go after --. It prints a line per call, or all there is to\n" +
 			"know with -o json; it exits with 1 if a call failed.\n\n" + callFlags(),
 		Example: "  lab call web http://cart\n  lab call shop/web tcp://cart:9000 -- --count 3",
-		Args:    cobra.MinimumNArgs(2),
-		RunE:    func(c *cobra.Command, args []string) error { return a.call(c.Context(), args[0], args[1], args[2:]) },
+		Args:    cobra.MinimumNArgs(2), ValidArgsFunction: a.completing(1, podWords),
+		RunE: func(c *cobra.Command, args []string) error { return a.call(c.Context(), args[0], args[1], args[2:]) },
 	}
 	c.SetFlagErrorFunc(callFlagError)
 	return c
@@ -176,8 +207,8 @@ func (a *app) traceCommand() *cobra.Command {
 		Long: "Makes one call from a pod and draws the hops that it took. Flags of the call go after --: those of `lab call` but\n" +
 			"--count, --concurrency and --duration. It exits with 1 if the call failed.",
 		Example: "  lab trace web http://cart\n  lab trace shop/web http://cart -- --family 6",
-		Args:    cobra.MinimumNArgs(2),
-		RunE:    func(c *cobra.Command, args []string) error { return a.trace(c.Context(), args[0], args[1], args[2:]) },
+		Args:    cobra.MinimumNArgs(2), ValidArgsFunction: a.completing(1, podWords),
+		RunE: func(c *cobra.Command, args []string) error { return a.trace(c.Context(), args[0], args[1], args[2:]) },
 	}
 	c.SetFlagErrorFunc(callFlagError)
 	return c
@@ -187,23 +218,11 @@ func callFlagError(c *cobra.Command, err error) error {
 	return mistake(c, fmt.Errorf("%w: flags of the call go after --, `lab call --help` lists them", err))
 }
 
-func (a *app) logsCommand() *cobra.Command {
-	var follow bool
-	c := &cobra.Command{
-		Use: "logs NAME", Short: "Show the log of a pod or a daemon (control, ztunnel.node1, cni-agent.node1, hold)", Args: cobra.ExactArgs(1),
-		Long: "Shows the log of a pod or a daemon: control, ztunnel.node1, cni-agent.node1, hold.\n" +
-			"It has no JSON form: lines are shown as they were written; the daemons write JSON.",
-		Annotations: map[string]string{noJSON: "lines are shown as they were written"},
-		RunE:        func(c *cobra.Command, args []string) error { return a.logs(c.Context(), args[0], follow) },
-	}
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on until Ctrl-C")
-	return c
-}
-
 func (a *app) inspectCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "inspect POD|node/NAME|external/NAME", Short: "Show links, routes, rules and sockets of a pod, a node or an external host",
-		Args: cobra.ExactArgs(1),
+		Example: "  lab inspect web\n  lab inspect node/node1 -o json",
+		Args:    cobra.ExactArgs(1), ValidArgsFunction: a.completing(1, podWords),
 		RunE: func(c *cobra.Command, args []string) error { return a.inspect(c.Context(), args[0]) },
 	}
 }
@@ -211,21 +230,24 @@ func (a *app) inspectCommand() *cobra.Command {
 func (a *app) topologiesCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "topologies", Short: "List the topologies that come with this program", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.topologies() },
+		Example: "  lab topologies",
+		RunE:    func(*cobra.Command, []string) error { return a.topologies() },
 	}
 }
 
 func (a *app) checkCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "check TOPOLOGY", Short: "Say everything that is wrong with a topology, and touch nothing", Args: cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error { return a.check(args[0]) },
+		Example: "  lab check my-topology.yaml",
+		RunE:    func(_ *cobra.Command, args []string) error { return a.check(args[0]) },
 	}
 }
 
 func (a *app) gcCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "gc", Short: "Remove the files of labs whose holder is gone", Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error { return a.gc() },
+		Example: "  lab gc",
+		RunE:    func(*cobra.Command, []string) error { return a.gc() },
 	}
 }
 

@@ -7,17 +7,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
-	"time"
 
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
@@ -159,6 +155,10 @@ func startCode(e *lab.StartError) int {
 }
 
 func (a *app) exec(ctx context.Context, pod string, argv []string) error {
+	return a.execWith(ctx, pod, argv, lab.Stdio{In: a.stdin, Out: a.stdout, Err: a.stderr})
+}
+
+func (a *app) execWith(ctx context.Context, pod string, argv []string, stdio lab.Stdio) error {
 	l, err := a.attach(ctx)
 	if err != nil {
 		return err
@@ -167,7 +167,7 @@ func (a *app) exec(ctx context.Context, pod string, argv []string) error {
 	if err != nil {
 		return err
 	}
-	exit, err := l.Exec(ctx, ref, argv, lab.Stdio{In: a.stdin, Out: a.stdout, Err: a.stderr})
+	exit, err := l.Exec(ctx, ref, argv, stdio)
 	if refused := (*lab.StartError)(nil); errors.As(err, &refused) {
 		return failure{code: startCode(refused), err: err}
 	}
@@ -178,62 +178,6 @@ func (a *app) exec(ctx context.Context, pod string, argv []string) error {
 		return exitError(exit)
 	}
 	return nil
-}
-
-// logs shows a log file; with follow, until ctx ends or the lab does.
-func (a *app) logs(ctx context.Context, name string, follow bool) error {
-	dir, err := a.find()
-	if err != nil {
-		return err
-	}
-	path, err := a.logPath(ctx, dir, name)
-	if err != nil {
-		return err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("read log: %w", err)
-	}
-	defer f.Close()
-	for {
-		if _, err := io.Copy(a.stdout, f); err != nil {
-			return fmt.Errorf("read log: %w", err)
-		}
-		if _, err := os.Stat(path); !follow || err != nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
-}
-
-// logPath finds the log of a daemon or a pod.
-func (a *app) logPath(ctx context.Context, dir labdir.Dir, name string) (string, error) {
-	if path := dir.Log(name); !strings.Contains(name, "/") {
-		if _, err := os.Stat(path); err == nil {
-			return path, nil
-		}
-	}
-	l, err := a.attach(ctx)
-	if err != nil {
-		return "", err
-	}
-	ref, err := findPod(ctx, l, name)
-	if err != nil {
-		return "", errors.Join(err, fmt.Errorf("logs there are: %s", logNames(dir)))
-	}
-	return dir.PodLog(ref.Namespace, ref.Name), nil
-}
-
-func logNames(dir labdir.Dir) string {
-	files, _ := filepath.Glob(dir.Log("*"))
-	for i, f := range files {
-		files[i] = strings.TrimSuffix(filepath.Base(f), ".log")
-	}
-	return strings.Join(files, ", ")
 }
 
 func (a *app) topologies() error {

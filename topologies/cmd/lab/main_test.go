@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
@@ -76,10 +78,12 @@ clusters:
 		{"gc -o json", 0, []string{"[]"}},
 		{"inspect web", 1, []string{"no lab stands"}},
 		{"exec -o json web -- true", 2, []string{"means nothing", "lab exec --help"}},
-		{"logs -o json web", 2, []string{"means nothing"}},
+		{"logs", 2, []string{"--all"}},
+		{"logs web --all", 2, []string{"--all"}},
+		{"logs web --since yesterday", 2, []string{"--since yesterday"}},
 		{"up -o json", 2, []string{"means nothing"}},
-		{"exec -t web -- sh", 2, []string{"no terminal yet: run without -t"}},
-		{"exec web -it -- sh", 2, []string{"no terminal yet: run without -t"}},
+		{"exec -t web -- sh", 2, []string{"is no terminal: run without -t"}},
+		{"exec web -it -- sh", 2, []string{"is no terminal: run without -t"}},
 		{"exec web --frob -- sh", 2, []string{"--frob"}},
 		{"exec -i web -- cat", 1, []string{"no lab stands"}},
 		{"call web http://cart --count 3", 2, []string{"--count", "after --", "lab call --help"}},
@@ -91,6 +95,37 @@ clusters:
 		{"trace web http://cart -- --family 5", 2, []string{"want 4 or 6"}},
 		{"trace web http://cart -- --count 3", 2, []string{"one call"}},
 		{"trace web http://cart -- --family 6", 1, []string{"no lab stands"}},
+		{"zc", 2, []string{"what to show is missing", "connections"}},
+		{"zc --help", 0, []string{"workloads", "certificates", "--node", "Examples"}},
+		{"zc frob", 2, []string{"frob"}},
+		{"zc workloads", 1, []string{"no lab stands"}},
+		{"zc workloads a b", 2, []string{"zc workloads: ", "lab zc workloads --help"}},
+		{"zc workloads -o frob", 2, []string{"text, json, table, short, wide or yaml"}},
+		{"zc connections --direction up", 2, []string{"inbound or outbound"}},
+		{"zc workloads -f zc/testdata/upstream.json", 0, []string{"NAMESPACE  POD NAME  ADDRESS", "shop       web"}},
+		{"zc workloads web -f zc/testdata/upstream.json -o json", 0, []string{`"name": "web"`}},
+		{"zc policies -f zc/testdata/upstream.json -o yaml", 0, []string{"name: named"}},
+		{"zc all -f zc/testdata/upstream.json", 0, []string{"# workloads", "# certificates", "WORKLOAD"}},
+		{"zc all -f zc/testdata/upstream.json -o json", 0, []string{`"zc/testdata/upstream.json": {`}},
+		{"zc services -f none.json", 1, []string{"read config dump"}},
+		{"zc log --level loud", 1, []string{"no lab stands"}},
+		{"dump", 1, []string{"no lab stands"}},
+		{"dump a -o b.tar.gz", 2, []string{"both"}},
+		{"dump -o b.zip", 2, []string{"*.tar.gz"}},
+		{"debug", 2, []string{"want a daemon"}},
+		{"debug control --listen 127.0.0.1:0", 2, []string{"name none"}},
+		{"debug --listen 0.0.0.0:80", 2, []string{"loopback"}},
+		{"debug control --format xml", 2, []string{"json or html"}},
+		{"debug control", 1, []string{"no lab stands"}},
+		{"graph", 1, []string{"no lab stands"}},
+		{"graph --svg --dot", 2, []string{"one form"}},
+		{"graph --svg -o x.dot", 2, []string{"one form"}},
+		{"graph -o x.png", 2, []string{"*.svg"}},
+		{"graph --by colour", 2, []string{"namespace or node"}},
+		{"graph --theme pink", 2, []string{"light or dark"}},
+		{"graph --since yesterday", 2, []string{"--since"}},
+		{"completion bash", 0, []string{"__start_lab"}},
+		{"__complete zc ", 0, []string{"connections", "workloads"}},
 		{"down", 1, []string{"no lab stands"}},
 		{"--lab x call web http://cart", 1, []string{`"x"`}},
 		{"logs web", 1, []string{"no lab stands"}},
@@ -230,4 +265,21 @@ func TestALabIsChosen(t *testing.T) {
 	if code, _, errOut := runLab(t, "--lab", "c", "down"); code != 1 || !strings.Contains(errOut, `"c"`) {
 		t.Errorf("exit %d: %s", code, errOut)
 	}
+}
+
+// Every command explains itself: what it is for, and by examples.
+func TestEveryCommandHasExamples(t *testing.T) {
+	var check func(c *cobra.Command)
+	check = func(c *cobra.Command) {
+		for _, sub := range c.Commands() {
+			if sub.Hidden {
+				continue
+			}
+			if sub.Short == "" || sub.Example == "" {
+				t.Errorf("%s: short %q, example %q", sub.CommandPath(), sub.Short, sub.Example)
+			}
+			check(sub)
+		}
+	}
+	check((&app{}).root())
 }
