@@ -4,11 +4,11 @@ package world
 
 import "github.com/ambientlab/ambientlab/topologies/lab"
 
-// Sample is one series at one moment; Samples are a scrape, or the difference of two.
-type (
-	Sample  = lab.Sample
-	Samples = lab.Samples
-)
+// Sample is one series at one moment.
+type Sample = lab.Sample
+
+// Samples are a scrape, or the difference of two.
+type Samples = lab.Samples
 
 // short is a series with the labels that tell connections apart.
 func short(s Sample) Sample {
