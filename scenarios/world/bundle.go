@@ -21,22 +21,29 @@ var bundles = map[string]string{}
 // CollectIfFailed leaves a bundle of the suite's lab if the current scenario failed: call it after each.
 func CollectIfFailed(ctx context.Context) {
 	if shared.Lab != nil {
-		collectIfFailed(ctx, &shared)
+		if err := collectIfFailed(ctx, &shared); err != nil {
+			ginkgo.GinkgoWriter.Println("no more packets for timelines:", err)
+		}
 	}
 }
 
-func collectIfFailed(ctx context.Context, w *World) {
+// collectIfFailed leaves the lab recording.
+func collectIfFailed(ctx context.Context, w *World) error {
 	spec := ginkgo.CurrentSpecReport()
 	if !spec.Failed() {
-		return
+		return w.trim(ctx)
 	}
 	dir := filepath.Join(failures(), slug(spec.FullText()), w.Spec.Name)
 	facts := map[string]string{"seed": strconv.FormatInt(ginkgo.GinkgoRandomSeed(), 10), "scenario": spec.FullText(), "revision": settings.Revision, "driver": w.driver}
 	if _, err := w.Bundle(ctx, lab.DirSink(dir), lab.BundleOptions{Each: Budget.Evidence, Facts: facts}); err != nil {
 		ginkgo.GinkgoWriter.Println("the bundle lacks something:", err)
 	}
+	if err := w.tell(ctx, dir, spec.StartTime); err != nil {
+		ginkgo.GinkgoWriter.Println("the timeline lacks something:", err)
+	}
 	bundles[spec.FullText()] = filepath.Dir(dir)
 	fmt.Fprintf(os.Stderr, "\nevidence of the failure: %s\n", filepath.Dir(dir))
+	return w.recordWires(ctx)
 }
 
 func slug(s string) string {

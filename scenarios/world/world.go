@@ -29,6 +29,7 @@ type World struct {
 	pods   map[string]lab.PodInfo // as they were when the lab came up
 	logs   map[string]*accessLog  // by node; of ztunnels
 	report schema.Lab
+	flight *flightRecorder
 }
 
 // NewDriver makes a driver by name; the suite's main file provides it, so that this package links none.
@@ -88,8 +89,7 @@ func Start(ctx context.Context, topology string, o lab.UpOptions) (*World, error
 		return nil, err
 	}
 	ginkgo.DeferCleanup(func(ctx context.Context) error {
-		collectIfFailed(ctx, w)
-		return w.down(ctx)
+		return errors.Join(collectIfFailed(ctx, w), w.down(ctx))
 	}, ginkgo.NodeTimeout(Budget.Down+Budget.Spec))
 	return w, nil
 }
@@ -110,10 +110,16 @@ func start(ctx context.Context, topology string, o lab.UpOptions) (*World, error
 	if err := d.Up(ctx, spec, o); err != nil {
 		return nil, fmt.Errorf("bring up %s on %s: %w", topology, settings.Driver, err)
 	}
-	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}}
+	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}, flight: &flightRecorder{}}
 	w.report = schema.Lab{Driver: w.driver, Topology: topology, BootMillis: millis(time.Since(began))}
 	labs = append(labs, w)
-	return w, w.look(ctx)
+	if err := w.look(ctx); err != nil {
+		return w, err
+	}
+	if err := w.recordWires(ctx); err != nil {
+		return w, errors.Join(err, w.down(ctx))
+	}
+	return w, nil
 }
 
 // directory is where a driver keeps a lab on this host; "" if it does not.
@@ -150,6 +156,7 @@ func (w *World) look(ctx context.Context) error {
 }
 
 func (w *World) down(ctx context.Context) error {
+	w.dropWires(ctx)
 	began := time.Now()
 	err := w.Down(ctx)
 	w.report.DownMillis = millis(time.Since(began))

@@ -269,6 +269,22 @@ func TestControlPackets(t *testing.T) {
 	}
 }
 
+// A recording of control packets has a small ring, which fills by time: it must come round.
+func TestControlPacketsForLong(t *testing.T) {
+	w := newWires(t)
+	made := 0
+	c, stats := w.record("any", "syn", func() {
+		const rounds = 100 * time.Millisecond // a block is handed over after 8 ms, and there are 4
+		for end := time.Now().Add(rounds); time.Now().Before(end); made++ {
+			up, down := w.connect("10.9.0.2")
+			exchange(t, up, down, secret, secret)
+		}
+	})
+	if stats.Drops != 0 || len(c.Packets()) != 2*made {
+		t.Errorf("%d connections: %+v", made, stats)
+	}
+}
+
 // TestBulk holds that a stream is read as it was sent, or that its recording says that packets were lost.
 func TestBulk(t *testing.T) {
 	w := newWires(t)

@@ -166,7 +166,7 @@ func (r *ring) read() {
 // release gives the current block back to the kernel.
 func (r *ring) release() {
 	atomic.StoreUint32(r.status(), unix.TP_STATUS_KERNEL)
-	r.block = (r.block + 1) % blocks
+	r.block = (r.block + 1) % r.blocks
 }
 
 // drops is the number of packets that the kernel could not put into the ring since it was opened.

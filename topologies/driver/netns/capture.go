@@ -77,12 +77,10 @@ func (c *capture) Stop(ctx context.Context) (pcapng []byte, drops int, err error
 	defer c.e.close()
 	cut := context.AfterFunc(ctx, c.e.close)
 	defer cut()
-	if err := c.e.note(order.Note{Stop: true}); err != nil {
-		return nil, 0, fmt.Errorf("stop capture: %w", err)
-	}
-	reply, files, err := c.e.next(ctx)
+	sendErr := c.e.note(order.Note{Stop: true})
+	reply, files, err := c.e.next(ctx) // of a recording that ended before, the reason
 	channel.CloseAll(files)
-	if err != nil {
+	if err = errors.Join(err, sendErr); err != nil {
 		return nil, 0, fmt.Errorf("stop capture: %w", err)
 	}
 	c.reading.Wait()
