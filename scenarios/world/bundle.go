@@ -38,7 +38,7 @@ func collectIfFailed(ctx context.Context, w *World) error {
 	if _, err := w.Bundle(ctx, lab.DirSink(dir), lab.BundleOptions{Each: Budget.Evidence, Facts: facts}); err != nil {
 		ginkgo.GinkgoWriter.Println("the bundle lacks something:", err)
 	}
-	if err := w.tell(ctx, dir, spec.StartTime); err != nil {
+	if err := w.tell(ctx, lab.DirSink(dir), spec.StartTime); err != nil {
 		ginkgo.GinkgoWriter.Println("the timeline lacks something:", err)
 	}
 	bundles[spec.FullText()] = filepath.Dir(dir)

@@ -155,19 +155,14 @@ func (n *nodeWire) events(ctx context.Context, source string) (lab.Timeline, err
 }
 
 // tell draws the timeline of a failed scenario on stderr and leaves the whole of it in its bundle.
-func (w *World) tell(ctx context.Context, dir string, begin time.Time) error {
+func (w *World) tell(ctx context.Context, bundle lab.Sink, begin time.Time) error {
 	t, err := w.Timeline(ctx, begin, time.Now())
-	b := &bundle{dir: dir}
-	b.note(err)
 	var text bytes.Buffer
-	b.note(t.Draw(&text, 0))
-	b.write("timeline.txt", text.Bytes())
+	errs := []error{err, t.Draw(&text, 0), bundle.Put("timeline.txt", text.Bytes())}
 	doc, err := json.MarshalIndent(t, "", "  ")
-	b.note(err)
-	b.write("timeline.json", doc)
+	errs = append(errs, err, bundle.Put("timeline.json", doc))
 	fmt.Fprintf(os.Stderr, "\nwhat happened in %s, from %s on:\n", w.Spec.Name, begin.Format("15:04:05.000"))
-	b.note(t.Draw(os.Stderr, timelineLines))
-	return errors.Join(b.errs...)
+	return errors.Join(append(errs, t.Draw(os.Stderr, timelineLines))...)
 }
 
 // Call is lab.Lab's, and is remembered for the timeline.
