@@ -5,6 +5,7 @@ package hbone
 import (
 	"io"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -23,6 +24,8 @@ func TestDataPathAllocatesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := &conn{cfg: Config{}.withDefaults(200, 64<<10), rec: rec, streams: map[uint32]*stream{}, highestID: 1}
+	c.control.recv = newRecvFlow(&c.cfg)
+	c.abuse = newAbuse(time.Now())
 	c.parser = newParser(c, c.cfg.MaxFrameSize, c.cfg.MaxHeaderList)
 	c.parser.started = true
 	s := newStream(c)
@@ -37,6 +40,7 @@ func TestDataPathAllocatesNothing(t *testing.T) {
 	control := make([]byte, 0, 1<<10)
 	allocs := testing.AllocsPerRun(1000, func() {
 		c.control.recv.window, s.recvWindow = 1<<20, 1<<20
+		c.abuse.sent.Add(4 * bytesPerUpdate)
 		if used, err := c.parser.feed(frames, false); err != nil || used != len(frames) {
 			t.Fatal(used, err)
 		}

@@ -52,7 +52,7 @@ func (c *conn) open(ctx context.Context, r *Request) (*Stream, error) {
 	s := newStream(c)
 	stop := context.AfterFunc(ctx, func() { s.fail(http2.ErrCodeCancel, &cutError{context.Cause(ctx)}) })
 	defer stop()
-	if !c.request(s, r) {
+	if !c.ask(s, r) {
 		c.untake()
 		if err := context.Cause(ctx); err != nil {
 			return nil, err
@@ -74,8 +74,8 @@ func (c *conn) open(ctx context.Context, r *Request) (*Stream, error) {
 	}
 }
 
-// request writes HEADERS on a new stream; false when the connection drains or the stream died before.
-func (c *conn) request(s *stream, r *Request) bool {
+// ask writes HEADERS on a new stream; false when the connection drains or the stream died before.
+func (c *conn) ask(s *stream, r *Request) bool {
 	if !c.lockBatch(s) {
 		return false
 	}
@@ -118,8 +118,8 @@ func ok(f *http2.MetaHeadersFrame) bool {
 	return len(status) == 3 && status[0] == '2'
 }
 
-// response handles HEADERS from the server, on the read loop.
-func (s *stream) response(f *http2.MetaHeadersFrame) {
+// response handles HEADERS from the server.
+func (c *conn) response(s *stream, f *http2.MetaHeadersFrame) error {
 	status, err := strconv.Atoi(f.PseudoValue("status"))
 	s.mu.Lock()
 	second := s.answer != nil
@@ -130,16 +130,17 @@ func (s *stream) response(f *http2.MetaHeadersFrame) {
 	s.mu.Unlock()
 	switch {
 	case f.Truncated:
-		s.fail(http2.ErrCodeEnhanceYourCalm, &ResetError{Code: http2.ErrCodeEnhanceYourCalm})
+		return c.failFor(s, http2.ErrCodeEnhanceYourCalm)
 	case err != nil || second:
-		// RFC 9113 §8.5: no HEADERS on a connected stream.
-		s.fail(http2.ErrCodeProtocol, &ResetError{Code: http2.ErrCodeProtocol})
+		return c.failFor(s, http2.ErrCodeProtocol) // no HEADERS on a connected stream (RFC 9113 §8.5)
 	case informational:
+		return c.noise(1, http2.FrameHeaders)
 	case f.StreamEnded():
 		s.endInput()
 	default:
 		s.signal()
 	}
+	return nil
 }
 
 // answered turns a response into a Stream or an error.

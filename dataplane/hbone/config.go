@@ -9,11 +9,14 @@ import (
 
 // Config holds what both ends of a connection share. A zero field means its default.
 type Config struct {
-	// StreamWindow is how many bytes a peer may send on one stream before the application took them: 512 KiB. With
-	// 256 KiB one stream alone cost 8 % more CPU per byte, as its sender waited more; more than 512 KiB gained nothing.
+	// StartWindow is how many bytes a peer may send on a stream whose application has not taken any yet: 16 KiB. That is
+	// enough for most requests, and little enough that 200 streams whose applications stall do not fill a connection.
+	StartWindow int32
+	// StreamWindow is what that grows to as the application takes them, see recvFlow: 512 KiB. With at most 256 KiB one
+	// stream alone cost 8 % more CPU per byte, as its sender waited more; more than 512 KiB gained nothing.
 	StreamWindow int32
-	// ConnWindow is the same for all streams of a connection together, and also its share of queued bytes: what it
-	// may queue before its window shrinks when memory is scarce: 2 MiB; the protocol's least is 64 KiB.
+	// ConnWindow is the same for all streams of a connection together, and also its share of queued bytes: as much it
+	// may queue before its window shrinks by what it queues: 2 MiB; the protocol's least is 64 KiB.
 	ConnWindow int32
 	// MaxFrameSize is the largest frame payload that is accepted: 1 MiB. Sent frames stay below 48 KiB.
 	MaxFrameSize uint32
@@ -29,13 +32,13 @@ type Config struct {
 	// HandshakeTimeout bounds TCP connect and TLS handshake: 10 s.
 	HandshakeTimeout time.Duration
 	// Budget bounds the bytes that all connections sharing it may queue for slow applications; nil means one
-	// budget of 128 MiB for the process.
+	// budget of 16 MiB for the process.
 	Budget *Budget
 }
 
-// Budget counts bytes queued for slow applications across connections. From three quarters of its limit on, memory is
-// scarce and a connection's window shrinks by what it queues above its share. Above the limit, connections are granted
-// no more than the protocol's smallest window and new streams are refused.
+// Budget counts bytes queued for slow applications across connections. No connection may queue more than a third of what
+// is left of it, so that a few that queue all they can leave more than half of it to the others. Above the limit,
+// connections are granted no more than the protocol's smallest window and new streams are refused.
 type Budget struct {
 	limit int64
 	used  atomic.Int64
@@ -47,13 +50,13 @@ func NewBudget(limit int64) *Budget { return &Budget{limit: limit} }
 // Used is the number of bytes queued now.
 func (b *Budget) Used() int64 { return b.used.Load() }
 
-// scarce reports whether connections are to stay within their shares.
-func (b *Budget) scarce() bool { return b.used.Load() > b.limit/4*3 }
+// allowance is how much a single connection may queue now.
+func (b *Budget) allowance() int64 { return (b.limit - b.used.Load()) / 3 }
 
 func (b *Budget) exceeded() bool { return b.used.Load() > b.limit }
 
 // processBudget serves every Config that names none: applications are slow per process, not per pool.
-var processBudget = NewBudget(128 << 20)
+var processBudget = NewBudget(16 << 20)
 
 func (c Config) withDefaults(maxStreams, maxHeaderList uint32) Config {
 	def := func(d *time.Duration, v time.Duration) {
@@ -71,6 +74,10 @@ func (c Config) withDefaults(maxStreams, maxHeaderList uint32) Config {
 		c.ConnWindow = 2 << 20
 	}
 	c.ConnWindow = max(c.ConnWindow, floorWindow)
+	if c.StartWindow == 0 {
+		c.StartWindow = 16 << 10
+	}
+	c.StartWindow = min(c.StartWindow, c.StreamWindow)
 	if c.MaxFrameSize == 0 {
 		c.MaxFrameSize = 1 << 20
 	}

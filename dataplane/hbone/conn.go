@@ -43,8 +43,10 @@ type conn struct {
 	// Owned by the read loop.
 	parser    *parser
 	current   *stream // of the DATA frame being read, nil if its payload is dropped
-	preface   int     // bytes of the client's preface still expected
-	highestID uint32  // opened by the peer; read by others under mu
+	empty     bool    // that frame, so far
+	abuse     abuse
+	preface   int    // bytes of the client's preface still expected
+	highestID uint32 // opened by the peer; read by others under mu
 
 	// Guarded by the write lock.
 	wmu     sync.Mutex
@@ -70,6 +72,7 @@ type conn struct {
 	cutOff      bool  // failed, and every stream with it
 	err         error // why, once failed
 	ready       bool  // the peer's SETTINGS came
+	acked       bool  // and its acknowledgement of ours
 	draining    bool  // no new streams
 	goAwayLast  uint32
 	goAwaySent  bool      // first step of ours
@@ -120,7 +123,8 @@ func newConn(cfg Config, o owner, client bool, rec *recordConn, tc *tls.Conn) *c
 	c.parser = newParser(c, cfg.MaxFrameSize, cfg.MaxHeaderList)
 	c.encoder = hpack.NewEncoder(&c.block)
 	c.send.window, c.send.initialWindow = floorWindow, floorWindow
-	c.control.recv.window = int64(cfg.ConnWindow)
+	c.control.recv = newRecvFlow(&c.cfg)
+	c.abuse = newAbuse(c.since)
 	c.peerMaxFrame.Store(16 << 10)
 	c.peerTableSize.Store(4096)
 	if !client {
@@ -151,7 +155,7 @@ func (c *conn) start() {
 	c.mu.Unlock()
 	var b bytes.Buffer
 	settings := []http2.Setting{
-		{ID: http2.SettingInitialWindowSize, Val: uint32(c.cfg.StreamWindow)},
+		{ID: http2.SettingInitialWindowSize, Val: uint32(c.cfg.StartWindow)},
 		{ID: http2.SettingMaxFrameSize, Val: c.cfg.MaxFrameSize},
 		{ID: http2.SettingMaxHeaderListSize, Val: c.cfg.MaxHeaderList},
 	}
@@ -163,7 +167,7 @@ func (c *conn) start() {
 	}
 	fr := http2.NewFramer(&b, nil)
 	_ = fr.WriteSettings(settings...)
-	if grow := c.cfg.ConnWindow - floorWindow; grow > 0 {
+	if grow := c.control.recv.window - floorWindow; grow > 0 {
 		_ = fr.WriteWindowUpdate(0, uint32(grow))
 	}
 	c.wmu.Lock()

@@ -75,19 +75,9 @@ func (c *conn) kick() {
 // lock, once s may send nothing more. Pending control frames go first.
 func (c *conn) lockBatch(s *stream) bool {
 	for {
-		c.wmu.Lock()
 		if c.rec.room() {
-			c.rec.inBatch.Store(true)
-			if c.controlPending.Load() {
-				c.writeControl()
-			}
-			if !s.silenced() { // looked at under the lock, under which RST_STREAM is written too
-				return true
-			}
-			c.unlockBatch()
-			return false
+			return c.lockReserved(s)
 		}
-		c.wmu.Unlock()
 		if c.enlist(s, false) {
 			<-s.wake
 		}
@@ -96,6 +86,20 @@ func (c *conn) lockBatch(s *stream) bool {
 			return false
 		}
 	}
+}
+
+// lockReserved is lockBatch for a batch whose room was reserved.
+func (c *conn) lockReserved(s *stream) bool {
+	c.wmu.Lock()
+	c.rec.inBatch.Store(true)
+	if c.controlPending.Load() {
+		c.writeControl()
+	}
+	if !s.silenced() { // looked at under the lock, under which RST_STREAM is written too
+		return true
+	}
+	c.unlockBatch()
+	return false
 }
 
 // unlockBatch gives the write lock back and sends what was written.

@@ -45,28 +45,24 @@ func (c *conn) data(id, length uint32) error {
 	case connOver:
 		return connErr(http2.ErrCodeFlowControl, "DATA of %d bytes beyond the connection's window", length)
 	case streamOver:
-		s.fail(http2.ErrCodeFlowControl, &ResetError{Code: http2.ErrCodeFlowControl})
-		s = nil
+		err, s = c.failFor(s, http2.ErrCodeFlowControl), nil
 	case s != nil && s.inputEnded():
-		s.fail(http2.ErrCodeStreamClosed, &ResetError{Code: http2.ErrCodeStreamClosed})
-		s = nil
+		err, s = c.failFor(s, http2.ErrCodeStreamClosed), nil
 	}
-	c.current = s
-	return nil
+	c.current, c.empty = s, true
+	return err
 }
 
 // payload implements sink.
 func (c *conn) payload(b []byte) error {
 	s := c.current
+	c.empty = false
 	if s == nil {
-		c.giveBack(len(b), 0)
+		c.received(nil, len(b), 0, 0)
 		return nil
 	}
 	taken, queued, err := s.deliver(b)
-	c.giveBack(len(b), queued)
-	if taken > 0 {
-		c.giveBackStream(s, taken)
-	}
+	c.received(s, len(b), taken, queued)
 	if err != nil {
 		s.appFailed("write", err)
 	}
@@ -75,10 +71,7 @@ func (c *conn) payload(b []byte) error {
 
 // padding implements sink. Padding costs window, so it is given back like bytes that were taken.
 func (c *conn) padding(n int) {
-	c.giveBack(n, 0)
-	if c.current != nil {
-		c.giveBackStream(c.current, n)
-	}
+	c.received(c.current, n, n, 0)
 }
 
 // dataEnd implements sink.
@@ -87,9 +80,16 @@ func (c *conn) dataEnd(endStream bool) error {
 	c.current = nil
 	if s != nil && endStream {
 		s.endInput()
+		return nil
+	}
+	if c.empty {
+		return c.noise(1, http2.FrameData)
 	}
 	return nil
 }
+
+// ignored implements sink.
+func (c *conn) ignored(kind http2.FrameType) error { return c.noise(1, kind) }
 
 // streamError implements sink: the framer refused a frame for one stream.
 func (c *conn) streamError(id uint32, code Code, cause error) error {
@@ -100,11 +100,10 @@ func (c *conn) streamError(id uint32, code Code, cause error) error {
 	}
 	c.mu.Unlock()
 	if s != nil {
-		s.fail(code, &ResetError{Code: code})
-		return nil
+		return c.failFor(s, code)
 	}
 	c.postReset(id, code)
-	return nil
+	return c.fault(code)
 }
 
 // frame implements sink.
@@ -113,12 +112,11 @@ func (c *conn) frame(f http2.Frame) error {
 	case *http2.MetaHeadersFrame:
 		return c.headers(f)
 	case *http2.RSTStreamFrame:
-		s, err := c.lookup(f.StreamID)
-		if s != nil {
-			s.remoteReset(f.ErrCode)
-		}
-		return err
+		return c.resetByPeer(f)
 	case *http2.SettingsFrame:
+		if err := c.noise(costSettings, http2.FrameSettings); err != nil {
+			return err
+		}
 		return c.settings(f)
 	case *http2.PingFrame:
 		data := binary.BigEndian.Uint64(f.Data[:])
@@ -127,7 +125,11 @@ func (c *conn) frame(f http2.Frame) error {
 		} else {
 			c.postPing(true, data)
 		}
+		return c.noise(1, http2.FramePing)
 	case *http2.GoAwayFrame:
+		if err := c.noise(costGoAway, http2.FrameGoAway); err != nil {
+			return err
+		}
 		c.goAway(f)
 	case *http2.PushPromiseFrame:
 		return connErr(http2.ErrCodeProtocol, "PUSH_PROMISE, which was switched off")
@@ -135,9 +137,28 @@ func (c *conn) frame(f http2.Frame) error {
 	return nil
 }
 
+// resetByPeer handles RST_STREAM.
+func (c *conn) resetByPeer(f *http2.RSTStreamFrame) error {
+	s, err := c.lookup(f.StreamID)
+	switch {
+	case err != nil:
+		return err
+	case s == nil:
+		return c.noise(1, http2.FrameRSTStream)
+	case !c.client && !s.replied.Load():
+		err = c.abandoned()
+	}
+	s.remoteReset(f.ErrCode)
+	return err
+}
+
 func (c *conn) settings(f *http2.SettingsFrame) error {
 	if f.IsAck() {
+		c.acknowledged()
 		return nil
+	}
+	if n := f.NumSettings(); n > settingsMax {
+		return connErr(http2.ErrCodeEnhanceYourCalm, "%d settings in a frame", n)
 	}
 	err := f.ForeachSetting(func(s http2.Setting) error {
 		if err := s.Valid(); err != nil {
@@ -176,16 +197,19 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 	if c.client {
 		s, err := c.lookup(f.StreamID)
 		if s != nil {
-			s.response(f)
+			return c.response(s, f)
 		}
 		return err
 	}
+	return c.request(f)
+}
+
+// request handles HEADERS from a client.
+func (c *conn) request(f *http2.MetaHeadersFrame) error {
 	c.mu.Lock()
 	if s := c.streams[f.StreamID]; s != nil {
 		c.mu.Unlock()
-		// RFC 9113 §8.5: no HEADERS on a connected stream.
-		s.fail(http2.ErrCodeProtocol, &ResetError{Code: http2.ErrCodeProtocol})
-		return nil
+		return c.failFor(s, http2.ErrCodeProtocol) // no HEADERS on a connected stream (RFC 9113 §8.5)
 	}
 	if f.StreamID%2 == 0 || f.StreamID <= c.highestID {
 		c.mu.Unlock()
@@ -194,22 +218,27 @@ func (c *conn) headers(f *http2.MetaHeadersFrame) error {
 	c.highestID = f.StreamID
 	if c.draining {
 		c.mu.Unlock()
-		return nil // above the last stream that GOAWAY named
+		return c.noise(1, http2.FrameHeaders) // above the last stream that GOAWAY named
 	}
 	if f.Truncated { // above the header list limit; what was left out may have mattered
 		c.mu.Unlock()
 		c.postReset(f.StreamID, http2.ErrCodeEnhanceYourCalm)
-		return nil
+		return c.fault(http2.ErrCodeEnhanceYourCalm)
 	}
-	if uint32(c.active) >= c.cfg.MaxStreams || c.cfg.Budget.exceeded() {
+	full, scarce := uint32(c.active) >= c.cfg.MaxStreams, c.cfg.Budget.exceeded()
+	if full || scarce {
 		c.mu.Unlock()
 		c.postReset(f.StreamID, http2.ErrCodeRefusedStream)
+		if full {
+			return c.abandoned()
+		}
 		return nil
 	}
 	s := newStream(c)
 	c.register(s, f.StreamID)
 	c.active++
 	c.mu.Unlock()
+	c.opened()
 	if f.StreamEnded() {
 		s.endInput()
 	}

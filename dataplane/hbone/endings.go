@@ -125,7 +125,7 @@ func (s *stream) die(cause error, abort bool) bool {
 	s.c.control.mu.Lock()
 	s.recvClosed = true
 	s.c.control.mu.Unlock()
-	s.c.giveBack(0, -dropped)
+	s.c.unqueued(nil, dropped)
 	if app != nil {
 		app.SetDeadline(time.Unix(1, 0))
 	}

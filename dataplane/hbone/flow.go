@@ -87,8 +87,8 @@ const sillyWindow = 1 << 10
 // usable reports whether w bytes are worth sending. c.mu is held.
 func (c *conn) usable(w int64) bool { return w > 0 && w >= min(sillyWindow, c.send.initialWindow/4) }
 
-// reserve takes up to limit bytes of stream and connection window, without waiting; 0 means there is none, or no room
-// for a batch.
+// reserve takes up to limit bytes of stream and connection window and of room, without waiting; 0 means that there is
+// none.
 func (c *conn) reserve(s *stream, limit int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -99,6 +99,7 @@ func (c *conn) reserve(s *stream, limit int) int {
 	}
 	s.sendWindow -= n
 	c.send.window -= n
+	c.rec.claimed.Add(n)
 	c.passOn()
 	return int(n)
 }
@@ -108,6 +109,7 @@ func (c *conn) unreserve(s *stream, n int) {
 	c.mu.Lock()
 	s.sendWindow += int64(n)
 	c.send.window += int64(n)
+	c.rec.claimed.Add(-int64(n))
 	c.passOn()
 	c.mu.Unlock()
 }
@@ -148,6 +150,9 @@ func (c *conn) withdraw(s *stream) {
 
 // windowUpdate implements sink.
 func (c *conn) windowUpdate(id, increment uint32) error {
+	if err := c.updated(); err != nil {
+		return err
+	}
 	if id == 0 {
 		if increment == 0 {
 			return connErr(http2.ErrCodeProtocol, "WINDOW_UPDATE of 0")
@@ -170,12 +175,11 @@ func (c *conn) windowUpdate(id, increment uint32) error {
 	c.mu.Unlock()
 	switch {
 	case increment == 0:
-		s.fail(http2.ErrCodeProtocol, &ResetError{Code: http2.ErrCodeProtocol})
+		return c.failFor(s, http2.ErrCodeProtocol)
 	case over:
-		s.fail(http2.ErrCodeFlowControl, &ResetError{Code: http2.ErrCodeFlowControl})
-	default:
-		s.signal()
+		return c.failFor(s, http2.ErrCodeFlowControl)
 	}
+	s.signal()
 	return nil
 }
 
@@ -192,90 +196,4 @@ func (c *conn) setInitialWindow(v uint32) error {
 		s.signal()
 	}
 	return nil
-}
-
-// recvFlow is what we let the peer send. Guarded by control.mu, as window updates are control frames in waiting.
-//
-// window + credit + withheld is constant but for bytes on their way through deliver. The connection's window is given
-// back on receipt while its queues hold less than its share; above that, and once the process is short of memory, what
-// they hold is withheld until the kernel takes it. As long as memory is plenty a connection may queue more: 150 stalled
-// streams of 512 KiB would otherwise leave their neighbours no window at all. The protocol's smallest window always
-// stays, for a neighbour without any window would be cut off by an application that is not its own.
-type recvFlow struct {
-	window   int64
-	credit   int64 // to be announced
-	queued   int64 // bytes in the connection's queues
-	withheld int64
-}
-
-// due reports whether it is time to announce credit: a good part of the window, or more than what the peer has left.
-func due(credit, window int64, full int32) bool {
-	return credit > 0 && (credit >= int64(full)/2 || credit > window)
-}
-
-// charge takes a DATA frame's whole length from both windows. s may be nil.
-func (c *conn) charge(s *stream, n int64) (connOver, streamOver bool) {
-	k := &c.control
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.recv.window -= n; k.recv.window < 0 {
-		return true, false
-	}
-	if s != nil {
-		s.recvWindow -= n
-		return false, s.recvWindow < 0
-	}
-	return false, false
-}
-
-// giveBack returns n received bytes to the connection's window, of which queued went into a queue; n = 0 and a
-// negative queued say that the kernel took bytes from a queue, or that a queue was dropped.
-func (c *conn) giveBack(n, queued int) {
-	if queued != 0 {
-		c.cfg.Budget.used.Add(int64(queued))
-	}
-	k := &c.control
-	k.mu.Lock()
-	r := &k.recv
-	r.credit += int64(n)
-	r.queued += int64(queued)
-	withhold := int64(0)
-	if full := int64(c.cfg.ConnWindow); r.queued > full && c.cfg.Budget.scarce() {
-		withhold = max(0, min(r.queued-full, full-floorWindow))
-	}
-	r.credit -= withhold - r.withheld
-	r.withheld = withhold
-	if due(r.credit, r.window, c.cfg.ConnWindow) {
-		c.controlPending.Store(true)
-	}
-	k.mu.Unlock()
-}
-
-// giveBackStream returns n bytes that the kernel took to the stream's window.
-func (c *conn) giveBackStream(s *stream, n int) {
-	k := &c.control
-	k.mu.Lock()
-	s.credit += int64(n)
-	if !s.announcing && !s.recvClosed && due(s.credit, s.recvWindow, c.cfg.StreamWindow) {
-		s.announcing = true
-		k.updates = append(k.updates, s)
-		c.controlPending.Store(true)
-	}
-	k.mu.Unlock()
-}
-
-// connGrant says how much credit to announce for the connection now, and books it. Above the budget the peer gets no
-// more than the protocol's smallest window.
-func (c *conn) connGrant() uint32 {
-	r := &c.control.recv
-	if !due(r.credit, r.window, c.cfg.ConnWindow) {
-		return 0
-	}
-	n := r.credit
-	if c.cfg.Budget.exceeded() {
-		n = min(n, max(0, floorWindow-r.window))
-	}
-	r.credit -= n
-	r.window += n
-	return uint32(n)
 }

@@ -15,6 +15,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -231,11 +232,15 @@ func TestKeyUpdateWhileBlocked(t *testing.T) {
 // TestKeyUpdatesAreBounded: a peer that asks for KeyUpdate and reads nothing is cut before its answers pile up.
 func TestKeyUpdatesAreBounded(t *testing.T) {
 	cfg := serverConfig()
+	cfg.StartWindow = 512 << 10
 	cfg.PingInterval, cfg.PingTimeout = time.Hour, time.Hour // which would cut it too
 	srv, hop := startServer(t, cfg)
 	app := serveApps(t, func(c *net.TCPConn) {
 		defer c.Close()
+		var g sync.WaitGroup
+		g.Go(func() { io.Copy(io.Discard, c) })
 		io.Copy(onlyWriter{c}, &pattern{})
+		g.Wait()
 	})
 	c, err := net.Dial("tcp", hop.String())
 	if err != nil {
@@ -253,7 +258,7 @@ func TestKeyUpdatesAreBounded(t *testing.T) {
 	most := int64(0)
 	for asked := 0; err == nil && asked < 200_000; asked++ {
 		if err = r.requestKeyUpdate(); err == nil {
-			err = peer.fr.WritePing(true, [8]byte{}) // crypto/tls allows 16 messages without data between
+			err = peer.fr.WriteData(1, false, []byte{0}) // crypto/tls allows 16 messages without data between
 		}
 		for _, c := range srv.snapshot() {
 			most = max(most, c.rec.unflushed.Load())

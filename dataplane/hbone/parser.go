@@ -33,6 +33,8 @@ type sink interface {
 	windowUpdate(id, increment uint32) error
 	// frame delivers every other frame that has a meaning.
 	frame(f http2.Frame) error
+	// ignored says that a frame without a meaning for us was skipped.
+	ignored(kind http2.FrameType) error
 	// streamError reports a frame that breaks one stream only.
 	streamError(id uint32, code Code, cause error) error
 }
@@ -188,8 +190,10 @@ func (p *parser) body(b []byte) (int, error) {
 	}
 	// PRIORITY and frame types unknown to us carry nothing that we would act on (RFC 9113 §5.5).
 	p.left -= n
-	p.reading = p.left > 0
-	return n, nil
+	if p.reading = p.left > 0; p.reading {
+		return n, nil
+	}
+	return n, p.sink.ignored(p.kind)
 }
 
 func (p *parser) dataBody(b []byte) (used int, err error) {

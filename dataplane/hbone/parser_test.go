@@ -48,6 +48,7 @@ func (s *trace) frame(f http2.Frame) error {
 	s.add("%v", f)
 	return nil
 }
+func (s *trace) ignored(http2.FrameType) error { return nil }
 func (s *trace) streamError(id uint32, code Code, _ error) error {
 	s.add("stream error %d %v", id, code)
 	return nil

@@ -54,7 +54,8 @@ type recordConn struct {
 	handover  chan struct{} // the flusher has work
 	inBatch   atomic.Bool   // whoever set it will flush
 	unflushed atomic.Int64
-	overrun   atomic.Bool // overrunMax was reached
+	claimed   atomic.Int64 // bytes on their way from an application into a batch
+	overrun   atomic.Bool  // overrunMax was reached
 
 	mu       sync.Mutex
 	out      *outBuf
@@ -203,8 +204,9 @@ func (r *recordConn) SetWriteDeadline(t time.Time) error {
 	return r.TCPConn.SetWriteDeadline(t)
 }
 
-// room reports whether a batch may be started.
-func (r *recordConn) room() bool { return r.unflushed.Load() < unflushedMax }
+// room reports whether a batch may be started. What others are about to add counts, or as many streams as see room at
+// the same time would each hold a buffer until the peer reads again.
+func (r *recordConn) room() bool { return r.unflushed.Load()+r.claimed.Load() < unflushedMax }
 
 func (r *recordConn) wakeFlusher() {
 	select {

@@ -95,7 +95,7 @@ func (s *stream) sendData() {
 	c, buf, n := s.c, s.reader.buf, s.reader.n
 	s.reader.buf = nil
 	defer appBufs.put(buf)
-	if !c.lockBatch(s) {
+	if !c.lockReserved(s) {
 		c.unreserve(s, n)
 		return
 	}
@@ -109,6 +109,8 @@ func (s *stream) sendData() {
 		c.write(buf[off : off+frameHeaderLen+m])
 		off += m
 	}
+	c.rec.claimed.Add(-int64(n))
+	c.abuse.sent.Add(int64(n))
 	c.unlockBatch()
 	s.mu.Lock()
 	s.bytesOut += uint64(n)
@@ -175,6 +177,7 @@ func (s *stream) respond(status int, endStream bool, fields []Header) bool {
 	if !s.c.lockBatch(s) {
 		return false
 	}
+	s.replied.Store(true)
 	s.c.writeHeaders(s.id, endStream, []Header{{":status", strconv.Itoa(status)}}, fields)
 	if endStream {
 		s.setOutEnd()

@@ -192,8 +192,8 @@ func TestServerJudgesFrames(t *testing.T) {
 			p.fr.WriteData(1, false, []byte("x"))
 		}, true, http2.ErrCodeStreamClosed},
 		{"DATA beyond the stream's window", func(p *rawPeer) {
-			for range 9 {
-				p.fr.WriteData(1, false, make([]byte, 64<<10))
+			for range 3 {
+				p.fr.WriteData(1, false, make([]byte, 10<<10))
 			}
 		}, true, http2.ErrCodeFlowControl},
 	}

@@ -84,11 +84,11 @@ func TestFlushWithoutProgressClosesConnection(t *testing.T) {
 	}
 }
 
-// TestBudgetRestrainsConnections: above the process's budget a connection's window shrinks to the protocol's least,
-// and grows again once the applications read.
+// TestBudgetRestrainsConnections: above the process's budget a connection's window shrinks to the protocol's least, new
+// streams are refused, and both are as before once the applications read.
 func TestBudgetRestrainsConnections(t *testing.T) {
 	sc, pc := serverConfig(), clientConfig()
-	sc.Budget = NewBudget(1 << 20)
+	sc.Budget = NewBudget(100 << 10)
 	srv, hop := startServer(t, sc)
 	p := startPool(t, pc)
 	resume := make(chan struct{})
@@ -116,6 +116,10 @@ func TestBudgetRestrainsConnections(t *testing.T) {
 		return server.control.recv.window <= floorWindow
 	})
 	moveAll(t, []*tunnel{keeper}, 4<<20) // a neighbour still gets through
+	var re *ResetError
+	if _, err := p.Open(testContext(t), Key{Addr: hop}, &Request{Authority: "x:1"}); !errors.As(err, &re) || re.Code != http2.ErrCodeRefusedStream {
+		t.Errorf("a new stream above the budget: %v", err)
+	}
 	release()
 	for range asleep {
 		<-flooded

@@ -6,17 +6,19 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/net/http2"
 )
 
 // stream is one tunnel, from HEADERS until both directions and its queue are done.
 type stream struct {
-	c    *conn
-	id   uint32        // set by register
-	wake chan struct{} // something changed for the goroutine that owns the stream
-	dead atomic.Bool   // set with mu held; read anywhere
-	mute atomic.Bool   // the peer takes no more bytes, but what it sent is still being delivered
+	c       *conn
+	id      uint32        // set by register
+	wake    chan struct{} // something changed for the goroutine that owns the stream
+	dead    atomic.Bool   // set with mu held; read anywhere
+	replied atomic.Bool   // server: an answer is written
+	mute    atomic.Bool   // the peer takes no more bytes, but what it sent is still being delivered
 
 	// Guarded by conn.mu.
 	sendWindow int64
@@ -26,6 +28,9 @@ type stream struct {
 	// Guarded by control.mu.
 	recvWindow int64
 	credit     int64
+	window     int64 // recvWindow + credit + what is queued
+	round      time.Time
+	queued     int64
 	announcing bool
 	recvClosed bool
 
@@ -49,14 +54,18 @@ type stream struct {
 }
 
 func newStream(c *conn) *stream {
-	// Until the peer has seen our SETTINGS it may send the protocol's initial window.
-	return &stream{c: c, wake: make(chan struct{}, 1), recvWindow: int64(max(c.cfg.StreamWindow, floorWindow))}
+	return &stream{c: c, wake: make(chan struct{}, 1)}
 }
 
 // register puts s on the connection. c.mu is held.
 func (c *conn) register(s *stream, id uint32) {
 	s.id = id
 	s.sendWindow = c.send.initialWindow
+	s.window = int64(c.cfg.StartWindow)
+	if !c.acked {
+		s.window = max(s.window, floorWindow)
+	}
+	s.recvWindow = s.window
 	c.streams[id] = s
 }
 
@@ -109,7 +118,7 @@ func (s *stream) drain() {
 			s.draining = false
 			s.shutdown()
 			s.mu.Unlock()
-			s.c.giveBack(0, -dropped)
+			s.c.unqueued(nil, dropped)
 			s.c.kick()
 			s.signal()
 			return
@@ -123,8 +132,7 @@ func (s *stream) drain() {
 			s.bytesIn += uint64(n)
 		}
 		s.mu.Unlock()
-		s.c.giveBack(0, -n)
-		s.c.giveBackStream(s, n)
+		s.c.unqueued(s, n)
 		s.c.kick()
 		if err != nil {
 			s.appFailed("write", err)

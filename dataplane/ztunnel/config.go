@@ -126,6 +126,7 @@ type CA struct {
 // HBONE shapes the HTTP/2 connections; zero fields mean hbone's defaults.
 type HBONE struct {
 	StreamWindow, ConnWindow, FrameSize, MaxStreams uint32
+	QueueBudget                                     int64 // bytes that all connections may queue for slow applications
 	IdleFor                                         time.Duration
 	PingInterval, PingTimeout                       time.Duration
 }

@@ -29,6 +29,7 @@ type shared struct {
 	access  *telemetry.AccessLog
 	log     *slog.Logger
 	work    workCounter
+	queues  *hbone.Budget // nil: hbone's default
 
 	keepSource bool // set by Run before the first pod
 }
@@ -64,7 +65,7 @@ func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy,
 	}
 	h := hbone.Config{
 		StreamWindow: int32(s.cfg.HBONE.StreamWindow), ConnWindow: int32(s.cfg.HBONE.ConnWindow),
-		MaxFrameSize: s.cfg.HBONE.FrameSize, HandshakeTimeout: s.cfg.Time.Connect,
+		MaxFrameSize: s.cfg.HBONE.FrameSize, HandshakeTimeout: s.cfg.Time.Connect, Budget: s.queues,
 		PingInterval: s.cfg.HBONE.PingInterval, PingTimeout: s.cfg.HBONE.PingTimeout,
 	}
 	client := h

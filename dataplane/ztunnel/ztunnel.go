@@ -13,6 +13,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
+	"github.com/ambientlab/ambientlab/dataplane/hbone"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/netns"
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
@@ -55,6 +56,9 @@ func New(cfg Config) (*Ztunnel, error) {
 		shared:    shared{cfg: &cfg, catalog: catalog.New(), metrics: telemetry.NewMetrics("ztunnel", cfg.Version), log: cfg.Log},
 		readiness: admin.NewReadiness(pendingState, pendingPods),
 		quit:      make(chan struct{}),
+	}
+	if n := cfg.HBONE.QueueBudget; n > 0 {
+		z.queues = hbone.NewBudget(n)
 	}
 	format := "text"
 	if cfg.AccessLogJSON {

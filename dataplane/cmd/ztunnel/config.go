@@ -153,6 +153,7 @@ func transport(e *env, c *ztunnel.Config) {
 		ConnWindow:   uint32(e.number("HTTP2_CONNECTION_WINDOW_SIZE", 0, 65535, maxWindow)),
 		FrameSize:    uint32(e.number("HTTP2_FRAME_SIZE", 0, 16384, 1<<24-1)),
 		MaxStreams:   uint32(e.number("POOL_MAX_STREAMS_PER_CONNECTION", 0, 1, math.MaxUint16)),
+		QueueBudget:  int64(e.number("HBONE_QUEUE_BUDGET", 0, 1<<20, math.MaxInt64)),
 		IdleFor:      e.duration("POOL_UNUSED_RELEASE_TIMEOUT", 5*time.Minute),
 	}
 	c.TCP = ztunnel.TCP{

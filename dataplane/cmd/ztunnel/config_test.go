@@ -70,7 +70,7 @@ func TestEnvironment(t *testing.T) {
 	s, err := parseEnviron([]string{
 		"PROXY_MODE=dedicated", "PROXY_WORKLOAD_INFO=shop/cart/cart-sa", "XDS_ADDRESS=control:15012", "CA_ADDRESS=https://[fd00::1]:15013",
 		"XDS_HEADER_X-A=b", "CA_HEADER_C=d", "LOG_FORMAT=json", "RUST_LOG=access=debug,warn", "POD_NAME=ztunnel-x", "POD_NAMESPACE=istio-system",
-		"INSTANCE_IP=10.0.0.9", "NODE_NAME=node1", "NETWORK=n1", "HTTP2_STREAM_WINDOW_SIZE=1048576", "POOL_UNUSED_RELEASE_TIMEOUT=30s",
+		"INSTANCE_IP=10.0.0.9", "NODE_NAME=node1", "NETWORK=n1", "HTTP2_STREAM_WINDOW_SIZE=1048576", "HBONE_QUEUE_BUDGET=8388608", "POOL_UNUSED_RELEASE_TIMEOUT=30s",
 		"ISTIO_METAJSON_X={\"a\":\"b\"}", "PACKET_MARK=0x539", "ZTUNNEL_WORKER_THREADS=50%", "SECRET_TTL=1d",
 	}, 8)
 	if err != nil {
@@ -88,7 +88,7 @@ func TestEnvironment(t *testing.T) {
 		t.Errorf("dedicated (-want +got):\n%s", d)
 	}
 	if c.CA.Address != "[fd00::1]:15013" || c.CA.TTL != 24*time.Hour || s.threads != 4 || !s.logJSON || s.logLevel != slog.LevelWarn ||
-		c.Pod.IP != netip.MustParseAddr("10.0.0.9") || c.HBONE.StreamWindow != 1<<20 || c.HBONE.IdleFor != 30*time.Second || c.Mark != 1337 {
+		c.Pod.IP != netip.MustParseAddr("10.0.0.9") || c.HBONE.StreamWindow != 1<<20 || c.HBONE.QueueBudget != 8<<20 || c.HBONE.IdleFor != 30*time.Second || c.Mark != 1337 {
 		t.Errorf("got %+v", s)
 	}
 }

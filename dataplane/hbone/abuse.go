@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/net/http2"
+)
+
+// A peer may do some things that cost us more than it, or that no honest peer does often. Each kind has an allowance
+// that fills by the second; who uses it up loses the connection (ENHANCE_YOUR_CALM, RFC 9113 §10.5). All are per
+// connection and far above what peers need: a proxy that opens 10 000 tunnels per second stays below every one.
+type abuse struct {
+	// noise counts frames that carry nothing: PING, SETTINGS, PRIORITY, unknown ones, empty DATA, RST_STREAM for
+	// streams that are gone, 1xx responses. A stream that is opened earns some, as its end may cross ours on the wire.
+	noise allowance
+	// faults counts streams that we had to reset because of what the peer sent on them (CVE-2025-8671).
+	faults allowance
+	// abandoned counts requests that the peer reset before they were answered (CVE-2023-44487), or sent in excess.
+	abandoned allowance
+	// updates counts WINDOW_UPDATE frames; bytes that we send earn some.
+	updates allowance
+
+	sent atomic.Int64 // bytes since updates ran short the last time
+}
+
+func newAbuse(now time.Time) abuse {
+	return abuse{
+		noise:     newAllowance(500, 100, now),
+		faults:    newAllowance(50, 10, now),
+		abandoned: newAllowance(400, 200, now),
+		updates:   newAllowance(1000, 100, now),
+	}
+}
+
+// What things cost or earn.
+const (
+	costSettings = 4  // every stream may have to be looked at
+	costGoAway   = 50 // an honest peer sends two
+	earnOpen     = 4
+	// One WINDOW_UPDATE for this many bytes is what the busiest of known peers send, for stream and connection each.
+	bytesPerUpdate = 2 << 10
+	// settingsMax bounds the entries of one SETTINGS frame, each of which may touch every stream.
+	settingsMax = 64
+)
+
+// allowance is a token bucket that looks at the clock only when it is empty. Owned by the read loop.
+type allowance struct {
+	left, most, perSecond int64
+	filled                time.Time
+}
+
+func newAllowance(most, perSecond int64, now time.Time) allowance {
+	return allowance{left: most, most: most, perSecond: perSecond, filled: now}
+}
+
+// spend takes n and reports whether they were there.
+func (a *allowance) spend(n int64) bool {
+	if a.left -= n; a.left >= 0 {
+		return true
+	}
+	now := time.Now()
+	a.earn(int64(now.Sub(a.filled).Seconds() * float64(a.perSecond)))
+	a.filled = now
+	return a.left >= 0
+}
+
+func (a *allowance) earn(n int64) { a.left = min(a.left+n, a.most) }
+
+// noise books n for a frame that carries nothing.
+func (c *conn) noise(n int64, kind http2.FrameType) error {
+	if c.abuse.noise.spend(n) {
+		return nil
+	}
+	return connErr(http2.ErrCodeEnhanceYourCalm, "too many frames that carry nothing, the last a %v", kind)
+}
+
+// fault books a stream that has to be reset for what the peer sent.
+func (c *conn) fault(code Code) error {
+	if c.abuse.faults.spend(1) {
+		return nil
+	}
+	return connErr(http2.ErrCodeEnhanceYourCalm, "too many streams broken by the peer, the last with %v", code)
+}
+
+// failFor resets a stream for what the peer sent.
+func (c *conn) failFor(s *stream, code Code) error {
+	s.fail(code, &ResetError{Code: code})
+	return c.fault(code)
+}
+
+// abandoned books a request that will not be answered because of the peer.
+func (c *conn) abandoned() error {
+	if c.abuse.abandoned.spend(1) {
+		return nil
+	}
+	return connErr(http2.ErrCodeEnhanceYourCalm, "too many requests given up or in excess")
+}
+
+// updated books a WINDOW_UPDATE.
+func (c *conn) updated() error {
+	a := &c.abuse
+	if a.updates.left == 0 {
+		a.updates.earn(a.sent.Swap(0) / bytesPerUpdate)
+	}
+	if a.updates.spend(1) {
+		return nil
+	}
+	return connErr(http2.ErrCodeEnhanceYourCalm, "too many WINDOW_UPDATE frames for what was sent")
+}
+
+// opened books a new stream.
+func (c *conn) opened() {
+	c.abuse.noise.earn(earnOpen)
+	c.abuse.updates.earn(earnOpen)
+}
