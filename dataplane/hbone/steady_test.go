@@ -108,7 +108,7 @@ func TestBudgetRestrainsConnections(t *testing.T) {
 			flooded <- struct{}{}
 		}()
 	}
-	_, server := onlyConn(t, p, srv)
+	client, server := onlyConn(t, p, srv)
 	eventually(t, "the budget is used up", func() bool { return sc.Budget.exceeded() })
 	eventually(t, "the connection's window shrinks", func() bool {
 		server.control.mu.Lock()
@@ -127,7 +127,6 @@ func TestBudgetRestrainsConnections(t *testing.T) {
 	for _, tun := range asleep {
 		tun.end(t)
 	}
-	client, server := onlyConn(t, p, srv)
 	moveAll(t, []*tunnel{keeper}, 4<<20)
 	checkWindows(t, client, server)
 	if n := sc.Budget.Used(); n != 0 {
