@@ -28,7 +28,7 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json; some commands have more")
 	_ = root.RegisterFlagCompletionFunc("lab", a.completeLabs) // it fails only for a flag that is not there
 	root.AddCommand(a.upCommand(), a.downCommand(), a.listCommand(), a.psCommand(), a.execCommand(), a.callCommand(), a.traceCommand(),
-		a.logsCommand(), a.inspectCommand(), a.captureCommand(), a.zcCommand(), a.dumpCommand(), a.debugCommand(), a.graphCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
+		a.logsCommand(), a.inspectCommand(), a.captureCommand(), a.certCommand(), a.zcCommand(), a.dumpCommand(), a.debugCommand(), a.graphCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
 	usageErrors(root)
 	root.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) > 0 {
