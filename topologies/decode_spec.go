@@ -21,6 +21,7 @@ func (d *decoder) spec(n *yaml.Node) *Spec {
 		"description": d.string(&s.Description),
 		"clusters":    list(d, &s.Clusters, d.cluster),
 		"external":    list(d, &s.External, d.external),
+		"links":       list(d, &s.Links, d.link),
 		"debug": func(n *yaml.Node, path string) {
 			d.object(n, path, fields{"tlsKeys": d.bool(&s.Debug.TLSKeys)})
 		},
@@ -69,8 +70,17 @@ func (d *decoder) node(n *yaml.Node, path string) (x Node) {
 		"zone":   d.string(&x.Zone),
 		"region": d.string(&x.Region),
 		"labels": d.stringMap(&x.Labels),
+
+		"network":      d.string(&x.Network),
+		"mtu":          d.int(&x.MTU, leastMTU, mostMTU),
+		"plainPackets": d.bool(&x.PlainPackets),
 	})
 	return x
+}
+
+func (d *decoder) link(n *yaml.Node, path string) (l Link) {
+	d.object(n, path, fields{"between": d.strings(&l.Between), "mtu": d.int(&l.MTU, leastMTU, mostMTU)})
+	return l
 }
 
 func (d *decoder) namespace(n *yaml.Node, path string) (x Namespace) {
@@ -165,6 +175,7 @@ func (d *decoder) external(n *yaml.Node, path string) (e External) {
 		"name":      d.string(&e.Name),
 		"addresses": list(d, &e.Addresses, d.addr),
 		"serve":     d.serve(&e.Serve),
+		"mtu":       d.int(&e.MTU, leastMTU, mostMTU),
 	})
 	return e
 }

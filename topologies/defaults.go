@@ -24,7 +24,17 @@ func DefaultServe() Serve {
 	}
 }
 
+// DefaultMTU is Ethernet's; less than leastMTU IPv6 does not work with (RFC 8200 §5), and more than mostMTU no link has.
+const (
+	DefaultMTU = 1500
+	leastMTU   = 1280
+	mostMTU    = 65535
+)
+
 func (s *Spec) setDefaults() {
+	for i := range s.External {
+		setIfZero(&s.External[i].MTU, DefaultMTU)
+	}
 	for i := range s.Clusters {
 		s.Clusters[i].setDefaults(i)
 	}
@@ -40,6 +50,10 @@ func (c *Cluster) setDefaults(index int) {
 	}
 	if len(c.ServiceSubnets) == 0 {
 		c.ServiceSubnets = defaultSubnets(c.IPFamily, 96, 16, 112, index)
+	}
+	for i := range c.Nodes {
+		setIfZero(&c.Nodes[i].Network, c.Network)
+		setIfZero(&c.Nodes[i].MTU, DefaultMTU)
 	}
 	for i := range c.Workloads {
 		c.Workloads[i].setDefaults(c.Nodes, i)

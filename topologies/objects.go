@@ -111,6 +111,9 @@ func (c *Cluster) nodeObjects() []*corev1.Node {
 		if n.Zone != "" {
 			labels["topology.kubernetes.io/zone"] = n.Zone
 		}
+		if n.Network != c.Network {
+			labels[mesh.LabelNetwork] = n.Network
+		}
 		node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: n.Name, Labels: labels}}
 		for _, p := range c.NodePodSubnets(i) {
 			node.Spec.PodCIDRs = append(node.Spec.PodCIDRs, p.String())

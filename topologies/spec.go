@@ -4,6 +4,7 @@ package topologies
 
 import (
 	"net/netip"
+	"slices"
 
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -21,6 +22,7 @@ type Spec struct {
 	Description string     `json:"description,omitempty"`
 	Clusters    []Cluster  `json:"clusters"`
 	External    []External `json:"external,omitempty"`
+	Links       []Link     `json:"links,omitempty"`
 	Debug       Debug      `json:"debug,omitzero"`
 }
 
@@ -74,6 +76,15 @@ type Node struct {
 	Zone   string            `json:"zone,omitempty"`
 	Region string            `json:"region,omitempty"`
 	Labels map[string]string `json:"labels,omitempty"`
+
+	// Network is that of the node and its pods, the cluster's by default. Between networks only istio-system's pods reach
+	// each other, as a control plane behind a gateway would be reached: to workloads of another network there is no route.
+	Network string `json:"network,omitempty"`
+	// MTU is that of the node's own link and of its pods', 1500 by default.
+	MTU int `json:"mtu,omitempty"`
+	// PlainPackets turns segmentation and checksum offload off on those links, so that captures show packets as they would
+	// be on a wire, not what a network card would make of one.
+	PlainPackets bool `json:"plainPackets,omitempty"`
 }
 
 // Namespace is a Kubernetes namespace.
@@ -186,6 +197,42 @@ type External struct {
 	Name      string       `json:"name"`
 	Addresses []netip.Addr `json:"addresses"`
 	Serve     Serve        `json:"serve,omitzero"`
+	MTU       int          `json:"mtu,omitempty"` // of its link, 1500 by default
+}
+
+// Link narrows the path between two machines, nodes or external hosts, in both directions: a larger packet is refused by
+// the router before it, with an ICMP message that says so. Without one, the smaller MTU of the two is the path's.
+type Link struct {
+	Between []string `json:"between"` // two names
+	MTU     int      `json:"mtu"`
+}
+
+// PathMTU is the largest packet that passes between two machines.
+func (s *Spec) PathMTU(a, b string) int {
+	mtu := min(s.mtuOf(a), s.mtuOf(b))
+	for _, l := range s.Links {
+		if slices.Contains(l.Between, a) && slices.Contains(l.Between, b) && a != b {
+			mtu = min(mtu, l.MTU)
+		}
+	}
+	return mtu
+}
+
+// mtuOf is a machine's own MTU.
+func (s *Spec) mtuOf(name string) int {
+	for i := range s.Clusters {
+		for _, n := range s.Clusters[i].Nodes {
+			if n.Name == name {
+				return n.MTU
+			}
+		}
+	}
+	for _, e := range s.External {
+		if e.Name == name {
+			return e.MTU
+		}
+	}
+	return DefaultMTU
 }
 
 // Debug switches aids that weaken the lab; all are off unless asked for.

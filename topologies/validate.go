@@ -62,6 +62,7 @@ func (s *Spec) validate() []finding {
 		v.cluster(c, at, hosts, subnets)
 	}
 	v.external(s.External, hosts, subnets)
+	v.links(s.Links, hosts)
 	return v.found
 }
 
@@ -85,7 +86,10 @@ func (v *validator) cluster(c *Cluster, at string, hosts names, subnets subnetUs
 		v.label(p+".name", n.Name)
 		v.unique(hosts, p+".name", n.Name)
 		v.labels(p+".labels", n.Labels)
+		v.network(p+".network", n.Network)
+		v.mtu(p+".mtu", n.MTU)
 	}
+	v.network(at+".network", c.Network)
 	namespaces := names{}
 	for i, n := range c.Namespaces {
 		p := fmt.Sprintf("%s.namespaces[%d]", at, i)
@@ -177,6 +181,42 @@ func (v *validator) external(ext []External, hosts names, subnets subnetUse) {
 			v.externalAddr(fmt.Sprintf("%s.addresses[%d]", p, j), a, addrs, subnets)
 		}
 		v.serve(p+".serve", e.Serve)
+		v.mtu(p+".mtu", e.MTU)
+	}
+}
+
+// links name pairs of machines, each pair once.
+func (v *validator) links(links []Link, hosts names) {
+	pairs := names{}
+	for i, l := range links {
+		p := fmt.Sprintf("links[%d]", i)
+		for j, name := range l.Between {
+			if _, ok := hosts[name]; !ok {
+				v.add(fmt.Sprintf("%s.between[%d]", p, j), "no node or external host %q; there are %s", name, strings.Join(slices.Sorted(maps.Keys(hosts)), ", "))
+			}
+		}
+		v.mtu(p+".mtu", l.MTU)
+		if len(l.Between) != 2 || l.Between[0] == l.Between[1] {
+			v.add(p+".between", "want two different machines")
+			continue
+		}
+		v.unique(pairs, p+".between", strings.Join(slices.Sorted(slices.Values(l.Between)), " and "))
+	}
+}
+
+func (v *validator) mtu(path string, mtu int) {
+	switch {
+	case mtu == 0:
+		v.add(path, "missing")
+	case mtu < leastMTU || mtu > mostMTU:
+		v.add(path, "%d is not from %d to %d", mtu, leastMTU, mostMTU)
+	}
+}
+
+// network names end up as labels of nodes.
+func (v *validator) network(path, name string) {
+	if msgs := validation.IsValidLabelValue(name); len(msgs) > 0 {
+		v.add(path, "%q is not a network's name: %s", name, msgs[0])
 	}
 }
 

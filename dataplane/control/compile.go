@@ -57,6 +57,7 @@ type Snapshot struct {
 // Compile says what objects mean. It does no I/O and touches nothing.
 func Compile(objects *source.Objects, settings Settings) *Snapshot {
 	c := &compiler{objects: objects, Settings: settings.withDefaults(), uids: map[string]bool{}}
+	c.networks = c.nodeNetworks()
 	c.services()
 	c.policies()
 	c.pods()
@@ -76,6 +77,7 @@ type compiler struct {
 	objects *source.Objects
 	out     Snapshot
 
+	networks  []string // the cluster's own first, then those that nodes name
 	selecting *selectors[*binding]
 	guards    *guards               // nil without policies that single workloads name
 	byKey     map[string]*binding   // services by "namespace/hostname"
@@ -88,6 +90,17 @@ func (c *compiler) problem(kind string, o source.Object, field, format string, a
 	c.out.Problems = append(c.out.Problems, source.Problem{
 		Key: source.Key{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}, Field: field, Err: fmt.Errorf(format, args...),
 	})
+}
+
+// nodeNetworks are the networks that the cluster's nodes are in.
+func (c *compiler) nodeNetworks() []string {
+	networks := []string{c.Network}
+	for _, n := range sorted(c.objects.Nodes) {
+		if name := n.Labels[mesh.LabelNetwork]; name != "" && !slices.Contains(networks, name) {
+			networks = append(networks, name)
+		}
+	}
+	return networks
 }
 
 var errSameUID = errors.New("another object has the same workload UID")

@@ -301,6 +301,26 @@ func TestTrustDomainAndNetwork(t *testing.T) {
 	}
 }
 
+// A pod is in the network that it names, else in its node's, else in the cluster's; a service's address is one in each.
+func TestNetworksOfNodes(t *testing.T) {
+	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n2", Labels: map[string]string{mesh.LabelNetwork: "net-b"}}}
+	objects := objectsOf(node,
+		pod("shop", "a", "n1", "10.0.0.1", nil), pod("shop", "b", "n2", "10.0.0.2", nil),
+		pod("shop", "c", "n2", "10.0.0.3", func(p *corev1.Pod) { p.Labels = map[string]string{mesh.LabelNetwork: "net-c"} }),
+		service("shop", "a", "10.1.0.1", map[string]string{"app": "a"}))
+	snap := Compile(objects, Settings{Network: "net-a"})
+	var got []string
+	for _, w := range snap.Workloads {
+		got = append(got, w.Network)
+	}
+	for _, a := range snap.Services[0].VIPs {
+		got = append(got, a.String())
+	}
+	if diff := cmp.Diff([]string{"net-a", "net-b", "net-c", "net-a/10.1.0.1", "net-b/10.1.0.1"}, got); diff != "" {
+		t.Errorf("networks (-want +got):\n%s", diff)
+	}
+}
+
 func cluster(pods, services int) *source.Objects {
 	var objs []source.Object
 	for i := range 100 {

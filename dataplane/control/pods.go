@@ -32,6 +32,7 @@ func (c *compiler) pods() {
 			ServiceAccount: p.Spec.ServiceAccountName,
 			Node:           p.Spec.NodeName,
 			Locality:       locality(c.objects.Nodes[p.Spec.NodeName]),
+			Network:        c.networkOf(p),
 			Status:         podHealth(p),
 			Capacity:       1,
 
@@ -50,6 +51,17 @@ func (c *compiler) pods() {
 			c.podOf[id] = w
 		}
 	}
+}
+
+// networkOf is the network that a pod names, else its node; "" is the cluster's.
+func (c *compiler) networkOf(p *corev1.Pod) string {
+	if n := p.Labels[mesh.LabelNetwork]; n != "" {
+		return n
+	}
+	if node := c.objects.Nodes[p.Spec.NodeName]; node != nil {
+		return node.Labels[mesh.LabelNetwork]
+	}
+	return ""
 }
 
 func terminated(p *corev1.Pod) bool {

@@ -96,8 +96,12 @@ func (c *compiler) service(s *corev1.Service) *binding {
 		ips = []string{s.Spec.ClusterIP}
 	}
 	for _, ip := range ips {
-		if a, ok := c.address(ip); ok { // "None" and "" are no addresses
-			svc.VIPs = append(svc.VIPs, a)
+		a, ok := c.address(ip)
+		if !ok {
+			continue // "None" and "" are no addresses
+		}
+		for _, n := range c.networks { // every node of the cluster serves it, whatever network it is in
+			svc.VIPs = append(svc.VIPs, mesh.NetworkAddress{Network: n, Addr: a.Addr})
 		}
 	}
 	b := &binding{service: svc, key: svc.Key(), selector: s.Spec.Selector}

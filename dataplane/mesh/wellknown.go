@@ -45,6 +45,7 @@ func IllegalPort(p uint16) bool {
 const (
 	LabelDataplaneMode    = "istio.io/dataplane-mode" // on a namespace or a pod: "ambient" or "none"
 	LabelUseWaypoint      = "istio.io/use-waypoint"
+	LabelNetwork          = "topology.istio.io/network"    // on a pod, or on a node for its pods: their network
 	LabelTunnel           = "networking.istio.io/tunnel"   // "http": the pod speaks HBONE itself
 	AnnotationRedirection = "ambient.istio.io/redirection" // "enabled" or "pending", written by the agent
 	AnnotationDNSCapture  = "ambient.istio.io/dns-capture" // "true" or "false"

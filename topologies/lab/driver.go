@@ -5,6 +5,7 @@ package lab
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -50,7 +51,8 @@ type Driver interface {
 	// The handle is made without I/O; an unknown daemon's methods return an error.
 	Daemon(node, name string) Daemon
 
-	// Link is a handle on the underlay between two nodes, or a node and an external host.
+	// Link is a handle on the underlay between two nodes, or a node and an external host; or on a pod's cable, if a is a node and
+	// b a pod on it, as "namespace/name".
 	Link(a, b string) Link
 
 	// Capture records packets at t and returns once recording has begun, so that no later packet is missed.
@@ -140,12 +142,55 @@ type Status struct {
 	ExitCode int // of the last run, if not Running; 128+n if signal n ended it
 }
 
-// Link is a cable of the underlay.
+// Link is a cable: of the underlay, or a pod's to its node.
 type Link interface {
-	// Cut drops every packet in both directions, without any answer, until Restore.
+	// Cut drops every packet in both directions, without any answer, until Restore. A pod's cable cannot be cut.
 	Cut(ctx context.Context) error
-	// Restore undoes Cut; without Cut it does nothing.
+	// Impair makes the link worse until Restore, from a to b as there says and from b to a as back says; a second call replaces
+	// the first. Packets that are on their way when it changes are delivered.
+	Impair(ctx context.Context, there, back Impairment) error
+	// Traffic is what has passed since Impair; without one it is an error.
+	Traffic(ctx context.Context) (LinkTraffic, error)
+	// Restore undoes Cut and Impair; without either it does nothing.
 	Restore(ctx context.Context) error
+}
+
+// Impairment is what one direction of a link does to its packets; neighbour discovery between two nodes is spared. The zero
+// value lets everything pass.
+type Impairment struct {
+	Delay  time.Duration
+	Jitter time.Duration // a packet's delay is within Delay ± Jitter, in the order of sending
+
+	// Shares of all packets, from 0 to 1. A reordered packet is not delayed, so that it overtakes others.
+	Loss, Duplicate, Reorder float64
+
+	Seed uint64 // what becomes of the nth packet follows from it
+}
+
+// Validate says what cannot be meant.
+func (i Impairment) Validate() error {
+	for _, share := range []float64{i.Loss, i.Duplicate, i.Reorder} {
+		if share < 0 || share > 1 {
+			return fmt.Errorf("share %v of packets is not from 0 to 1", share)
+		}
+	}
+	if i.Jitter < 0 || i.Delay < i.Jitter {
+		return fmt.Errorf("delay %s with jitter %s: some packets would have to arrive before they are sent", i.Delay, i.Jitter)
+	}
+	if i.Reorder > 0 && i.Delay == 0 {
+		return errors.New("without a delay no packet can overtake another")
+	}
+	return nil
+}
+
+// LinkTraffic counts what an impaired link carried.
+type LinkTraffic struct{ There, Back Passed }
+
+// Passed counts packets of one direction, as they came in: some of them were lost, sent twice, or sent ahead of others. Those
+// that no buffer could hold are Overflowed.
+type Passed struct {
+	Packets, Bytes                          uint64
+	Lost, Duplicated, Reordered, Overflowed uint64
 }
 
 // Target names a network namespace: a pod's, a node's or an external host's. Exactly one of the three is set.

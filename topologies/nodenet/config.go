@@ -18,6 +18,8 @@ type Host struct {
 	// Addresses are those on the underlay. The first of a family is the one that routes to PodSubnets go by.
 	Addresses  []netip.Addr
 	PodSubnets []netip.Prefix
+	// PathMTU, of a peer, is the largest packet that the path to it takes, if that is less than the link's; 0 otherwise.
+	PathMTU int
 }
 
 // Protocol is a transport protocol by its name in Kubernetes.

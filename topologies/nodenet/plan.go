@@ -29,13 +29,19 @@ type Setting struct{ Name, Value string }
 type Route struct {
 	Dst netip.Prefix
 	Via netip.Addr
+	MTU int // a larger packet is refused with an ICMP message that says so; 0 is the link's
 }
 
 func (r Route) String() string {
+	s := fmt.Sprintf("route %s", r.Dst)
 	if r.Via.IsValid() {
-		return fmt.Sprintf("route %s via %s dev %s", r.Dst, r.Via, UnderlayLink)
+		s += fmt.Sprintf(" via %s", r.Via)
 	}
-	return fmt.Sprintf("route %s dev %s", r.Dst, UnderlayLink)
+	s += " dev " + UnderlayLink
+	if r.MTU > 0 {
+		s += fmt.Sprintf(" mtu %d", r.MTU)
+	}
+	return s
 }
 
 // NewPlan computes the plan for c. It fails, with all of them, for mistakes in what c says of hosts. Those of services are
@@ -67,11 +73,11 @@ func (c Config) routes(frontends []served) []Route {
 	for _, h := range c.Peers {
 		for _, p := range h.PodSubnets {
 			via, _ := h.address(p.Addr())
-			add(Route{Dst: p, Via: via})
+			add(Route{Dst: p, Via: via, MTU: h.PathMTU})
 		}
 		for _, a := range h.Addresses {
 			if first, _ := h.address(a); a != first {
-				add(Route{Dst: whole(a)})
+				add(Route{Dst: whole(a), MTU: h.PathMTU})
 			}
 		}
 	}

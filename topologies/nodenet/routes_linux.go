@@ -93,6 +93,7 @@ func fromKernel(r netlink.Route) Route {
 	if via, ok := netip.AddrFromSlice(r.Gw); ok {
 		out.Via = via.Unmap()
 	}
+	out.MTU = r.MTU
 	return out
 }
 
@@ -111,7 +112,7 @@ func (d routeDelta) write() error {
 	}
 	for _, r := range d.missing {
 		k := netlink.Route{
-			LinkIndex: link.Attrs().Index, Protocol: routeProtocol,
+			LinkIndex: link.Attrs().Index, Protocol: routeProtocol, MTU: r.MTU,
 			Dst: &net.IPNet{IP: r.Dst.Addr().AsSlice(), Mask: net.CIDRMask(r.Dst.Bits(), r.Dst.Addr().BitLen())},
 		}
 		if r.Via.IsValid() {

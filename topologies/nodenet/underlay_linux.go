@@ -30,6 +30,9 @@ type Member struct {
 	Port string
 	// Addresses are set on the member's end, UnderlayLink: those within a subnet with its length, others alone.
 	Addresses []netip.Addr
+	MTU       int // of both ends; 0 is the kernel's default
+	// Plain turns segmentation and checksum offload off at both ends.
+	Plain bool
 }
 
 // Address is the n-th address of each subnet, counted from 1, in the order of Subnets.
@@ -100,7 +103,7 @@ func (u Underlay) Attach(ctx context.Context, root, member *netns.NS, m Member) 
 			return fmt.Errorf("find bridge %s: %w", u.Bridge, err)
 		}
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MasterIndex = m.Port, bridge.Attrs().Index
+		attrs.Name, attrs.MasterIndex, attrs.MTU = m.Port, bridge.Attrs().Index, m.MTU
 		err = netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: UnderlayLink, PeerNamespace: netlink.NsFd(member.Fd())})
 		if err != nil {
 			return fmt.Errorf("add link: %w", err)
@@ -108,6 +111,9 @@ func (u Underlay) Attach(ctx context.Context, root, member *netns.NS, m Member) 
 		port, err := netlink.LinkByName(m.Port)
 		if err != nil {
 			return fmt.Errorf("find link: %w", err)
+		}
+		if err := m.offload(m.Port); err != nil {
+			return err
 		}
 		return netlink.LinkSetUp(port)
 	})
@@ -189,8 +195,18 @@ func (u Underlay) configure(m Member) error {
 			return fmt.Errorf("add address %s: %w", a, err)
 		}
 	}
+	if err := m.offload(UnderlayLink); err != nil {
+		return err
+	}
 	if err := netlink.LinkSetUp(l); err != nil {
 		return fmt.Errorf("set link %s up: %w", UnderlayLink, err)
 	}
 	return nil
+}
+
+func (m Member) offload(link string) error {
+	if !m.Plain {
+		return nil
+	}
+	return plainPackets(link)
 }

@@ -287,26 +287,6 @@ func (d *Driver) Inspect(ctx context.Context, t lab.Target) (lab.Inspection, err
 	return *reply.Inspection, nil
 }
 
-// Link implements lab.Driver.
-func (d *Driver) Link(a, b string) lab.Link { return link{d: d, a: a, b: b} }
-
-type link struct {
-	d    *Driver
-	a, b string
-}
-
-func (l link) Cut(ctx context.Context) error     { return l.set(ctx, true) }
-func (l link) Restore(ctx context.Context) error { return l.set(ctx, false) }
-
-func (l link) set(ctx context.Context, cut bool) error {
-	dir, err := l.d.standing()
-	if err != nil {
-		return err
-	}
-	_, err = do(ctx, dir, order.Request{Link: &order.Link{A: l.a, B: l.b, Cut: cut}}, nil)
-	return err
-}
-
 // Ended is closed when the holder that Up started has ended; nil if there is none.
 func (d *Driver) Ended() <-chan struct{} {
 	d.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,6 +85,10 @@ func startHolder(ctx context.Context, dir labdir.Dir, bin string, detach bool) (
 		return nil, err
 	}
 	defer helloR.Close()
+	// What this process was left by its own parent, such as a lock that a script holds, is not the lab's to keep for as long as it stands.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil && !errors.Is(err, unix.ENOSYS) {
+		return nil, fmt.Errorf("start holder: %w", err)
+	}
 	cmd := holderCommand(dir, bin, detach)
 	cmd.ExtraFiles = []*os.File{lifelineR, helloW}
 	err = cmd.Start()

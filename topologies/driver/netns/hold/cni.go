@@ -20,6 +20,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
+	"github.com/ambientlab/ambientlab/topologies/nodenet"
 )
 
 const (
@@ -48,7 +49,7 @@ func (s *site) networkConfig(n *node) ([]byte, error) {
 		"cniVersion": cniVersion, "name": networkName,
 		"plugins": []object{
 			{
-				"type": "ptp", "ipMasq": false,
+				"type": "ptp", "ipMasq": false, "mtu": s.cluster.Nodes[n.index].MTU,
 				"ipam": object{"type": "host-local", "dataDir": filepath.Join(labPath, "nodes", n.name, "ipam"), "ranges": ranges, "routes": routes},
 			},
 			{
@@ -102,7 +103,24 @@ func (s *site) cniAdd(ctx context.Context, p *pod) ([]netip.Addr, error) {
 			ips = append(ips, a.Unmap())
 		}
 	}
-	return ips, nil
+	return ips, s.plainPackets(ctx, p, res)
+}
+
+// plainPackets turns offloads off at both ends of a pod's link, if its node has it so.
+func (s *site) plainPackets(ctx context.Context, p *pod, res *types100.Result) error {
+	if !s.cluster.Nodes[p.node.index].PlainPackets {
+		return nil
+	}
+	for _, intf := range res.Interfaces {
+		ns := p.ns
+		if intf.Sandbox == "" {
+			ns = p.node.ns
+		}
+		if err := nodenet.PlainPackets(ctx, ns, intf.Name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // cniDel takes a pod's network away, as far as it has one.

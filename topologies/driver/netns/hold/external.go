@@ -5,7 +5,6 @@ package hold
 import (
 	"context"
 	"fmt"
-	"net/netip"
 	"os"
 
 	"github.com/ambientlab/ambientlab/dataplane/netns"
@@ -50,11 +49,7 @@ func (s *site) runExternal(ctx context.Context, index int, e topologies.External
 	if err != nil {
 		return err
 	}
-	var own []netip.Prefix
-	for _, a := range e.Addresses {
-		own = append(own, netip.PrefixFrom(a, a.BitLen()))
-	}
-	if err := s.join(ctx, 1+len(s.cluster.Nodes)+index, e.Name, ns, nil, own); err != nil {
+	if err := s.join(ctx, machine{nth: 1 + len(s.cluster.Nodes) + index, name: e.Name, ns: ns, extra: e.Addresses, mtu: e.MTU}); err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -137,6 +137,9 @@ func routeLine(r netlink.Route, links map[int]string) string {
 	if r.Src != nil {
 		line += " src " + r.Src.String()
 	}
+	if r.MTU > 0 {
+		line += fmt.Sprintf(" mtu %d", r.MTU)
+	}
 	return line + "\n"
 }
 

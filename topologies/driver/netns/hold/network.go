@@ -10,7 +10,6 @@ import (
 	"sync"
 
 	"github.com/ambientlab/ambientlab/dataplane/netns"
-	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
 	"github.com/ambientlab/ambientlab/topologies/nodenet"
 )
 
@@ -20,9 +19,12 @@ var underlayRanges = []netip.Prefix{netip.MustParsePrefix("100.64.0.0/24"), neti
 
 // member is one machine on the underlay.
 type member struct {
-	host nodenet.Host
-	ns   *netns.NS
-	node bool
+	host    nodenet.Host
+	ns      *netns.NS
+	node    bool
+	port    string // the bridge's end of its link
+	network string // of a node
+	mtu     int
 
 	mu   sync.Mutex // held while its network is written
 	cuts map[string]bool
@@ -34,6 +36,8 @@ type underlay struct {
 
 	mu      sync.Mutex
 	members []*member // guarded by mu
+
+	impaired impairments
 }
 
 func (s *site) newUnderlay(ctx context.Context) error {
@@ -49,23 +53,37 @@ func (s *site) hasFamily(a netip.Addr) bool {
 	return s.cluster.IPFamily.Has6()
 }
 
-// join attaches a namespace to the underlay, as the n-th of all (from 1). extra are addresses beside that on the underlay.
-func (s *site) join(ctx context.Context, n int, name string, ns *netns.NS, pods, extra []netip.Prefix) error {
-	addrs, err := s.under.net.Address(n)
+// machine is what joins the underlay, as the nth of all (from 1).
+type machine struct {
+	nth     int
+	name    string
+	ns      *netns.NS
+	network string         // of a node
+	pods    []netip.Prefix // a node's pod subnets
+	extra   []netip.Addr   // addresses beside that on the underlay
+	mtu     int
+	plain   bool
+}
+
+// join attaches a machine to the underlay.
+func (s *site) join(ctx context.Context, j machine) error {
+	addrs, err := s.under.net.Address(j.nth)
 	if err != nil {
 		return err
 	}
-	for _, p := range extra {
-		if s.hasFamily(p.Addr()) {
-			addrs = append(addrs, p.Addr())
+	for _, a := range j.extra {
+		if s.hasFamily(a) {
+			addrs = append(addrs, a)
 		}
 	}
-	err = s.under.net.Attach(ctx, nil, ns, nodenet.Member{Port: fmt.Sprintf("port%d", n), Addresses: addrs})
+	port := fmt.Sprintf("port%d", j.nth)
+	err = s.under.net.Attach(ctx, nil, j.ns, nodenet.Member{Port: port, Addresses: addrs, MTU: j.mtu, Plain: j.plain})
 	if err != nil {
 		return err
 	}
 	m := &member{
-		host: nodenet.Host{Name: name, Addresses: addrs, PodSubnets: pods}, ns: ns, node: len(pods) > 0, cuts: map[string]bool{},
+		host: nodenet.Host{Name: j.name, Addresses: addrs, PodSubnets: j.pods}, ns: j.ns, node: len(j.pods) > 0,
+		port: port, network: j.network, mtu: j.mtu, cuts: map[string]bool{},
 	}
 	s.under.mu.Lock()
 	defer s.under.mu.Unlock()
@@ -105,7 +123,7 @@ func (s *site) writeMember(ctx context.Context, m *member, all []*member, servic
 		if o == m {
 			continue
 		}
-		c.Peers = append(c.Peers, o.host)
+		c.Peers = append(c.Peers, s.peer(m, o))
 		if m.cuts[o.host.Name] {
 			c.Cut = append(c.Cut, o.host.Name)
 		}
@@ -121,26 +139,32 @@ func (s *site) writeMember(ctx context.Context, m *member, all []*member, servic
 	return plan.Problems, err
 }
 
-// link cuts or restores what is between two members.
-func (s *site) link(ctx context.Context, r *order.Link) error {
-	find := func(name string) *member {
-		for _, m := range s.under.list() {
-			if m.host.Name == name {
-				return m
-			}
+// peer is what m has to know of o. To pods of another network nothing leads, but for the mesh's own.
+func (s *site) peer(m, o *member) nodenet.Host {
+	h := o.host
+	if mtu := s.spec.PathMTU(m.host.Name, o.host.Name); mtu < m.mtu {
+		h.PathMTU = mtu
+	}
+	if m.node && o.node && m.network != o.network {
+		h.PodSubnets = s.exposed(o.host.Name)
+	}
+	return h
+}
+
+// exposed are the addresses of the mesh's own pods on a node.
+func (s *site) exposed(node string) []netip.Prefix {
+	var list []netip.Prefix
+	for _, p := range s.podList() {
+		if p.role == roleApp || p.node.name != node {
+			continue
 		}
-		return nil
+		p.mu.Lock()
+		for _, ip := range p.ips {
+			list = append(list, netip.PrefixFrom(ip, ip.BitLen()))
+		}
+		p.mu.Unlock()
 	}
-	a, b := find(r.A), find(r.B)
-	if a == nil || b == nil || a == b {
-		return fmt.Errorf("no link between %q and %q: want two of the nodes and external hosts", r.A, r.B)
-	}
-	for _, pair := range [][2]*member{{a, b}, {b, a}} {
-		pair[0].mu.Lock()
-		pair[0].cuts[pair[1].host.Name] = r.Cut
-		pair[0].mu.Unlock()
-	}
-	return s.control.flush(ctx)
+	return list
 }
 
 // parallel runs fn for every element and returns the first error.

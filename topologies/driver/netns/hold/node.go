@@ -94,7 +94,11 @@ func (s *site) startNode(ctx context.Context, index int) (*node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start node %s: %w", n.name, err)
 	}
-	if err := s.join(ctx, 1+index, n.name, n.ns, n.subnets, nil); err != nil {
+	conf := s.cluster.Nodes[index]
+	err = s.join(ctx, machine{
+		nth: 1 + index, name: n.name, ns: n.ns, network: conf.Network, pods: n.subnets, mtu: conf.MTU, plain: conf.PlainPackets,
+	})
+	if err != nil {
 		return nil, fmt.Errorf("start node %s: %w", n.name, err)
 	}
 	n.agent, err = s.newAgent(n)

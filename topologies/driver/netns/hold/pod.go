@@ -242,6 +242,7 @@ func (s *site) stopPod(ctx context.Context, p *pod) error {
 	p.mu.Lock()
 	init, ns, added := p.init, p.ns, p.added
 	p.mu.Unlock()
+	errs = append(errs, s.endImpairedPod(p))
 	if added {
 		errs = append(errs, within(ctx, unplugTime, func(ctx context.Context) error { return s.cniDel(ctx, p) }))
 	}

@@ -119,7 +119,7 @@ func (s *site) ztunnelEnv(p *pod) []string {
 	env := []string{
 		"XDS_ADDRESS=" + control, "CA_ADDRESS=" + control,
 		"XDS_ROOT_CA=" + rootCertDir + "/" + rootCertName, "CA_ROOT_CA=" + rootCertDir + "/" + rootCertName,
-		"CLUSTER_ID=" + s.cluster.Name, "NETWORK=" + s.cluster.Network, "CLUSTER_DOMAIN=" + s.cluster.Domain,
+		"CLUSTER_ID=" + s.cluster.Name, "NETWORK=" + s.cluster.Nodes[p.node.index].Network, "CLUSTER_DOMAIN=" + s.cluster.Domain,
 		"POD_NAME=" + p.ref.Name, "POD_NAMESPACE=" + p.ref.Namespace, "NODE_NAME=" + p.node.name,
 		"SERVICE_ACCOUNT=" + p.object().Spec.ServiceAccountName, "INSTANCE_IP=" + ip,
 		"INPOD_UDS=" + ztunnelSocket, "LOG_FORMAT=json",

@@ -122,7 +122,8 @@ func (h *holder) follow(ctx context.Context, c *client, r *order.Request) (order
 		f, err := s.dial(ctx, r.Dial)
 		return none, f, err
 	case r.Link != nil:
-		return none, nil, s.link(ctx, r.Link)
+		reply, err := s.link(ctx, r.Link)
+		return reply, nil, err
 	case r.Capture != nil:
 		drops, err := s.capture(ctx, c, r.Capture)
 		return order.Reply{Drops: drops}, nil, err

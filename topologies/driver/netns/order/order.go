@@ -76,10 +76,13 @@ type Dial struct {
 	Port       uint16
 }
 
-// Link cuts or restores a link.
+// Link does one thing with a link.
 type Link struct {
-	A, B string
-	Cut  bool
+	A, B    string
+	Cut     bool             `json:",omitempty"`
+	Restore bool             `json:",omitempty"`
+	Impair  []lab.Impairment `json:",omitempty"` // there and back
+	Traffic bool             `json:",omitempty"`
 }
 
 // Note is a later message of the client.
@@ -95,13 +98,14 @@ type Reply struct {
 	Done     bool   `json:",omitempty"`
 	Error    string `json:",omitempty"`
 
-	Errno      int             `json:",omitempty"` // with Error: why an Exec's command could not be started
-	Exit       int             `json:",omitempty"`
-	Pods       []lab.PodInfo   `json:",omitempty"`
-	Status     *lab.Status     `json:",omitempty"`
-	Inspection *lab.Inspection `json:",omitempty"`
-	Drops      int             `json:",omitempty"`
-	Info       *Info           `json:",omitempty"`
+	Errno      int              `json:",omitempty"` // with Error: why an Exec's command could not be started
+	Exit       int              `json:",omitempty"`
+	Pods       []lab.PodInfo    `json:",omitempty"`
+	Status     *lab.Status      `json:",omitempty"`
+	Inspection *lab.Inspection  `json:",omitempty"`
+	Drops      int              `json:",omitempty"`
+	Traffic    *lab.LinkTraffic `json:",omitempty"`
+	Info       *Info            `json:",omitempty"`
 }
 
 // Info is what the holder knows of its lab.
