@@ -65,7 +65,7 @@ func failures() string { return filepath.Join(settings.Out, "failures") }
 
 // Init brings the suite's lab up; topology is a name of the catalogue.
 func Init(ctx context.Context, topology string) error {
-	w, err := start(ctx, topology, lab.UpOptions{})
+	w, err := start(ctx, topology, lab.UpOptions{}, func(*topologies.Spec) {})
 	if err != nil {
 		return err
 	}
@@ -84,7 +84,12 @@ func Close(ctx context.Context) error {
 
 // Start brings up another lab for the scenario that calls it, and takes it down when the scenario ends.
 func Start(ctx context.Context, topology string, o lab.UpOptions) (*World, error) {
-	w, err := start(ctx, topology, o)
+	return StartChanged(ctx, topology, o, func(*topologies.Spec) {})
+}
+
+// StartChanged is Start for a topology of the catalogue with a change to it.
+func StartChanged(ctx context.Context, topology string, o lab.UpOptions, change func(*topologies.Spec)) (*World, error) {
+	w, err := start(ctx, topology, o, change)
 	if err != nil {
 		return nil, err
 	}
@@ -94,11 +99,12 @@ func Start(ctx context.Context, topology string, o lab.UpOptions) (*World, error
 	return w, nil
 }
 
-func start(ctx context.Context, topology string, o lab.UpOptions) (*World, error) {
+func start(ctx context.Context, topology string, o lab.UpOptions, change func(*topologies.Spec)) (*World, error) {
 	spec, err := topologies.Open(topology)
 	if err != nil {
 		return nil, err
 	}
+	change(spec)
 	d, err := settings.New(settings.Driver)
 	if err != nil {
 		return nil, err
