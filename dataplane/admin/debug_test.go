@@ -132,6 +132,24 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+// Another site's form is no operator.
+func TestFormsOfOtherSitesAreRefused(t *testing.T) {
+	s, _, _, quits := testServer()
+	for site, want := range map[string]int{"cross-site": 403, "same-origin": 200, "": 200} {
+		r := httptest.NewRequest(http.MethodPost, "/quitquitquit", nil)
+		if site != "" {
+			r.Header.Set("Sec-Fetch-Site", site)
+		}
+		rec := httptest.NewRecorder()
+		if s.AdminHandler().ServeHTTP(rec, r); rec.Code != want {
+			t.Errorf("%q: %d, want %d", site, rec.Code, want)
+		}
+	}
+	if *quits != 2 {
+		t.Errorf("told to quit %d times, want 2", *quits)
+	}
+}
+
 // The pages tell everything: they answer over loopback alone, wherever they listen.
 func TestPagesAreServedOnLoopbackAlone(t *testing.T) {
 	h := debugServer().AdminHandler()

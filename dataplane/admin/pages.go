@@ -24,7 +24,8 @@ func (s *Server) AdminHandler() http.Handler {
 	mux.Handle("GET /{$}", index)
 	mux.Handle("GET /debug/{$}", index)
 	mux.Handle("GET /debug/pprof/{$}", index)
-	return onLoopback(mux)
+	// A browser that reaches this port, by a port-forward, sends no other site's forms here.
+	return onLoopback(http.NewCrossOriginProtection().Handler(mux))
 }
 
 // pages are all pages but the index. Profiles are served by hand: net/http/pprof would register on the default mux of

@@ -27,7 +27,7 @@ const (
 const (
 	margin    = 24
 	column    = 230 // of callers, and of destinations
-	lane      = 620 // between them
+	lane      = 680 // between them
 	row       = 48  // one edge
 	nodeLeast = 40
 	portGap   = 16 // between two arrows that arrive at one node

@@ -116,33 +116,59 @@ func (a *app) serveDebug(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	links := map[string]string{}
+	links, at, err := serveDaemons(ctx, g, l, host, address)
+	if err == nil {
+		err = a.print(links, func() { fmt.Fprintf(a.stdout, "http://%s/\n", at) })
+	}
+	if err != nil {
+		cancel()
+		return errors.Join(err, g.Wait())
+	}
+	a.progress("the daemons' pages are served until Ctrl-C")
+	return g.Wait()
+}
+
+// serveDaemons returns where the pages of each daemon are, and where they are listed.
+func serveDaemons(ctx context.Context, g *errgroup.Group, l *lab.Lab, host, address string) (links map[string]string, at net.Addr, err error) {
+	links = map[string]string{}
 	for _, name := range daemonsOf(l) {
 		node, daemon, err := parseDaemon(l, name)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
-		at, err := serveHTTP(ctx, g, net.JoinHostPort(host, "0"), &httputil.ReverseProxy{
+		at, err := serveHTTP(ctx, g, net.JoinHostPort(host, "0"), localOnly(&httputil.ReverseProxy{
 			Transport: l.Daemon(node, daemon).Admin(),
 			Rewrite: func(r *httputil.ProxyRequest) {
 				r.Out.URL.Scheme, r.Out.URL.Host = "http", fmt.Sprintf("localhost:%d", lab.AdminPort(daemon))
 			},
-		})
+		}))
 		if err != nil {
-			return errors.Join(err, g.Wait())
+			return nil, nil, err
 		}
 		links[name] = "http://" + at.String() + "/debug/"
 	}
-	at, err := serveHTTP(ctx, g, address, debugIndex(daemonsOf(l), links))
-	if err != nil {
-		return err
-	}
-	if err := a.print(links, func() { fmt.Fprintf(a.stdout, "http://%s/\n", at) }); err != nil {
-		return err
-	}
-	a.progress("the daemons' pages are served until Ctrl-C")
-	return g.Wait()
+	at, err = serveHTTP(ctx, g, address, localOnly(debugIndex(daemonsOf(l), links)))
+	return links, at, err
+}
+
+// localOnly keeps web sites that somebody visits meanwhile from reaching the daemons through the browser: by forms, and by
+// names of theirs that lead here.
+func localOnly(h http.Handler) http.Handler {
+	h = http.NewCrossOriginProtection().Handler(h)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.Host)
+		if err != nil {
+			host = r.Host
+		}
+		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			http.Error(w, "call this host by its loopback address", http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 func debugIndex(names []string, links map[string]string) http.Handler {

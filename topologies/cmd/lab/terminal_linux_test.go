@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -78,26 +77,8 @@ func see(t *testing.T, person *os.File, want string) string {
 }
 
 // A person at a terminal works in a pod: keys go there as they are, sizes follow, and the terminal is given back as it was,
-// however it ends. One lab serves all of it.
-func TestExecTerminal(t *testing.T) {
-	if os.Getenv("AMBIENTLAB_BIN") == "" {
-		t.Skip("no lab was started: run `make build` and set AMBIENTLAB_BIN")
-	}
-	root, err := os.MkdirTemp("", "lab") // short enough for its socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Setenv("AMBIENTLAB_DIR", root)
-	t.Cleanup(func() { os.RemoveAll(root) })
-	if code, out, errOut := runLab(t, "up", "two-pods", "--detach"); code != 0 {
-		t.Fatalf("exit %d: %s%s", code, out, errOut)
-	}
-	t.Cleanup(func() {
-		var errOut bytes.Buffer // the test's own context has ended
-		if err := run(context.Background(), []string{"down"}, strings.NewReader(""), &errOut, &errOut); err != nil {
-			t.Errorf("down: %v: %s", err, errOut.String())
-		}
-	})
+// however it ends.
+func testExecTerminal(t *testing.T) {
 	person, program := openPTY(t)
 	setSize(t, person, 40, 132)
 	before := termios(t, program)
