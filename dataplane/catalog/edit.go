@@ -154,6 +154,7 @@ func (e *edit) putService(s *mesh.Service) {
 	if old, ok := e.snap.services.put(e.epoch, hashPair(s.Namespace, s.Hostname), s, same); ok {
 		e.unindexService(old)
 	}
+	e.addHost(s)
 	for i, v := range s.VIPs {
 		s.VIPs[i].Addr = v.Addr.Unmap()
 		e.addVIP(&e.snap.vips, v.Network, netip.PrefixFrom(v.Addr.Unmap(), v.Addr.Unmap().BitLen()), -1, s)
@@ -178,6 +179,7 @@ func (e *edit) removeService(key string) {
 }
 
 func (e *edit) unindexService(s *mesh.Service) {
+	e.dropHost(s)
 	for _, v := range s.VIPs {
 		e.dropVIP(&e.snap.vips, v.Network, netip.PrefixFrom(v.Addr, v.Addr.BitLen()), -1, s)
 	}

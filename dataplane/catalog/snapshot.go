@@ -19,6 +19,7 @@ type Snapshot struct {
 	names     table[*mesh.Workload] // by namespace and name
 	addrs     table[addrEntry]      // by network and address; several per key, best first
 	services  table[*mesh.Service]  // by key
+	hosts     table[*hostSet]       // by host name
 	vips      table[*vipSet]        // by network and address
 	cidrs     table[*vipSet]        // by network and prefix
 	lengths   *prefixLengths        // which prefix lengths cidrs holds; nil: none

@@ -55,6 +55,7 @@ type Config struct {
 
 	HBONE HBONE
 	TCP   TCP
+	DNS   DNS
 	Time  Timers
 
 	// Admin, Metrics and Readiness are where the ztunnel's own HTTP servers listen, in its own namespace; "" means the
@@ -131,6 +132,18 @@ type HBONE struct {
 	PingInterval, PingTimeout                       time.Duration
 }
 
+// DNS shapes the DNS proxy in each pod.
+type DNS struct {
+	// Off leaves port 15053 closed.
+	Off bool
+	// PreferredNamespace is whose services come next after those of the client's own, where several have one host name.
+	PreferredNamespace string
+	// Attempt is how long an upstream resolver has for an answer, twice; 2 s.
+	Attempt time.Duration
+	// ResolvConf names the resolvers for queries whose own destination cannot be found out; "" means /etc/resolv.conf.
+	ResolvConf string
+}
+
 // TCP shapes sockets.
 type TCP struct {
 	KeepAlive         bool
@@ -167,6 +180,7 @@ func (c *Config) setDefaults() {
 	orDuration(&c.Time.LocalWorkload, 5*time.Second)
 	orDuration(&c.Time.Connect, 10*time.Second)
 	orDuration(&c.Time.Retry, 5*time.Second)
+	orText(&c.DNS.ResolvConf, "/etc/resolv.conf")
 	orText(&c.Admin, fmt.Sprintf("127.0.0.1:%d", mesh.PortAdmin))
 	orText(&c.Metrics, fmt.Sprintf(":%d", mesh.PortMetrics))
 	orText(&c.Readiness, fmt.Sprintf(":%d", mesh.PortReadiness))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
+	"github.com/ambientlab/ambientlab/dataplane/dns"
 	"github.com/ambientlab/ambientlab/dataplane/hbone"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
@@ -25,6 +26,7 @@ type shared struct {
 	cfg     *Config
 	catalog *catalog.Store
 	certs   *identity.Cache
+	dns     *dns.Budget
 	metrics *telemetry.Metrics
 	access  *telemetry.AccessLog
 	log     *slog.Logger
@@ -34,7 +36,7 @@ type shared struct {
 	keepSource bool // set by Run before the first pod
 }
 
-// proxy serves one pod: three listeners and a pool inside the pod's namespace.
+// proxy serves one pod: listeners and a pool inside the pod's namespace.
 type proxy struct {
 	*shared
 	local local
@@ -46,6 +48,7 @@ type proxy struct {
 	tracker tracker
 
 	lanes    []lane
+	names    names
 	conns    sync.WaitGroup // one for each accepted connection
 	arriving sync.WaitGroup // one for each that the HBONE server has not taken in yet: its Shutdown must not come before
 	interest interest
@@ -79,14 +82,24 @@ func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy,
 	}{{mesh.PortOutbound, p.spawn(p.serveOutbound)}, {mesh.PortPlaintext, p.spawn(p.servePlaintext)}, {mesh.PortHBONE, p.startHBONE}} {
 		listener, err := ns.ListenTCP(ctx, netip.AddrPortFrom(p.wildcard(), l.port), p.listenOptions())
 		if err != nil {
-			for _, l := range p.lanes {
-				l.l.Close()
-			}
+			p.closeListeners()
 			return nil, err
 		}
 		p.lanes = append(p.lanes, lane{listener, l.serve})
 	}
+	if err := p.openNames(ctx); err != nil {
+		p.closeListeners()
+		return nil, err
+	}
 	return p, nil
+}
+
+// closeListeners undoes a start that failed.
+func (p *proxy) closeListeners() {
+	for _, l := range p.lanes {
+		l.l.Close()
+	}
+	p.names.close()
 }
 
 // lane is a listener and what starts to serve its connections, without blocking.
@@ -149,6 +162,7 @@ func (p *proxy) run(ctx context.Context) {
 	for _, l := range p.lanes {
 		accepting.Go(func() { p.accept(ctx, l) })
 	}
+	p.conns.Go(func() { p.names.serve(ctx) })
 	select {
 	case <-p.ended:
 	case <-ctx.Done():
@@ -200,6 +214,7 @@ func (p *proxy) wakeLanes() {
 			l.l.Close()
 		}
 	}
+	p.names.end(p.grace > 0)
 }
 
 // accept serves l's connections until the proxy ends, and then hands the listener over to a successor if there is time: half

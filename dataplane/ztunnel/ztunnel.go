@@ -13,6 +13,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
+	"github.com/ambientlab/ambientlab/dataplane/dns"
 	"github.com/ambientlab/ambientlab/dataplane/hbone"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/netns"
@@ -53,7 +54,7 @@ func New(cfg Config) (*Ztunnel, error) {
 		return nil, errors.New("no node agent's socket is named")
 	}
 	z := &Ztunnel{
-		shared:    shared{cfg: &cfg, catalog: catalog.New(), metrics: telemetry.NewMetrics("ztunnel", cfg.Version), log: cfg.Log},
+		shared:    shared{cfg: &cfg, catalog: catalog.New(), dns: dns.NewBudget(maxForwardedNames), metrics: telemetry.NewMetrics("ztunnel", cfg.Version), log: cfg.Log},
 		readiness: admin.NewReadiness(pendingState, pendingPods),
 		quit:      make(chan struct{}),
 	}

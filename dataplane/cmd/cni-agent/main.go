@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -67,7 +68,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.ready, "ready", ":8000", "address of /readyz")
 	fs.StringVar(&o.metrics, "metrics", ":15014", "address of /metrics")
 	fs.StringVar(&o.admin, "admin", "127.0.0.1:15000", "loopback address of /debug/; empty: none")
-	fs.BoolVar(&o.dnsCapture, "dns-capture", false, "redirect DNS queries too, where a pod's annotation does not say otherwise")
+	dnsDefault, dnsErr := dnsCaptureDefault()
+	fs.BoolVar(&o.dnsCapture, "dns-capture", dnsDefault, "redirect DNS queries too, where a pod's annotation does not say otherwise (AMBIENT_DNS_CAPTURE)")
 	fs.StringVar(&o.exclude, "exclude-namespaces", "kube-system", "comma-separated namespaces whose pods are never enrolled")
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "error, warn, info, debug, trace or off")
@@ -76,6 +78,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 			err = errUsage
 		}
 		return o, err
+	}
+	if dnsErr != nil {
+		fmt.Fprintln(stderr, "cni-agent:", dnsErr)
+		return o, errUsage
 	}
 	missing := false
 	for _, f := range [][2]string{{"node", o.node}, {"objects", o.objects}, {"status-dir", o.statusDir}, {"netns-dir", o.netnsDir}} {
@@ -88,6 +94,19 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, errUsage
 	}
 	return o, nil
+}
+
+// dnsCaptureDefault is on, as upstream's is since 1.25.
+func dnsCaptureDefault() (bool, error) {
+	v := os.Getenv("AMBIENT_DNS_CAPTURE")
+	if v == "" {
+		return true, nil
+	}
+	on, err := strconv.ParseBool(v)
+	if err != nil {
+		return true, fmt.Errorf("AMBIENT_DNS_CAPTURE=%q: want true or false", v)
+	}
+	return on, nil
 }
 
 func run(ctx context.Context, args []string, stderr io.Writer) error {

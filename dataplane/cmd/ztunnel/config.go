@@ -62,6 +62,7 @@ func parseEnviron(environ []string, cpus int) (settings, error) {
 	mode(e, c)
 	control(e, c)
 	transport(e, c)
+	names(e, c)
 	timers(e, c)
 	refuse(e)
 	return s, e.err()
@@ -164,6 +165,19 @@ func transport(e *env, c *ztunnel.Config) {
 	}
 	if e.flag("USER_TIMEOUT_ENABLED", false) || e.text("USER_TIMEOUT", "") != "" {
 		c.TCP.UserTimeout = e.duration("USER_TIMEOUT", c.TCP.KeepAliveIdle+time.Duration(c.TCP.KeepAliveCount)*c.TCP.KeepAliveInterval)
+	}
+}
+
+// names reads the DNS proxy's settings. As upstream, it runs unless the metadata says otherwise: a listener that nothing is
+// redirected to does no harm.
+func names(e *env, c *ztunnel.Config) {
+	c.DNS = ztunnel.DNS{
+		Off:                !e.flag("ISTIO_META_DNS_CAPTURE", true),
+		PreferredNamespace: e.text("PREFERED_SERVICE_NAMESPACE", ""),
+		Attempt:            e.duration("DNS_UPSTREAM_TIMEOUT", 2*time.Second),
+	}
+	if e.text("ISTIO_META_DNS_PROXY_ADDR", "") != "" {
+		e.unsupported("ISTIO_META_DNS_PROXY_ADDR", "the DNS proxy listens at port 15053 of each pod's loopback, where the rules lead")
 	}
 }
 
