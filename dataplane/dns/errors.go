@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/miekg/dns"
@@ -30,7 +31,7 @@ func (e *unreadyError) Unwrap() error { return e.err }
 // extended is the info code for the reason of a failure (RFC 8914, 4).
 func extended(err error) uint16 {
 	var unready *unreadyError
-	var network *net.OpError
+	var network syscall.Errno
 	switch {
 	case errors.As(err, &unready):
 		return dns.ExtendedErrorCodeNotReady
