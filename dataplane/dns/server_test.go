@@ -94,10 +94,28 @@ type rig struct {
 	transport *fakeTransport
 	udp, tcp  string
 	packets   *net.UDPConn
-	log       bytes.Buffer
+	log       logText
 
 	mu     sync.Mutex
 	events []Event
+}
+
+// logText is what has been logged so far.
+type logText struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(b)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }
 
 // newRig starts the server, and an upstream that handle plays, until the test ends.
@@ -633,6 +651,8 @@ func TestLoops(t *testing.T) {
 			if !strings.Contains(r.log.String(), "round in a circle") {
 				t.Errorf("nobody was told: %s", r.log.String())
 			}
+			r.server.flights.mu.Lock()
+			defer r.server.flights.mu.Unlock()
 			if n := len(r.server.flights.equal); n != 0 {
 				t.Errorf("%d queries are still taken to be on their way", n)
 			}
