@@ -17,6 +17,10 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	securityapi "istio.io/api/security/v1beta1"
+	typeapi "istio.io/api/type/v1beta1"
+	securityv1 "istio.io/client-go/pkg/apis/security/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambientlab/ambientlab/reports/schema"
 	"github.com/ambientlab/ambientlab/scenarios/expect"
@@ -84,19 +88,22 @@ var _ = Describe("a lab that one looks into", func() {
 		plain, err := w.Observe(ctx, w.Pod("plain/batch"), "http://stock.shop:80", workload.Options{})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(plain).To(expect.PlainInbound())
+		deny(ctx, "only-drawn", "stock", "9001")
 		g, err := schema.DecodeGraph(strings.NewReader(command(ctx, "graph", "-o", "json", "--since", since)))
 		Expect(err).NotTo(HaveOccurred())
-		edge := func(from string) schema.GraphEdge {
-			i := slices.IndexFunc(g.Edges, func(e schema.GraphEdge) bool { return e.From == "workload/"+from && e.To == "workload/shop/stock" })
-			Expect(i).To(BeNumerically(">=", 0), "%s to shop/stock in %+v", from, g.Edges)
+		edge := func(from string, p schema.GraphProtocol) schema.GraphEdge {
+			i := slices.IndexFunc(g.Edges, func(e schema.GraphEdge) bool {
+				return e.From == "workload/"+from && e.To == "workload/shop/stock" && e.Protocol == p
+			})
+			Expect(i).To(BeNumerically(">=", 0), "%s to shop/stock, %s, in %+v", from, p, g.Edges)
 			return g.Edges[i]
 		}
-		tunnel := edge("shop/web")
-		Expect(tunnel.Protocol).To(Equal(schema.GraphHBONE))
+		tunnel := edge("shop/web", schema.GraphHBONE)
+		Expect(tunnel.Ports).To(ContainElement(8080))
 		Expect(tunnel.SourceIdentity).To(Equal(expect.Identity(w.Pod("shop/web")).String()))
-		Expect(tunnel.Connections).To(Equal(1))
 		Expect(tunnel.BytesSent).To(BeNumerically(">", 0))
-		Expect(edge("plain/batch").Protocol).To(Equal(schema.GraphPlain), "control: a pod outside the mesh")
+		Expect(edge("plain/batch", schema.GraphPlain).SourceIdentity).To(BeEmpty(), "control: a pod outside the mesh")
+		Expect(edge("shop/web", schema.GraphDenied)).To(And(HaveField("Policies", []string{"shop/only-drawn"}), HaveField("Ports", []int{9001})))
 		Expect(command(ctx, "graph", "--svg", "--since", since)).To(And(HavePrefix("<svg"), ContainSubstring(">stock<")))
 	}, SpecTimeout(world.Budget.Spec))
 
@@ -132,6 +139,26 @@ var _ = Describe("a lab that one looks into", func() {
 		Expect(metrics.First().Status).To(Equal(http.StatusOK), "control: a port that is for everyone")
 	}, SpecTimeout(world.Budget.Spec))
 })
+
+// deny has a policy refuse a port of a pod of namespace shop to web until the scenario ends, and returns once it does.
+func deny(ctx context.Context, name, app, port string) {
+	GinkgoHelper()
+	p := &securityv1.AuthorizationPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+	p.SetGroupVersionKind(securityv1.SchemeGroupVersion.WithKind("AuthorizationPolicy"))
+	p.Spec.Selector = &typeapi.WorkloadSelector{MatchLabels: map[string]string{"app": app}}
+	p.Spec.Action = securityapi.AuthorizationPolicy_DENY
+	p.Spec.Rules = []*securityapi.Rule{{To: []*securityapi.Rule_To{{Operation: &securityapi.Operation{Ports: []string{port}}}}}}
+	serves := func(ctx context.Context) bool {
+		res, err := w.Call(ctx, w.Pod("shop/web").PodRef, fmt.Sprintf("tcp://%s.shop:%s", app, port), workload.Options{})
+		return err == nil && res.First().OK
+	}
+	Expect(w.Apply(ctx, p)).To(Succeed())
+	DeferCleanup(func(ctx SpecContext) {
+		Expect(w.Delete(ctx, p)).To(Succeed())
+		Eventually(serves).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue())
+	}, NodeTimeout(world.Budget.Spec))
+	Eventually(serves).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeFalse())
+}
 
 func command(ctx context.Context, args ...string) string {
 	GinkgoHelper()
