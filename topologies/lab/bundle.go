@@ -197,7 +197,7 @@ func (b *bundle) daemons(ctx context.Context) {
 
 func (b *bundle) daemon(ctx context.Context, node, name string) {
 	dir := "daemons/" + daemonName(node, name) + "/"
-	b.ask(ctx, dir+"status.json", func(ctx context.Context) error {
+	_ = b.ask(ctx, dir+"status.json", func(ctx context.Context) error {
 		s, err := b.lab.Driver.Daemon(node, name).Status(ctx)
 		if err == nil {
 			b.putJSON(dir+"status.json", "the process", s)
@@ -217,13 +217,17 @@ func (b *bundle) daemon(ctx context.Context, node, name string) {
 		}
 	}
 	for _, p := range pages {
-		b.ask(ctx, dir+p.file, func(ctx context.Context) error {
+		err := b.ask(ctx, dir+p.file, func(ctx context.Context) error {
 			text, err := b.lab.ReadPage(ctx, p.Page)
 			if err == nil {
 				b.put(dir+p.file, name+": "+p.about, text)
 			}
 			return err
 		})
+		if errors.Is(err, context.DeadlineExceeded) { // it hangs: nothing else of it is worth the wait
+			b.index.Problems = append(b.index.Problems, daemonName(node, name)+" does not answer: it was not asked any further")
+			return
+		}
 	}
 }
 
@@ -235,19 +239,21 @@ func daemonName(node, name string) string {
 	return name + "." + node
 }
 
-// ask bounds one question.
-func (b *bundle) ask(ctx context.Context, name string, question func(context.Context) error) {
+// ask bounds one question, and notes what went wrong with it.
+func (b *bundle) ask(ctx context.Context, name string, question func(context.Context) error) error {
 	if ctx.Err() != nil {
-		return
+		return ctx.Err()
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.o.Each)
 	defer cancel()
-	b.problem(name, question(ctx))
+	err := question(ctx)
+	b.problem(name, err)
+	return err
 }
 
 func (b *bundle) namespaces(ctx context.Context) {
 	var pods []PodInfo
-	b.ask(ctx, "pods.json", func(ctx context.Context) (err error) {
+	_ = b.ask(ctx, "pods.json", func(ctx context.Context) (err error) {
 		pods, err = b.lab.Pods(ctx)
 		return err
 	})
@@ -268,7 +274,7 @@ func (b *bundle) inspect(ctx context.Context, name string, t Target) {
 		return
 	}
 	b.o.Progress(t.String())
-	b.ask(ctx, name+".txt", func(ctx context.Context) error {
+	_ = b.ask(ctx, name+".txt", func(ctx context.Context) error {
 		i, err := b.lab.Inspect(ctx, t)
 		if err == nil {
 			text := "# links\n" + i.Links + "\n# routes\n" + i.Routes + "\n# rules\n" + i.Rules + "\n# sockets\n" + i.Sockets
@@ -290,7 +296,7 @@ func (b *bundle) logs(ctx context.Context) {
 	}
 	for _, d := range daemons {
 		name := "logs/" + daemonName(d[0], d[1]) + ".log"
-		b.ask(ctx, name, func(ctx context.Context) error {
+		_ = b.ask(ctx, name, func(ctx context.Context) error {
 			r, err := b.lab.Driver.Daemon(d[0], d[1]).Logs(ctx, time.Time{})
 			if err != nil {
 				return err

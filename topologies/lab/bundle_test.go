@@ -6,6 +6,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,7 +15,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/ambientlab/ambientlab/topologies"
 )
@@ -112,6 +115,29 @@ func TestBundle(t *testing.T) {
 	}
 	said := strings.Join(written.Problems, "\n")
 	if !strings.Contains(said, "daemons/ztunnel.node1/ready.txt: get ztunnel.node1/healthz/ready: Service Unavailable: not today") || !strings.Contains(said, "status.json") {
+		t.Errorf("problems:\n%s", said)
+	}
+}
+
+// hanging is a daemon that is stopped.
+type hanging struct{ asked *atomic.Int32 }
+
+func (h hanging) RoundTrip(r *http.Request) (*http.Response, error) {
+	h.asked.Add(1)
+	<-r.Context().Done()
+	return nil, r.Context().Err()
+}
+
+// A daemon that hangs costs one wait.
+func TestBundleOfHangingDaemons(t *testing.T) {
+	l := bundleLab(t)
+	asked := new(atomic.Int32)
+	l.Driver.(*fakeDriver).admin = hanging{asked}
+	index, err := l.Bundle(t.Context(), memory{}, BundleOptions{Each: time.Millisecond})
+	if daemons := 1 + 2*len(l.Nodes()); int(asked.Load()) != daemons || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%d daemons were asked %d times, %v", daemons, asked.Load(), err)
+	}
+	if said := strings.Join(index.Problems, "\n"); !strings.Contains(said, "ztunnel.node1 does not answer") {
 		t.Errorf("problems:\n%s", said)
 	}
 }
