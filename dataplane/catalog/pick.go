@@ -190,7 +190,7 @@ func (p *picker) upstream(up Upstream, w *mesh.Workload) (Upstream, error) {
 	}
 	addr, ok := p.address(w)
 	if !ok {
-		return up, fmt.Errorf("resolve %s: service %s: endpoint %s is known by its host name %s: %w", p.req.Dst, p.svc.Key(), w.UID, w.Hostname, ErrHostnameUnsupported)
+		up.Hostname = w.Hostname // eligible has seen that it has one
 	}
 	m, _ := w.Membership(p.set.key)
 	port, _ := targetPort(p.svc, m, p.req.Dst.Port())

@@ -31,7 +31,6 @@ var (
 	ErrNoPort              = errors.New("the service has no such port")
 	ErrWaypointUnsupported = errors.New("waypoints are not supported yet")
 	ErrGatewayUnsupported  = errors.New("network gateways are not supported yet")
-	ErrHostnameUnsupported = errors.New("endpoints without an address are not supported yet")
 )
 
 // Request asks where a connection should go.
@@ -47,6 +46,7 @@ type Upstream struct {
 	Workload    *mesh.Workload // nil with KindPassthrough
 	Service     *mesh.Service  // nil unless addressed by one
 	Addr        netip.AddrPort // the workload's address and target port (HBONE's authority, not 15008)
+	Hostname    string         // if set, the workload has no address: Addr is a port alone, and this must be resolved
 	Tunnel      mesh.Tunnel
 	SANs        []string // accepted identities of the server, as SPIFFE URIs; nil without a tunnel
 	ServicePort uint16   // the port that the client asked for, if addressed by service

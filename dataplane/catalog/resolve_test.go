@@ -47,6 +47,7 @@ type answer struct {
 	UID     string
 	Service string
 	Addr    string
+	Host    string
 	SANs    []string
 	Err     error
 	Says    string // part of the error's text
@@ -54,8 +55,8 @@ type answer struct {
 
 func ask(s *Snapshot, r Request) answer {
 	up, err := s.Resolve(r)
-	a := answer{Kind: up.Kind, UID: uid(up.Workload), Service: key(up.Service), Addr: up.Addr.String(), SANs: up.SANs}
-	for _, e := range []error{ErrNoHealthyUpstream, ErrNoPort, ErrWaypointUnsupported, ErrGatewayUnsupported, ErrHostnameUnsupported} {
+	a := answer{Kind: up.Kind, UID: uid(up.Workload), Service: key(up.Service), Addr: up.Addr.String(), Host: up.Hostname, SANs: up.SANs}
+	for _, e := range []error{ErrNoHealthyUpstream, ErrNoPort, ErrWaypointUnsupported, ErrGatewayUnsupported} {
 		if errors.Is(err, e) {
 			a.Err, a.Says = e, err.Error()
 		}
@@ -126,7 +127,7 @@ func TestResolve(t *testing.T) {
 		{"endpoint in another network", client, "10.96.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1", member("cart.svc"), network("n2"))}, cart(),
 			answer{Kind: KindGateway, UID: podA, Service: "shop/cart.svc", Addr: "10.96.0.1:80", Err: ErrGatewayUnsupported, Says: `network "n2"`}},
 		{"endpoint with a host name only", client, "10.96.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1", member("cart.svc"), func(w *mesh.Workload) { w.Addresses, w.Hostname = nil, "db.example" })}, cart(),
-			answer{Kind: KindWorkload, UID: podA, Service: "shop/cart.svc", Addr: "10.96.0.1:80", Err: ErrHostnameUnsupported, Says: "db.example"}},
+			answer{Kind: KindWorkload, UID: podA, Service: "shop/cart.svc", Addr: "invalid AddrPort", Host: "db.example"}},
 		{"family of the request", client, "[fd00::1]:80", []*mesh.Workload{pod("a", "10.0.0.1", also("fd00:1::1"), member("six.svc"))}, []*mesh.Service{service("six.svc", "fd00::1")},
 			answer{Kind: KindWorkload, UID: podA, Service: "shop/six.svc", Addr: "[fd00:1::1]:8080"}},
 		{"other family if there is no own", client, "[fd00::1]:80", []*mesh.Workload{pod("a", "10.0.0.1", member("six.svc"))}, []*mesh.Service{service("six.svc", "fd00::1")},

@@ -25,6 +25,9 @@ type Settings struct {
 
 	// RootNamespace is where policies without a selector hold for the whole mesh; "" means istio-system.
 	RootNamespace string
+
+	// NoAutoAllocate leaves ServiceEntries without addresses as they are, but for those that their status has.
+	NoAutoAllocate bool
 }
 
 func (s Settings) withDefaults() Settings {
@@ -58,6 +61,7 @@ type Snapshot struct {
 func Compile(objects *source.Objects, settings Settings) *Snapshot {
 	c := &compiler{objects: objects, Settings: settings.withDefaults(), uids: map[string]bool{}}
 	c.networks = c.nodeNetworks()
+	c.allocate()
 	c.services()
 	c.policies()
 	c.pods()
@@ -79,8 +83,9 @@ type compiler struct {
 
 	networks  []string // the cluster's own first, then those that nodes name
 	selecting *selectors[*binding]
-	guards    *guards               // nil without policies that single workloads name
-	byKey     map[string]*binding   // services by "namespace/hostname"
+	guards    *guards             // nil without policies that single workloads name
+	byKey     map[string]*binding // services by "namespace/hostname"
+	automatic map[entryHost][]mesh.NetworkAddress
 	entries   map[string][]*binding // the services of each ServiceEntry, by "namespace/name"
 	podOf     map[string]*mesh.Workload
 	uids      map[string]bool

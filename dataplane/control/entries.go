@@ -36,7 +36,7 @@ func (c *compiler) serviceEntry(e *istiov1.ServiceEntry) []*binding {
 			Name: e.Name, Namespace: e.Namespace, Hostname: host, VIPs: vips, CIDRs: cidrs,
 			SubjectAltNames: e.Spec.SubjectAltNames, LoadBalancing: lb, NamespacePrivate: private,
 		}
-		if len(e.Spec.Addresses) == 0 && e.Spec.Resolution != networking.ServiceEntry_NONE {
+		if allocates(e) {
 			svc.VIPs = c.allocated(e, host)
 		}
 		b := &binding{service: svc, key: svc.Key(), selector: e.Spec.WorkloadSelector.GetLabels(), entry: true}
@@ -88,16 +88,6 @@ func (c *compiler) entryAddresses(e *istiov1.ServiceEntry) (vips []mesh.NetworkA
 		}
 	}
 	return vips, cidrs
-}
-
-// allocated are the addresses that an allocator has written into the status for host.
-func (c *compiler) allocated(e *istiov1.ServiceEntry, host string) (vips []mesh.NetworkAddress) {
-	for _, a := range e.Status.GetAddresses() {
-		if v, ok := c.address(a.GetValue()); ok && (a.GetHost() == "" || strings.EqualFold(a.GetHost(), host)) {
-			vips = append(vips, v)
-		}
-	}
-	return vips
 }
 
 func (c *compiler) workloadEntries() {

@@ -81,6 +81,7 @@ type Event struct {
 type Server struct {
 	cfg     Config
 	flights flights
+	answers answers
 	slots   chan struct{}
 	conns   atomic.Int32
 	warned  atomic.Int64 // when a loop was last logged, as Unix seconds

@@ -64,8 +64,15 @@ func (f *fakeTransport) Origin(_, _ netip.AddrPort) (netip.AddrPort, error) {
 func (f *fakeTransport) dial(ctx context.Context, network string, to netip.AddrPort) (net.Conn, error) {
 	f.mu.Lock()
 	f.asked = append(f.asked, to)
+	at := f.upstream
 	f.mu.Unlock()
-	return new(net.Dialer).DialContext(ctx, network, f.upstream.String())
+	return new(net.Dialer).DialContext(ctx, network, at.String())
+}
+
+func (f *fakeTransport) move(upstream netip.AddrPort) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.upstream = upstream
 }
 
 func (f *fakeTransport) DialUDP(ctx context.Context, to netip.AddrPort) (*net.UDPConn, error) {
@@ -396,7 +403,7 @@ func TestUpdatesPassUntouched(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	r.transport.upstream = server.LocalAddr().(*net.UDPAddr).AddrPort()
+	r.transport.move(server.LocalAddr().(*net.UDPAddr).AddrPort())
 	go func() {
 		b := make([]byte, 4096)
 		n, from, err := server.ReadFromUDP(b)
@@ -445,7 +452,7 @@ func TestUpstreamDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.transport.upstream = closed.LocalAddr().(*net.UDPAddr).AddrPort()
+	r.transport.move(closed.LocalAddr().(*net.UDPAddr).AddrPort())
 	closed.Close()
 	for _, network := range []string{"udp", "tcp"} {
 		q := question4("example.org")
@@ -735,5 +742,30 @@ func TestServePacketsEndsWithItsDeadline(t *testing.T) {
 	_ = client.SetReadDeadline(time.Now().Add(3 * time.Second))
 	if n, err := client.Read(make([]byte, 512)); err != nil || n == 0 {
 		t.Errorf("what was queued got no answer: %v", err)
+	}
+}
+
+func TestResolve(t *testing.T) {
+	var asked atomic.Int32
+	answered := zoneOf("host.example.org. 30 IN A 192.0.2.1")
+	r := newRig(t, func(w dns.ResponseWriter, q *dns.Msg) {
+		asked.Add(1)
+		answered(w, q)
+	}, func(_ *Config, _ *fakeMesh, f *fakeTransport) {
+		f.fallback = []netip.AddrPort{netip.MustParseAddrPort("192.0.2.53:53")}
+	})
+	for range 2 {
+		if a, err := r.server.Resolve(t.Context(), "host.example.org", false); err != nil || a != netip.MustParseAddr("192.0.2.1") {
+			t.Errorf("got %s, %v", a, err)
+		}
+	}
+	if asked.Load() != 1 {
+		t.Errorf("one question was asked %d times", asked.Load())
+	}
+	if a, err := r.server.Resolve(t.Context(), "host.example.org", true); !errors.Is(err, ErrNoAddress) {
+		t.Errorf("the other family: got %s, %v", a, err)
+	}
+	if a, err := r.server.Resolve(t.Context(), "api.example.com", false); !errors.Is(err, ErrNoAddress) {
+		t.Errorf("a name that only the mesh has: got %s, %v", a, err)
 	}
 }

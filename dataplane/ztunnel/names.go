@@ -5,6 +5,7 @@ package ztunnel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ambientlab/ambientlab/dataplane/capture"
+	"github.com/ambientlab/ambientlab/dataplane/catalog"
 	"github.com/ambientlab/ambientlab/dataplane/dns"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/dataplane/netns"
@@ -34,9 +36,6 @@ type names struct {
 
 // openNames opens port 15053 on the pod's loopback addresses, where the rules redirect queries to.
 func (p *proxy) openNames(ctx context.Context) error {
-	if p.cfg.DNS.Off {
-		return nil
-	}
 	p.names.server = dns.New(dns.Config{
 		Zone: dns.Zone{
 			Domain: p.cfg.ClusterDomain, Network: p.cfg.Network, Preferred: p.cfg.DNS.PreferredNamespace, IPv6: p.cfg.IPv6,
@@ -44,6 +43,9 @@ func (p *proxy) openNames(ctx context.Context) error {
 		Mesh: namesView{&p.local}, Transport: namesTransport{p}, Observe: p.observeName,
 		Attempt: p.cfg.DNS.Attempt, Budget: p.dns, Log: p.log,
 	})
+	if p.cfg.DNS.Off {
+		return nil // the server then only resolves endpoints
+	}
 	loopbacks := []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	if p.cfg.IPv6 {
 		loopbacks = append(loopbacks, netip.IPv6Loopback())
@@ -94,6 +96,19 @@ func (n *names) serve(ctx context.Context) {
 		})
 	}
 	g.Wait()
+}
+
+// resolve finds the address of an endpoint that is known by its host name, of the family asked for if it has one. It is
+// asked for in the pod's namespace, but never of the mesh, whose own address for that host led here.
+func (n *names) resolve(ctx context.Context, up catalog.Upstream, v6 bool) (netip.AddrPort, error) {
+	addr, err := n.server.Resolve(ctx, up.Hostname, v6)
+	if errors.Is(err, dns.ErrNoAddress) {
+		addr, err = n.server.Resolve(ctx, up.Hostname, !v6)
+	}
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("resolve the endpoint %s of service %s: %w", up.Hostname, up.Service.Key(), err)
+	}
+	return netip.AddrPortFrom(addr, up.Addr.Port()), nil
 }
 
 // end makes serve return: soon, and with nothing lost that a successor's socket can take, or at once.

@@ -41,6 +41,9 @@ func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn) {
 	f.rec.Src = plainPeer(self, f.rec.Src.Addr)
 	up, err := snap.Resolve(catalog.Request{Source: self, Dst: dst, Network: p.cfg.Network})
 	f.toward(up)
+	if err == nil && up.Hostname != "" {
+		up.Addr, err = p.names.resolve(ctx, up, dst.Addr().Is6())
+	}
 	if err != nil {
 		f.fail(telemetry.FlagConnect, err)
 		return

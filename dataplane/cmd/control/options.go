@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -61,6 +63,8 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fs.StringVar(&o.Domain, "cluster-domain", "cluster.local", "DNS domain of services")
 	fs.StringVar(&o.Network, "network", "", "network of the cluster's addresses")
 	fs.StringVar(&o.RootNamespace, "root-namespace", "istio-system", "`namespace` whose policies hold for the whole mesh")
+	automatic, autoErr := autoAllocate()
+	fs.BoolVar(&automatic, "auto-allocate", automatic, "give hosts of ServiceEntries without addresses one each (PILOT_ENABLE_IP_AUTOALLOCATE)")
 	fs.StringVar(&o.statusDir, "status-dir", "", "`directory` to write conditions of policies to, status/<owner> in the directory of objects; none if empty")
 	fs.DurationVar(&o.certTTL, "cert-ttl", 24*time.Hour, "longest life of a workload certificate")
 	fs.Var(&o.trusted, "trusted-accounts", "`namespace/account` list of node proxies, which may ask for the identities of pods on their node")
@@ -76,6 +80,10 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 		}
 		return nil, &usageError{err}
 	}
+	if autoErr != nil {
+		return nil, &usageError{autoErr}
+	}
+	o.NoAutoAllocate = !automatic
 	if len(o.serving) == 0 {
 		o.serving = list{
 			"istiod.istio-system.svc", "istiod.istio-system.svc." + o.Domain, "istiod.istio-system", "istiod",
@@ -86,6 +94,19 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 		return nil, &usageError{err}
 	}
 	return o, nil
+}
+
+// autoAllocate is on, as upstream's is.
+func autoAllocate() (bool, error) {
+	v := os.Getenv("PILOT_ENABLE_IP_AUTOALLOCATE")
+	if v == "" {
+		return true, nil
+	}
+	on, err := strconv.ParseBool(v)
+	if err != nil {
+		return true, fmt.Errorf("PILOT_ENABLE_IP_AUTOALLOCATE=%q: want true or false", v)
+	}
+	return on, nil
 }
 
 // validate reports all mistakes at once.
