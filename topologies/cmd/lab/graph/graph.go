@@ -139,8 +139,8 @@ func (b *builder) endpoints(d *admin.Dump, s *admin.Service) []string {
 			continue
 		}
 		for _, text := range w.WorkloadIPs {
-			if ip, err := netip.ParseAddr(text); err == nil && b.byIP[ip] != "" {
-				ids = append(ids, b.byIP[ip])
+			if ip, err := netip.ParseAddr(text); err == nil {
+				ids = append(ids, b.at(ip))
 			}
 		}
 	}
