@@ -61,37 +61,65 @@ func NewClient(cfg ClientConfig) *Client {
 	return &Client{cfg: cfg}
 }
 
-// Run connects, again and again, until ctx ends, then returns nil.
+// Run connects, again and again, until ctx ends, then returns nil. An agent that is not there is waited for: the appearance
+// of its socket ends the wait, whatever failed before. Attempts that fail are further and further apart.
 func (c *Client) Run(ctx context.Context) error {
 	backoff := c.cfg.BackoffMin
-	for ctx.Err() == nil {
-		worked, err := c.converse(ctx)
-		if ctx.Err() != nil {
-			return nil
+	for said := false; ctx.Err() == nil; {
+		w, err := newWatch(c.cfg.Path)
+		if err != nil {
+			c.cfg.Log.Warn("no events of the file system; trying again by time alone", "error", err)
 		}
-		c.cfg.Log.Warn("conversation with the CNI agent ended", "socket", c.cfg.Path, "error", err)
-		if worked {
+		conn, err := c.dial(ctx)
+		if err == nil {
+			worked, err := c.converse(ctx, conn)
+			if ctx.Err() == nil {
+				c.cfg.Log.Warn("conversation with the CNI agent ended", "socket", c.cfg.Path, "error", err)
+			}
+			said = false
+			if worked {
+				backoff = c.cfg.BackoffMin
+			}
+		} else if !said && ctx.Err() == nil {
+			c.cfg.Log.Warn("waiting for the CNI agent", "socket", c.cfg.Path, "error", err)
+			said = true
+		}
+		if c.pause(ctx, w, backoff) {
 			backoff = c.cfg.BackoffMin
+		} else {
+			backoff = min(2*backoff, c.cfg.BackoffMax)
 		}
-		wait := time.NewTimer(backoff - rand.N(backoff/2+1))
-		select {
-		case <-ctx.Done():
-		case <-wait.C:
-		}
-		wait.Stop()
-		backoff = min(2*backoff, c.cfg.BackoffMax)
 	}
 	return nil
 }
 
-// converse holds one conversation, whose end is the error. It reports whether the agent said anything.
-func (c *Client) converse(ctx context.Context) (worked bool, err error) {
+func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 	var d net.Dialer
 	raw, err := d.DialContext(ctx, "unixpacket", c.cfg.Path)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
-	conn := raw.(*net.UnixConn)
+	return raw.(*net.UnixConn), nil
+}
+
+// pause waits for w, or for a part of most, or until ctx ends, and closes w. It reports whether a socket appeared.
+func (c *Client) pause(ctx context.Context, w *watch, most time.Duration) bool {
+	most -= rand.N(most/2 + 1)
+	if w != nil {
+		defer w.close()
+		return w.wait(ctx, most)
+	}
+	t := time.NewTimer(most)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+	return false
+}
+
+// converse holds one conversation, whose end is the error. It reports whether it came as far as the snapshot.
+func (c *Client) converse(ctx context.Context, conn *net.UnixConn) (worked bool, err error) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
@@ -99,7 +127,6 @@ func (c *Client) converse(ctx context.Context) (worked bool, err error) {
 	if err := send(conn, &zdsapi.ZdsHello{Version: zdsapi.Version_V1}, -1); err != nil {
 		return false, fmt.Errorf("say hello: %w", err)
 	}
-	snapshot := false
 	for {
 		var req zdsapi.WorkloadRequest
 		fds, err := receive(conn, &req)
@@ -109,8 +136,7 @@ func (c *Client) converse(ctx context.Context) (worked bool, err error) {
 		if err != nil {
 			return worked, fmt.Errorf("receive: %w", err)
 		}
-		worked = true
-		outcome, err := c.dispatch(ctx, &req, fds, &snapshot)
+		outcome, err := c.dispatch(ctx, &req, fds, &worked)
 		if err != nil {
 			return worked, err
 		}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"os"
 	"slices"
@@ -69,7 +70,10 @@ func (s *Server) serve(ctx context.Context, raw *net.UnixConn) {
 		raw: raw, timeout: s.cfg.MessageTimeout,
 		work: make(chan work), acks: make(chan *zdsapi.Ack), gone: make(chan struct{}),
 	}
-	s.register(c)
+	if !s.register(c) {
+		s.cfg.Log.Warn("ztunnel refused", "connections", maxConns)
+		return
+	}
 	ended := make(chan error, 1)
 	var reader sync.WaitGroup
 	reader.Go(func() { ended <- c.read() })
@@ -78,9 +82,14 @@ func (s *Server) serve(ctx context.Context, raw *net.UnixConn) {
 	s.unregister(c)
 	close(c.gone)
 	reader.Wait()
-	if ctx.Err() == nil {
-		s.cfg.Log.Info("ztunnel disconnected", "error", err, "left", s.Connected())
+	level := slog.LevelInfo
+	switch {
+	case ctx.Err() != nil:
+		return
+	case errors.Is(err, ErrProtocol):
+		level = slog.LevelWarn
 	}
+	s.cfg.Log.Log(ctx, level, "ztunnel disconnected", "error", err, "left", s.Connected())
 }
 
 func (s *Server) hello(raw *net.UnixConn) error {
@@ -99,11 +108,16 @@ func (s *Server) hello(raw *net.UnixConn) error {
 	return raw.SetReadDeadline(time.Time{})
 }
 
-func (s *Server) register(c *conn) {
+// register reports false if there are too many already.
+func (s *Server) register(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.conns) >= maxConns {
+		return false
+	}
 	s.conns = append(s.conns, c)
 	s.cfg.Log.Info("ztunnel connected", "connections", len(s.conns))
+	return true
 }
 
 func (s *Server) unregister(c *conn) {

@@ -21,6 +21,9 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/zds/zdsapi"
 )
 
+// maxConns is how many proxies may be connected: two while one replaces the other, and some that have not been missed yet.
+const maxConns = 8
+
 // maxPath is the longest path of a Unix socket that the kernel takes.
 const maxPath = 107
 
@@ -73,19 +76,21 @@ func NewServer(cfg ServerConfig) *Server {
 	return &Server{cfg: cfg}
 }
 
-// Run listens until ctx ends, then closes every conversation and removes the socket. It returns an error only if it cannot
-// listen. A socket that an earlier agent left behind is replaced.
+// Run listens until ctx ends, then removes the socket and closes every conversation, in this order: a proxy that notices
+// looks for another agent at once. It returns an error only if it cannot listen. A socket that an earlier agent left behind is
+// replaced.
 func (s *Server) Run(ctx context.Context) error {
 	l, mine, err := s.listen(ctx)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", s.cfg.Path, err)
 	}
-	defer s.remove(mine)
-	stop := context.AfterFunc(ctx, func() { l.Close() })
-	defer stop()
-	defer l.Close()
+	talk, hangUp := context.WithCancel(context.WithoutCancel(ctx))
 	var conns sync.WaitGroup
 	defer conns.Wait()
+	defer hangUp()
+	defer s.remove(mine)
+	defer l.Close()
+	defer context.AfterFunc(ctx, func() { l.Close() })()
 	recent := make([]time.Time, s.cfg.AcceptsPerSecond)
 	for i := 0; ; i = (i + 1) % len(recent) {
 		if wait := time.Until(recent[i].Add(time.Second)); wait > 0 && !sleep(ctx, wait) {
@@ -103,7 +108,7 @@ func (s *Server) Run(ctx context.Context) error {
 			s.cfg.Log.Warn("accept a ztunnel", "socket", s.cfg.Path, "error", err)
 			continue
 		}
-		conns.Go(func() { s.serve(ctx, raw) })
+		conns.Go(func() { s.serve(talk, raw) })
 	}
 }
 

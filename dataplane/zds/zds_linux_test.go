@@ -337,7 +337,7 @@ func listenAsAgent(t *testing.T, r *recorder) func() agent {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	background(t, NewClient(ClientConfig{Path: path, Handler: r, Log: quiet}).Run)
+	background(t, NewClient(ClientConfig{Path: path, Handler: r, Log: quiet, BackoffMax: 10 * time.Millisecond}).Run)
 	return func() agent {
 		t.Helper()
 		c, err := l.AcceptUnix()

@@ -193,10 +193,11 @@ func (m *manager) Keep(uid string) error {
 	if m.synced {
 		return errKeepAfter
 	}
-	m.seen[uid] = true
-	if m.pods[uid] == nil {
+	if m.pods[uid] == nil { // nothing to remember: an agent that names pods without end would only fill the memory
 		m.log.Warn("agent keeps a pod that has no proxy here; waiting for its namespace", "uid", uid)
+		return nil
 	}
+	m.seen[uid] = true
 	return nil
 }
 
