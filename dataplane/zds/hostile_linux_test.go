@@ -117,7 +117,14 @@ func TestServerGathersNothingFromAHostileZtunnel(t *testing.T) {
 		func(a agent) { a.send(hello); a.request(); a.send(ack, fd, fd) },
 		func(a agent) { a.send(hello); a.request(); a.raw([]byte{0x32, 0}) },
 		func(a agent) { a.send(hello); a.request(); a.raw(nil, fd) },
-		func(a agent) { a.send(hello); a.request(); a.send(ack); a.request(); a.send(ack); a.send(ack) },
+		func(a agent) {
+			a.send(hello)
+			a.request()
+			a.send(ack)
+			a.request()
+			a.send(ack)
+			a.send(ack)
+		},
 	} {
 		for range 10 {
 			a := dialAsZtunnel(t, s)

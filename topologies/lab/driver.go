@@ -122,6 +122,11 @@ type Daemon interface {
 	Start(ctx context.Context, env ...string) error
 	// Restart is Stop and Start.
 	Restart(ctx context.Context, env ...string) error
+	// Replace puts a new process in the daemon's place without a moment in which there is none, as a rolling update with
+	// maxSurge 1 does: a second one is started beside the first, with env as Start takes it, and once it is ready the first
+	// gets SIGTERM and drains. From then on every other method means the new one. Replace returns when the first has ended.
+	// If the new one does not become ready, the first stays and the error says why. Only ztunnel can be replaced.
+	Replace(ctx context.Context, env ...string) error
 	// Ready blocks until the daemon's own readiness check succeeds.
 	Ready(ctx context.Context) error
 	// Status is a look at the process.

@@ -68,6 +68,7 @@ func (d fakeDaemon) Signal(context.Context, os.Signal) error  { return errFake }
 func (d fakeDaemon) Stop(context.Context) error               { return errFake }
 func (d fakeDaemon) Start(context.Context, ...string) error   { return errFake }
 func (d fakeDaemon) Restart(context.Context, ...string) error { return errFake }
+func (d fakeDaemon) Replace(context.Context, ...string) error { return errFake }
 func (d fakeDaemon) Ready(context.Context) error              { return errFake }
 func (d fakeDaemon) Status(context.Context) (Status, error)   { return Status{}, errFake }
 func (d fakeDaemon) Admin() http.RoundTripper                 { return d.f.admin }

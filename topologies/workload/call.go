@@ -35,12 +35,16 @@ func Do(ctx context.Context, url string, o Options) (Result, error) {
 		g.Go(func() {
 			s := newSession(t, o)
 			defer s.close()
+			var l ledger
 			for range tickets {
-				col.add(callOnce(ctx, s, o))
+				c := callOnce(ctx, s, o)
+				l.note(c, o)
+				col.add(c)
 				if !o.KeepOpen {
 					s.close()
 				}
 			}
+			col.enter(l.done())
 		})
 	}
 	issue(ctx, o, tickets)

@@ -23,6 +23,8 @@ type Options struct {
 	Duration    time.Duration // stop starting calls after this; 0 means Count decides
 	Timeout     time.Duration // for one call; 0 means DefaultTimeout
 
+	// Ledger, TCP: list every connection, with when it began and how it ended, in Result.Connections.
+	Ledger   bool
 	KeepOpen bool // reuse one connection per concurrent caller, and open a new one only after a failure
 	// HalfClose, TCP: send Size bytes, close the sending side, and only then receive Download bytes to the end.
 	HalfClose bool
@@ -62,6 +64,7 @@ func (o Options) Args(url string) []string {
 	dur("interval", o.Interval)
 	dur("duration", o.Duration)
 	dur("timeout", o.Timeout)
+	set("ledger", o.Ledger)
 	set("keep-open", o.KeepOpen)
 	set("half-close", o.HalfClose)
 	set("peer-half-close", o.PeerHalfClose)
@@ -99,6 +102,7 @@ func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
 	fs.DurationVar(&o.Interval, "interval", 0, "from one call's start to the next one's")
 	fs.DurationVar(&o.Duration, "duration", 0, "stop starting calls after this")
 	fs.DurationVar(&o.Timeout, "timeout", 0, "for one call (default 10s)")
+	fs.BoolVar(&o.Ledger, "ledger", false, "tcp: list every connection with its end")
 	fs.BoolVar(&o.KeepOpen, "keep-open", false, "reuse the connection until a call fails")
 	fs.BoolVar(&o.HalfClose, "half-close", false, "tcp: send all, close the sending side, read to the end")
 	fs.BoolVar(&o.PeerHalfClose, "peer-half-close", false, "tcp: read to the end, then send")
@@ -135,6 +139,8 @@ func (o Options) validate(url string) error {
 		return errors.New("numbers must not be negative")
 	case o.Family != 0 && o.Family != 4 && o.Family != 6:
 		return fmt.Errorf("--family %d: want 4 or 6", o.Family)
+	case o.Ledger && !strings.HasPrefix(url, "tcp"):
+		return errors.New("--ledger: only tcp connections are listed")
 	case moreThanOne(o.HalfClose, o.PeerHalfClose, o.PingPong > 0):
 		return errors.New("--half-close, --peer-half-close and --ping-pong exclude each other")
 	case (o.HalfClose || o.PeerHalfClose) && o.KeepOpen:

@@ -17,6 +17,8 @@ type Result struct {
 	Calls   []Call        `json:"calls"`            // in order of completion: the first KeptCalls, then failed ones, up to KeptFailures
 	Elapsed time.Duration `json:"elapsedNs"`
 
+	Connections []Connection `json:"connections,omitempty"` // with Options.Ledger, sorted by Opened: up to KeptConnections
+
 	// Latencies over all calls that succeeded.
 	LatencyP50 time.Duration `json:"latencyP50Ns"`
 	LatencyP99 time.Duration `json:"latencyP99Ns"`
@@ -27,7 +29,22 @@ type Result struct {
 const (
 	KeptCalls    = 20
 	KeptFailures = 100
+
+	KeptConnections = 50_000
 )
+
+// Connection is one TCP connection's life, as the caller saw it.
+type Connection struct {
+	LocalAddr netip.AddrPort `json:"localAddr"`
+	Opened    time.Time      `json:"opened"`          // when the caller began to connect
+	Ended     time.Time      `json:"ended"`           // when the caller closed it or noticed that it had been cut
+	Calls     int            `json:"calls"`           // that succeeded on it
+	Class     Class          `json:"class,omitempty"` // "" if the caller closed it, else why it ended or did not come about
+	Error     string         `json:"error,omitempty"`
+}
+
+// Cut reports whether it worked and was ended by somebody else.
+func (c Connection) Cut() bool { return c.Class != "" && c.Calls > 0 }
 
 // First is the first call; the zero Call if none was made.
 func (r Result) First() Call {

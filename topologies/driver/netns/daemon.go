@@ -66,6 +66,10 @@ func (m *daemon) Restart(ctx context.Context, env ...string) error {
 	return m.Start(ctx, env...)
 }
 
+func (m *daemon) Replace(ctx context.Context, env ...string) error {
+	return m.do(ctx, order.ActionReplace, 0, env...)
+}
+
 // Status implements lab.Daemon. The process id is this process's view of a descriptor that the holder hands over.
 func (m *daemon) Status(ctx context.Context) (lab.Status, error) {
 	dir, err := m.d.standing()

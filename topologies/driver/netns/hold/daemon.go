@@ -44,22 +44,36 @@ func (s *site) daemon(nodeName, name string) (*daemon, error) {
 		}
 		return nil, fmt.Errorf("no daemon %s on node %q", name, nodeName)
 	}
-	for _, p := range s.podList() {
-		if p.role.daemon() != name || name == "" || (p.role == roleZtunnel && p.node.name != nodeName) {
-			continue
+	if p := s.daemonPod(nodeName, name); p != nil {
+		ready := ztunnelReady
+		if p.role == roleControl {
+			ready = controlReady
 		}
-		if t := p.task(); t != nil {
-			ready := ztunnelReady
-			if p.role == roleControl {
-				ready = controlReady
-			}
-			return &daemon{task: t, ns: p.ns, ready: ready, pod: p}, nil
-		}
+		return &daemon{task: p.task(), ns: p.ns, ready: ready, pod: p}, nil
 	}
 	if nodeName == "" {
 		return nil, fmt.Errorf("no daemon %s", name)
 	}
 	return nil, fmt.Errorf("no daemon %s on node %q", name, nodeName)
+}
+
+// daemonPod is the pod in which a daemon runs, nil if there is none yet. While a ztunnel is replaced, that is the old one until
+// the new one is ready, and then the new one.
+func (s *site) daemonPod(nodeName, name string) *pod {
+	var found *pod
+	for _, p := range s.podList() {
+		if name == "" || p.role.daemon() != name || (p.role == roleZtunnel && p.node.name != nodeName) {
+			continue
+		}
+		if p.task() == nil || p.standby.Load() || (found != nil && p.lifetime.Err() != nil) {
+			continue
+		}
+		found = p
+		if p.lifetime.Err() == nil {
+			break
+		}
+	}
+	return found
 }
 
 func (s *site) daemonRequest(ctx context.Context, r *order.Daemon) (order.Reply, []*os.File, error) {
@@ -74,6 +88,8 @@ func (s *site) daemonRequest(ctx context.Context, r *order.Daemon) (order.Reply,
 		return order.Reply{}, nil, d.task.Stop(ctx)
 	case order.ActionStart:
 		return order.Reply{}, nil, s.startDaemon(ctx, d, r.Env)
+	case order.ActionReplace:
+		return order.Reply{}, nil, s.replace(ctx, d, r.Env)
 	case order.ActionReady:
 		return order.Reply{}, nil, s.awaitURL(ctx, d.ns, d.ready, d.task)
 	case order.ActionStatus:

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,11 @@ type pod struct {
 	lifetime context.Context // ends with the pod; bounds what works on its behalf
 	end      context.CancelFunc
 	starting sync.WaitGroup // held while the pod is being started
+	env      []string       // overrides the environment of its first run; set before it is started
+	place    string         // the name of the pod that it replaces, or of that one's; "" if it is none's; set before it is started
+	standby  atomic.Bool    // a daemon that is to replace another, and does not yet
+
+	replacing sync.Mutex // held while another pod takes its place
 
 	status sync.Mutex // held while the status file is written, so that what was true last is what stands there
 	gone   bool       // guarded by status; the file is another pod's of that name, if there is one
@@ -156,7 +162,7 @@ func (s *site) runPod(ctx context.Context, p *pod) error {
 	p.mu.Lock()
 	p.main = t
 	p.mu.Unlock()
-	proc, err := t.Start(ctx)
+	proc, err := t.Start(ctx, p.env...)
 	if err != nil {
 		return err
 	}

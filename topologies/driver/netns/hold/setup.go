@@ -103,7 +103,7 @@ func (s *site) podTask(p *pod) (*task, error) {
 		grace = seconds(*g)
 	}
 	return &task{
-		name: p.ref.String(), init: p.handle(), log: s.dir.PodLog(p.ref.Namespace, p.ref.Name), grace: grace,
+		name: p.ref.String(), init: p.handle(), log: s.dir.PodLog(p.ref.Namespace, p.name()), grace: grace,
 		start: pause.Start{Argv: argv, Env: env, Dir: "/", Bounds: bounds},
 	}, nil
 }

@@ -55,7 +55,7 @@ type Daemon struct {
 	Node, Name string
 	Action     Action
 	Signal     int      // with ActionSignal
-	Env        []string `json:",omitempty"` // with ActionStart: overrides, for this run
+	Env        []string `json:",omitempty"` // with ActionStart and ActionReplace: overrides, for this run
 }
 
 // Action is what to do with a daemon.
@@ -63,11 +63,12 @@ type Action string
 
 // Actions.
 const (
-	ActionSignal Action = "signal"
-	ActionStop   Action = "stop"
-	ActionStart  Action = "start"
-	ActionReady  Action = "ready"
-	ActionStatus Action = "status"
+	ActionSignal  Action = "signal"
+	ActionStop    Action = "stop"
+	ActionStart   Action = "start"
+	ActionReplace Action = "replace"
+	ActionReady   Action = "ready"
+	ActionStatus  Action = "status"
 )
 
 // Dial connects to a port on a daemon's loopback.
