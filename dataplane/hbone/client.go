@@ -5,7 +5,9 @@ package hbone
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/net/http2"
 )
@@ -109,6 +111,8 @@ func (c *conn) openError(cause error) error {
 		return &ConnectError{Stage: StageH2, Err: cause}
 	case errors.As(cause, &re) && re.Remote && re.Code == http2.ErrCodeRefusedStream:
 		return errors.Join(errUnprocessed, cause)
+	case errors.As(cause, &ce) && (errors.Is(cause, syscall.ECONNRESET) || errors.Is(cause, syscall.EPIPE)):
+		return fmt.Errorf("%w: %w", errLost, cause)
 	}
 	return cause
 }

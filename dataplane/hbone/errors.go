@@ -72,6 +72,10 @@ func (e *ConnectionError) Unwrap() error { return e.Err }
 // errUnprocessed says that the peer certainly did not act on a stream, so that it may be opened again.
 var errUnprocessed = errors.New("not processed by the peer")
 
+// errLost says that the peer's kernel reset a connection before the peer answered a stream: the peer ended, and what has its
+// address now knows nothing of the connection.
+var errLost = errors.New("connection lost before the peer answered")
+
 // errNotSent says that a connection took no new stream, so that nothing was sent.
 var errNotSent = errors.New("connection takes no new streams")
 

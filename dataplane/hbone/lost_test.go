@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"errors"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"golang.org/x/net/http2"
+)
+
+// TestOpenAgainAfterAReset: a pooled connection whose peer is gone is reset when it is used; the stream must not notice. A peer
+// that resets again is given up.
+func TestOpenAgainAfterAReset(t *testing.T) {
+	for name, resets := range map[string]int32{"once": 1, "always": 9} {
+		t.Run(name, func(t *testing.T) {
+			var conns atomic.Int32
+			hop := serveApps(t, func(c *net.TCPConn) {
+				defer c.Close()
+				peer := newRawPeer(c, pki().server)
+				peer.handshakeServer()
+				f, err := peer.next(http2.FrameHeaders)
+				if err != nil {
+					return
+				}
+				if conns.Add(1) <= resets {
+					_ = c.SetLinger(0)
+					return
+				}
+				peer.respond(f.Header().StreamID, "200", false)
+				_, _ = peer.next(http2.FrameRSTStream)
+			})
+			p := startPool(t, clientConfig())
+			s, err := p.Open(testContext(t), Key{Addr: hop}, &Request{Authority: "x:1"})
+			if resets == 1 {
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Reset(http2.ErrCodeCancel)
+			} else if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+				t.Errorf("a peer that always resets: %v", err)
+			}
+			if n := conns.Load(); n != 2 {
+				t.Errorf("%d connections", n)
+			}
+		})
+	}
+}
