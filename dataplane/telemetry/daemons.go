@@ -87,6 +87,7 @@ type AgentMetrics struct {
 	registry  *prometheus.Registry
 	plugin    *prometheus.CounterVec
 	reconcile *prometheus.CounterVec
+	drift     *prometheus.CounterVec
 	ready     prometheus.Gauge
 	connected prometheus.Gauge
 }
@@ -97,6 +98,7 @@ func NewAgentMetrics(version string) *AgentMetrics {
 	r := registrar{m.registry}
 	m.plugin = r.counters("istio_cni_plugin_requests_total", "Requests of the CNI plugin.", "response_code")
 	m.reconcile = r.counters("nodeagent_reconcile_events_total", "Pods handled after a change.", "type")
+	m.drift = r.counters("ambientlab_cni_drift_total", "Enrolled pods that were found without their rules or their proxy.", "kind", "outcome")
 	m.ready = r.gauge("istio_cni_install_ready", "Whether new pods can be enrolled.")
 	m.connected = r.gauge("ztunnel_connected", "Ztunnels that are connected.")
 	return m
@@ -112,6 +114,15 @@ func (m *AgentMetrics) PluginRequest(status int) {
 
 // Reconciled counts a pod that was handled; kind is "add", "update" or "delete".
 func (m *AgentMetrics) Reconciled(kind string) { m.reconcile.WithLabelValues(kind).Inc() }
+
+// Drifted counts a pod that was not as it was left; kind is "rules" or "proxy".
+func (m *AgentMetrics) Drifted(kind string, repaired bool) {
+	outcome := "failed"
+	if repaired {
+		outcome = "repaired"
+	}
+	m.drift.WithLabelValues(kind, outcome).Inc()
+}
 
 // SetReady says whether new pods can be enrolled.
 func (m *AgentMetrics) SetReady(ok bool) {
