@@ -74,6 +74,8 @@ func (s *Server) serve(ctx context.Context, raw *net.UnixConn) {
 		s.cfg.Log.Warn("ztunnel refused", "connections", maxConns)
 		return
 	}
+	s.cfg.Changed()
+	defer s.cfg.Changed()
 	ended := make(chan error, 1)
 	var reader sync.WaitGroup
 	reader.Go(func() { ended <- c.read() })

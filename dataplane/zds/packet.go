@@ -68,7 +68,8 @@ func receive(c *net.UnixConn, m proto.Message) (fds []int, err error) {
 	return fds, nil
 }
 
-func descriptors(oob []byte) ([]int, error) {
+// descriptors are those in a packet's control messages. There may be some with an error too: they are the caller's to close.
+func descriptors(oob []byte) (fds []int, err error) {
 	if len(oob) == 0 {
 		return nil, nil
 	}
@@ -76,12 +77,10 @@ func descriptors(oob []byte) ([]int, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
-	var fds []int
 	for i := range messages {
 		got, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
-			closeAll(fds)
-			return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
+			return fds, fmt.Errorf("%w: %w", ErrProtocol, err)
 		}
 		fds = append(fds, got...)
 	}

@@ -48,7 +48,9 @@ type ServerConfig struct {
 	AcceptsPerSecond int
 	// MessageTimeout is how long a proxy may take to say hello, to accept a packet or to acknowledge it; 0 means 5 s.
 	MessageTimeout time.Duration
-	Log            *slog.Logger
+	// Changed, if set, is called after a proxy came or went. It must not block.
+	Changed func()
+	Log     *slog.Logger
 }
 
 // Server is the agent's end of the conversations: two while one proxy replaces another.
@@ -69,6 +71,9 @@ func NewServer(cfg ServerConfig) *Server {
 	}
 	if cfg.MessageTimeout == 0 {
 		cfg.MessageTimeout = messageTimeout
+	}
+	if cfg.Changed == nil {
+		cfg.Changed = func() {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()

@@ -562,36 +562,3 @@ func TestServerLimitsNewConnections(t *testing.T) {
 		t.Errorf("six connections within %v", d)
 	}
 }
-
-func FuzzRequests(f *testing.F) {
-	for _, m := range []proto.Message{addRequest(Workload{UID: "u", Name: "n"}), keepRequest, delRequest, snapshotRequest} {
-		b, err := proto.Marshal(m)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) == 0 || len(b) > maxPacket {
-			return
-		}
-		var req zdsapi.WorkloadRequest
-		if proto.Unmarshal(b, &req) != nil {
-			return
-		}
-		r := newRecorder()
-		c := NewClient(ClientConfig{Handler: r, Log: quiet})
-		snapshot := false
-		if _, err := c.dispatch(context.Background(), &req, nil, &snapshot); err != nil && !errors.Is(err, ErrProtocol) {
-			t.Fatalf("error %v is not %v", err, ErrProtocol)
-		}
-		again, err := proto.Marshal(&req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var back zdsapi.WorkloadRequest
-		if err := proto.Unmarshal(again, &back); err != nil || !proto.Equal(&req, &back) {
-			t.Fatalf("became %v, %v", &back, err)
-		}
-	})
-}
