@@ -60,7 +60,9 @@ type Finder interface {
 type Annotator interface {
 	// Set gives the pod's redirection annotation a value; setting what is set already costs nothing.
 	Set(p PodRef, value string) error
-	// Clear takes it away. A newer pod of the same name keeps its own.
+	// Note writes down beside it what was last found amiss with the pod, and repaired or not.
+	Note(p PodRef, drift string) error
+	// Clear takes both away. A newer pod of the same name keeps its own.
 	Clear(p PodRef) error
 	// Recorded is the pods that have one, and its value.
 	Recorded() map[PodRef]string
@@ -88,6 +90,8 @@ type Config struct {
 
 	// AdmitTimeout is how long a pod's start is held while the proxy is away; 0 means 4 s, less than the plugin waits.
 	AdmitTimeout time.Duration
+	Drift        Drift
+
 	// BackoffMin and BackoffMax bound the wait before a pod is tried again; 0 means 5 ms and 5 s.
 	BackoffMin, BackoffMax time.Duration
 
@@ -132,8 +136,12 @@ type Agent struct {
 	locks locks                // one holder per pod; whoever changes a pod's state holds it
 	view  atomic.Pointer[view] // the node's pods as they are wanted
 
-	mu   sync.Mutex
-	pods map[string]state // by uid; guarded by mu, changed only by the holder of the pod's lock
+	suspects chan struct{} // holds a value while a look at all pods is asked for
+	moved    chan struct{} // holds a value after pods came or went
+
+	mu     sync.Mutex
+	pods   map[string]state   // by uid; guarded by mu, changed only by the holder of the pod's lock
+	drifts map[string]drifted // by uid; guarded by mu
 }
 
 // New checks nothing and does nothing yet.
@@ -142,7 +150,8 @@ func New(cfg Config) *Agent {
 	for _, c := range []string{condObjects, condPods, condPlugin} {
 		cfg.Readiness.Pend(c)
 	}
-	a := &Agent{cfg: cfg, queue: newQueue(cfg.BackoffMin, cfg.BackoffMax), pods: map[string]state{}}
+	a := &Agent{cfg: cfg, queue: newQueue(cfg.BackoffMin, cfg.BackoffMax), pods: map[string]state{},
+		suspects: make(chan struct{}, 1), moved: make(chan struct{}, 1), drifts: map[string]drifted{}}
 	a.view.Store(&view{})
 	return a
 }
@@ -164,6 +173,7 @@ func (a *Agent) Run(ctx context.Context, l net.Listener) error {
 		for range workers {
 			g.Go(func() error { a.work(ctx); return nil })
 		}
+		g.Go(func() error { return a.watchDrift(ctx) })
 		a.cfg.Readiness.Done(condPlugin)
 		a.cfg.Metrics.SetReady(true)
 		return a.follow(ctx, changed)

@@ -5,6 +5,7 @@ package cni
 import (
 	"maps"
 	"slices"
+	"time"
 )
 
 // Status is what the agent knows, for people and for evidence.
@@ -25,6 +26,10 @@ type PodStatus struct {
 	Annotation     string `json:"annotation"`
 	DNS            bool   `json:"dnsCapture"`
 	BypassInbound  bool   `json:"bypassInbound"`
+	// Drifts counts how often its rules or its proxy were found missing; DriftedAt and Drift are of the last time.
+	Drifts    int        `json:"drifts"`
+	DriftedAt *time.Time `json:"driftedAt,omitempty"`
+	Drift     string     `json:"drift,omitempty"`
 }
 
 // Status is a copy of what the agent knows now.
@@ -37,6 +42,9 @@ func (a *Agent) Status() Status {
 		p := PodStatus{
 			UID: uid, Namespace: s.ref.Namespace, Name: s.ref.Name, ServiceAccount: s.workload.ServiceAccount,
 			Served: s.served, Annotation: recorded[s.ref], DNS: s.options.DNS, BypassInbound: s.options.BypassInbound,
+		}
+		if d, ok := a.drifts[uid]; ok {
+			p.Drifts, p.DriftedAt, p.Drift = d.times, &d.last, d.what
 		}
 		if s.ns != nil {
 			p.NetnsInode = s.ns.Inode()

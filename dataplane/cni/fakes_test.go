@@ -117,6 +117,7 @@ type fakes struct {
 	installed                           bool
 	diff                                []string
 	noNetns                             bool
+	noted                               string
 	recorded                            map[PodRef]string
 	snapshot                            func() []zds.Entry
 }
@@ -213,6 +214,8 @@ func (f fakeRules) Apply(_ context.Context, _ *netns.NS, p capture.Plan) (bool, 
 
 func (f fakeRules) Diff(context.Context, *netns.NS, capture.Plan) ([]string, error) {
 	f.add("diff")
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	return f.diff, nil
 }
 
@@ -242,6 +245,13 @@ func (f fakeAnnotator) Set(p PodRef, value string) error {
 	if !same {
 		f.add("annotate %s %s", p.UID, value)
 	}
+	return nil
+}
+
+func (f fakeAnnotator) Note(p PodRef, drift string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.noted = drift
 	return nil
 }
 

@@ -52,7 +52,11 @@ type StatusDir struct {
 type record struct {
 	ref   PodRef
 	value string
+	drift string
 }
+
+// AnnotationDrift is where Note writes; upstream has no such thing.
+const AnnotationDrift = "ambientlab.dev/drift"
 
 // NewStatusDir makes dir if need be and reads what an earlier agent wrote there. A file that cannot be read is removed: the
 // pod is enrolled anew, which changes nothing where nothing is amiss.
@@ -78,7 +82,7 @@ func NewStatusDir(dir string) (*StatusDir, error) {
 			continue
 		}
 		ref := refOf(&p)
-		d.pods[ref.String()] = record{ref, p.Annotations[mesh.AnnotationRedirection]}
+		d.pods[ref.String()] = record{ref, p.Annotations[mesh.AnnotationRedirection], p.Annotations[AnnotationDrift]}
 	}
 	return d, nil
 }
@@ -89,15 +93,38 @@ func fileName(p PodRef) string { return "pod." + p.Namespace + "." + p.Name + ".
 func (d *StatusDir) Set(p PodRef, value string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	want := record{p, value}
+	want := record{ref: p, value: value}
+	if old := d.pods[p.String()]; old.ref == p {
+		want.drift = old.drift
+	}
+	return d.write(want)
+}
+
+// Note implements Annotator.
+func (d *StatusDir) Note(p PodRef, drift string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	want := d.pods[p.String()]
+	if want.ref != p {
+		return nil
+	}
+	want.drift = drift
+	return d.write(want)
+}
+
+// write is called with mu held.
+func (d *StatusDir) write(want record) error {
+	p := want.ref
 	if d.pods[p.String()] == want {
 		return nil
 	}
+	annotations := map[string]string{mesh.AnnotationRedirection: want.value}
+	if want.drift != "" {
+		annotations[AnnotationDrift] = want.drift
+	}
 	b, err := json.Marshal(&corev1.Pod{
-		TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: metav1.ObjectMeta{
-			Namespace: p.Namespace, Name: p.Name, UID: types.UID(p.UID), Annotations: map[string]string{mesh.AnnotationRedirection: value},
-		},
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: types.UID(p.UID), Annotations: annotations},
 	})
 	if err != nil {
 		return fmt.Errorf("annotate %s: %w", p, err)

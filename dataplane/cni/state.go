@@ -36,6 +36,7 @@ func (a *Agent) setState(uid string, s state) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.pods[uid] = s
+	poke(a.moved)
 }
 
 // dropState forgets a pod and closes its namespace.
@@ -44,6 +45,8 @@ func (a *Agent) dropState(uid string) {
 	defer a.mu.Unlock()
 	a.pods[uid].ns.Close()
 	delete(a.pods, uid)
+	delete(a.drifts, uid)
+	poke(a.moved)
 }
 
 // view is the node's pods and the namespaces, as one snapshot has them.

@@ -17,10 +17,12 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
+	"github.com/ambientlab/ambientlab/dataplane/capture"
 	"github.com/ambientlab/ambientlab/dataplane/cni"
 	"github.com/ambientlab/ambientlab/dataplane/netns"
 	"github.com/ambientlab/ambientlab/dataplane/source/file"
@@ -51,6 +53,7 @@ type options struct {
 	pluginSocket, zdsSocket            string
 	ready, metrics, admin              string
 	dnsCapture                         bool
+	driftInterval                      time.Duration
 	exclude                            string
 	logFormat, logLevel                string
 }
@@ -70,6 +73,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.StringVar(&o.admin, "admin", "127.0.0.1:15000", "loopback address of /debug/; empty: none")
 	dnsDefault, dnsErr := dnsCaptureDefault()
 	fs.BoolVar(&o.dnsCapture, "dns-capture", dnsDefault, "redirect DNS queries too, where a pod's annotation does not say otherwise (AMBIENT_DNS_CAPTURE)")
+	fs.DurationVar(&o.driftInterval, "drift-interval", driftInterval(), "how often enrolled pods are compared with what they should be, besides on events; 0: never (DRIFT_INTERVAL)")
 	fs.StringVar(&o.exclude, "exclude-namespaces", "kube-system", "comma-separated namespaces whose pods are never enrolled")
 	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
 	fs.StringVar(&o.logLevel, "log-level", "info", "error, warn, info, debug, trace or off")
@@ -84,6 +88,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		return o, errUsage
 	}
 	missing := false
+	if o.driftInterval < 0 {
+		fmt.Fprintln(stderr, "cni-agent: --drift-interval or DRIFT_INTERVAL is no duration of 0 or more")
+		missing = true
+	}
 	for _, f := range [][2]string{{"node", o.node}, {"objects", o.objects}, {"status-dir", o.statusDir}, {"netns-dir", o.netnsDir}} {
 		if f[1] == "" {
 			fmt.Fprintf(stderr, "cni-agent: --%s is required\n", f[0])
@@ -107,6 +115,19 @@ func dnsCaptureDefault() (bool, error) {
 		return true, fmt.Errorf("AMBIENT_DNS_CAPTURE=%q: want true or false", v)
 	}
 	return on, nil
+}
+
+// driftInterval is DRIFT_INTERVAL; what is no duration there is refused with the flags.
+func driftInterval() time.Duration {
+	text, ok := os.LookupEnv("DRIFT_INTERVAL")
+	if !ok {
+		return 30 * time.Second
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 {
+		return -1
+	}
+	return d
 }
 
 func run(ctx context.Context, args []string, stderr io.Writer) error {
@@ -133,10 +154,12 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	metrics := telemetry.NewAgentMetrics(version)
 	ready := admin.NewReadiness()
 	var agent *cni.Agent
-	proxies := zds.NewServer(zds.ServerConfig{Path: o.zdsSocket, Snapshot: func() []zds.Entry { return agent.Snapshot() }, Log: log})
+	proxies := zds.NewServer(zds.ServerConfig{Path: o.zdsSocket, Snapshot: func() []zds.Entry { return agent.Snapshot() },
+		Changed: func() { agent.Suspect() }, Log: log})
 	agent = cni.New(cni.Config{
 		Node: o.node, Objects: file.New(o.objects, log), Proxies: proxies, Rules: cni.KernelRules{}, Netns: cni.NetnsDir(o.netnsDir),
 		Annotator: status, HostNetns: host, ExcludeNamespaces: strings.FieldsFunc(o.exclude, func(r rune) bool { return r == ',' || r == ' ' }),
+		Drift:      cni.Drift{Every: o.driftInterval, Watch: capture.Watch, Listening: (*netns.NS).Listening},
 		DNSCapture: o.dnsCapture, Readiness: ready, Metrics: metrics, Log: log,
 	})
 	server := admin.New(admin.Config{
