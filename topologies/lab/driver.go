@@ -71,6 +71,10 @@ type Driver interface {
 // ErrNotFound is returned for an object that does not exist.
 var ErrNotFound = errors.New("not found")
 
+// AnnotationIPs on a pod names the addresses that it is to have, separated by commas: free ones of its node. A driver that
+// cannot choose addresses ignores it.
+const AnnotationIPs = "ambientlab.dev/ips"
+
 // Names of daemons.
 const (
 	DaemonZtunnel  = "ztunnel"

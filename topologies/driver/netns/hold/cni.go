@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
+	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/nodenet"
 )
 
@@ -49,7 +51,7 @@ func (s *site) networkConfig(n *node) ([]byte, error) {
 		"cniVersion": cniVersion, "name": networkName,
 		"plugins": []object{
 			{
-				"type": "ptp", "ipMasq": false, "mtu": s.cluster.Nodes[n.index].MTU,
+				"type": "ptp", "ipMasq": false, "mtu": s.cluster.Nodes[n.index].MTU, "capabilities": object{"ips": true},
 				"ipam": object{"type": "host-local", "dataDir": filepath.Join(labPath, "nodes", n.name, "ipam"), "ranges": ranges, "routes": routes},
 			},
 			{
@@ -79,6 +81,9 @@ func (s *site) cniCall(p *pod) (*libcni.CNIConfig, *libcni.NetworkConfigList, *l
 			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", p.ref.Namespace}, {"K8S_POD_NAME", p.ref.Name}, {"K8S_POD_UID", p.uid},
 			{"K8S_POD_INFRA_CONTAINER_ID", p.uid},
 		},
+	}
+	if ips := p.object().Annotations[lab.AnnotationIPs]; ips != "" {
+		rt.CapabilityArgs = map[string]any{"ips": strings.Split(ips, ",")}
 	}
 	return cni, list, rt, nil
 }
