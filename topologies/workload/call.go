@@ -56,7 +56,7 @@ func Do(ctx context.Context, url string, o Options) (Result, error) {
 // issue hands out one ticket per call, on time.
 func issue(ctx context.Context, o Options, tickets chan<- struct{}) {
 	count := o.Count
-	if count == 0 && o.Duration == 0 {
+	if count == 0 && o.Duration == 0 && o.Stop == nil {
 		count = 1
 	}
 	var end <-chan time.Time
@@ -77,6 +77,8 @@ func issue(ctx context.Context, o Options, tickets chan<- struct{}) {
 			case <-tick:
 			case <-end:
 				return
+			case <-o.Stop:
+				return
 			case <-ctx.Done():
 				return
 			}
@@ -84,6 +86,8 @@ func issue(ctx context.Context, o Options, tickets chan<- struct{}) {
 		select {
 		case tickets <- struct{}{}:
 		case <-end:
+			return
+		case <-o.Stop:
 			return
 		case <-ctx.Done():
 			return

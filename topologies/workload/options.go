@@ -21,7 +21,10 @@ type Options struct {
 	Concurrency int           // calls at a time; 0 means 1
 	Interval    time.Duration // from one call's start to the next one's; 0 means at once
 	Duration    time.Duration // stop starting calls after this; 0 means Count decides
+	UntilEOF    bool          // of the command: stop starting calls when standard input ends; it sets Stop
 	Timeout     time.Duration // for one call; 0 means DefaultTimeout
+
+	Stop <-chan struct{} // stop starting calls once it is closed; nil: never
 
 	// Ledger, TCP: list every connection, with when it began and how it ended, in Result.Connections.
 	Ledger   bool
@@ -63,6 +66,7 @@ func (o Options) Args(url string) []string {
 	num("concurrency", int64(o.Concurrency))
 	dur("interval", o.Interval)
 	dur("duration", o.Duration)
+	set("until-eof", o.UntilEOF)
 	dur("timeout", o.Timeout)
 	set("ledger", o.Ledger)
 	set("keep-open", o.KeepOpen)
@@ -101,6 +105,7 @@ func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
 	fs.IntVar(&o.Concurrency, "concurrency", 0, "calls at a time (default 1)")
 	fs.DurationVar(&o.Interval, "interval", 0, "from one call's start to the next one's")
 	fs.DurationVar(&o.Duration, "duration", 0, "stop starting calls after this")
+	fs.BoolVar(&o.UntilEOF, "until-eof", false, "stop starting calls when standard input ends")
 	fs.DurationVar(&o.Timeout, "timeout", 0, "for one call (default 10s)")
 	fs.BoolVar(&o.Ledger, "ledger", false, "tcp: list every connection with its end")
 	fs.BoolVar(&o.KeepOpen, "keep-open", false, "reuse the connection until a call fails")

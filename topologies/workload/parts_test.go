@@ -17,6 +17,7 @@ import (
 func TestOptionsRoundTrip(t *testing.T) {
 	want := Options{
 		Count: 3, Concurrency: 2, Interval: time.Second, Duration: time.Minute, Timeout: 3 * time.Second, KeepOpen: true,
+		Ledger: true, UntilEOF: true,
 		Silent: time.Millisecond, PingPong: 4, Size: 5, Download: 6, HTTP2: true, Method: "PUT",
 		Header: []string{"A: b", "C: d e"}, Family: 6,
 	}

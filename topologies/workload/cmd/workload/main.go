@@ -119,6 +119,14 @@ func call(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if err != nil {
 		return usageError{err}
 	}
+	if o.UntilEOF {
+		ended := make(chan struct{})
+		go func() { // a read that cannot be called off: it ends with the process
+			_, _ = io.Copy(io.Discard, os.Stdin)
+			close(ended)
+		}()
+		o.Stop = ended
+	}
 	res, err := workload.Do(ctx, url, o)
 	if err != nil {
 		return usageError{err}
