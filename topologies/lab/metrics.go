@@ -57,14 +57,19 @@ type Samples []Sample
 
 // Scrape reads the counters and gauges of a node's ztunnel; histograms are left out.
 func (l *Lab) Scrape(ctx context.Context, node string) (Samples, error) {
-	text, err := l.ReadPage(ctx, Page{Node: node, Daemon: DaemonZtunnel, Port: MetricsPort(DaemonZtunnel), Path: "/metrics"})
+	return l.ScrapeDaemon(ctx, node, DaemonZtunnel)
+}
+
+// ScrapeDaemon is Scrape of any daemon; the control plane's node is "".
+func (l *Lab) ScrapeDaemon(ctx context.Context, node, daemon string) (Samples, error) {
+	text, err := l.ReadPage(ctx, Page{Node: node, Daemon: daemon, Port: MetricsPort(daemon), Path: "/metrics"})
 	if err != nil {
 		return nil, err
 	}
 	parser := expfmt.NewTextParser(model.LegacyValidation)
 	families, err := parser.TextToMetricFamilies(bytes.NewReader(text))
 	if err != nil {
-		return nil, fmt.Errorf("scrape ztunnel on %s: %w", node, err)
+		return nil, fmt.Errorf("scrape %s on %s: %w", daemon, node, err)
 	}
 	var out Samples
 	for name, f := range families {
