@@ -56,10 +56,6 @@ var _ = Describe("daemons that are killed", func() {
 			return each
 		})
 	}, SpecTimeout(world.Budget.LongSpec))
-
-	It("include a ztunnel that runs out of memory", Label("LC-03"), func(ctx SpecContext) {
-		Skip("no driver gives a daemon a memory limit of its own yet: to everybody else an OOM kill is the SIGKILL of the scenario above")
-	})
 })
 
 // killAll kills and starts daemons in groups, in an order that the seed decides, while a captured client and one outside the

@@ -25,11 +25,8 @@ var (
 	hello        = []byte{0x08, 1}
 	ack          = []byte(field(1, ""))
 	snapshotSent = []byte(field(3, ""))
+	addMessage   = []byte(field(1, field(1, "u")+field(2, field(1, "hostile")+field(2, "shop")+field(3, "web"))))
 )
-
-func addMessage(uid string) []byte {
-	return []byte(field(1, field(1, uid)+field(2, field(1, "hostile")+field(2, "shop")+field(3, "web"))))
-}
 
 func delMessage(uid string) []byte  { return []byte(field(2, field(2, uid))) }
 func keepMessage(uid string) []byte { return []byte(field(5, field(1, uid))) }
@@ -77,11 +74,11 @@ func repeat(fd, n int) []int {
 func asAgent() map[string]attack {
 	ns, null := descriptors()
 	return map[string]attack{
-		"add-no-descriptor":    func(c *conn) { c.send(addMessage("u")) },
-		"add-two-descriptors":  func(c *conn) { c.send(addMessage("u"), ns, ns) },
-		"add-many-descriptors": func(c *conn) { c.send(addMessage("u"), repeat(ns, 200)...) },
-		"add-no-namespace":     func(c *conn) { c.send(addMessage("u"), null) },
-		"truncated":            func(c *conn) { m := addMessage("u"); c.send(m[:len(m)-1], ns) },
+		"add-no-descriptor":    func(c *conn) { c.send(addMessage) },
+		"add-two-descriptors":  func(c *conn) { c.send(addMessage, ns, ns) },
+		"add-many-descriptors": func(c *conn) { c.send(addMessage, repeat(ns, 200)...) },
+		"add-no-namespace":     func(c *conn) { c.send(addMessage, null) },
+		"truncated":            func(c *conn) { m := addMessage; c.send(m[:len(m)-1], ns) },
 		"unknown-message":      func(c *conn) { c.send([]byte{0x32, 0}) },
 		"no-message":           func(c *conn) { c.send([]byte{0xff, 0xff}) },
 		"oversized":            func(c *conn) { c.send(make([]byte, 64<<10), ns) },

@@ -35,7 +35,7 @@ func main() {
 	}
 }
 
-const usage = "usage: zdspeer [--socket PATH] ztunnel|agent NAME...\n"
+var errUsage = errors.New("usage: zdspeer [--socket PATH] ztunnel|agent NAME")
 
 // Outcome is what became of one connection.
 type Outcome struct {
@@ -52,11 +52,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return err
 	}
 	if fs.NArg() < 2 {
-		return errors.New(usage)
+		return errUsage
 	}
 	attacks := map[string]map[string]attack{"ztunnel": asZtunnel(stdin), "agent": asAgent()}[fs.Arg(0)]
 	if attacks == nil {
-		return errors.New(usage)
+		return errUsage
 	}
 	names := fs.Args()[1:]
 	if slices.Equal(names, []string{"all"}) {
