@@ -34,7 +34,7 @@ type authority struct {
 }
 
 func parseAuthority(s string) (authority, error) {
-	if a, err := netip.ParseAddrPort(s); err == nil && a.Port() != 0 {
+	if a, err := netip.ParseAddrPort(s); err == nil && a.Port() != 0 && a.Addr().Zone() == "" {
 		a = unmap(a)
 		return authority{ip: a.Addr(), port: a.Port()}, nil
 	}

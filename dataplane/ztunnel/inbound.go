@@ -87,9 +87,11 @@ func (p *proxy) serveTunnel(ctx context.Context, in *hbone.Inbound) {
 	in.Remote, in.Local = unmap(in.Remote), unmap(in.Local)
 	f := p.begin(telemetry.Inbound, in.Remote)
 	f.rec.Dst.Addr = in.Local
-	if t, err := telemetry.ParseTraceparent(in.Get(telemetry.HeaderTraceparent)); err == nil {
-		f.rec.TraceID = t.TraceID()
+	trace, err := telemetry.ParseTraceparent(in.Get(telemetry.HeaderTraceparent))
+	if err != nil { // none, or none that can be told from others
+		trace = telemetry.NewTraceparent()
 	}
+	f.rec.TraceID = trace.TraceID()
 	a, status, err := p.admit(ctx, in)
 	if err != nil {
 		f.fail(telemetry.FlagConnect, err)
@@ -180,6 +182,7 @@ func (p *proxy) describe(f *flow, in *hbone.Inbound, a admission) {
 	f.rec.HBONEAddr = a.target
 	if network := in.Get(headerNetwork); network != "" && network != p.cfg.Network {
 		f.rec.Src = telemetry.ParseBaggage(in.Get(telemetry.HeaderBaggage)).Peer(in.Remote, a.client)
+		f.rec.Src.Namespace = a.client.Namespace // proved, unlike the rest
 	}
 }
 

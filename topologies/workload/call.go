@@ -110,7 +110,7 @@ func callOnce(ctx context.Context, s session, o Options) Call {
 }
 
 func newSession(t target, o Options) session {
-	d := dialer{family: o.Family}
+	d := dialer{family: o.Family, escape: escape{mark: o.Mark, source: o.Bind}}
 	switch t.scheme {
 	case "tcp", "tcp-first":
 		return &tcpSession{target: t, opts: o, dialer: d}

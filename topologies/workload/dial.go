@@ -18,7 +18,10 @@ import (
 )
 
 // dialer connects to the first address that a name has and to no other: which address was tried is part of the result.
-type dialer struct{ family int }
+type dialer struct {
+	family int
+	escape escape
+}
 
 func (d dialer) dial(ctx context.Context, network, addr string, c *Call) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
@@ -32,7 +35,7 @@ func (d dialer) dial(ctx context.Context, network, addr string, c *Call) (net.Co
 	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
 		c.RemoteAddr = netip.AddrPortFrom(ip, uint16(n)) // known even if it cannot be reached
 	}
-	var nd net.Dialer
+	nd := d.escape.dialer(network)
 	conn, err := nd.DialContext(ctx, network, net.JoinHostPort(ip.String(), port))
 	if err != nil {
 		return nil, err
@@ -74,6 +77,8 @@ func classify(ctx context.Context, err error) Class {
 		return ClassMismatch
 	case errors.Is(err, errStatus):
 		return ClassStatus
+	case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EACCES):
+		return ClassPermission
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ClassRefused
 	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"net/netip"
 	"strconv"
 	"strings"
 	"time"
@@ -42,6 +43,10 @@ type Options struct {
 	Method string   // HTTP: overrides GET or POST
 	Header []string // HTTP: "Name: value"
 	Family int      // 4 or 6: use only addresses of this family; 0: the first that the name has
+
+	// What an honest application has no use for: see escape.
+	Mark uint32     // SO_MARK of the caller's sockets; 0 sets none
+	Bind netip.Addr // source address, which need not be the host's own; the zero Addr leaves it to the kernel
 }
 
 // Args is the command line that ParseCall reads back to o and url.
@@ -84,6 +89,10 @@ func (o Options) Args(url string) []string {
 		a = append(a, "--header", h)
 	}
 	num("family", int64(o.Family))
+	num("mark", int64(o.Mark))
+	if o.Bind.IsValid() {
+		a = append(a, "--bind", o.Bind.String())
+	}
 	return append(a, url)
 }
 
@@ -125,6 +134,15 @@ func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
 		return nil
 	})
 	fs.IntVar(&o.Family, "family", 0, "4 or 6: use only addresses of this family")
+	fs.Func("mark", "`number`: mark the packets, as a proxy would (SO_MARK)", func(s string) error {
+		n, err := strconv.ParseUint(s, 0, 32)
+		o.Mark = uint32(n)
+		return err
+	})
+	fs.Func("bind", "`address` to call from, the host's own or not (IP_TRANSPARENT)", func(s string) (err error) {
+		o.Bind, err = netip.ParseAddr(s)
+		return err
+	})
 	if err := fs.Parse(args); err != nil {
 		return o, "", err
 	}

@@ -7,11 +7,13 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 func TestOptionsRoundTrip(t *testing.T) {
@@ -19,14 +21,14 @@ func TestOptionsRoundTrip(t *testing.T) {
 		Count: 3, Concurrency: 2, Interval: time.Second, Duration: time.Minute, Timeout: 3 * time.Second, KeepOpen: true,
 		Ledger: true, UntilEOF: true,
 		Silent: time.Millisecond, PingPong: 4, Size: 5, Download: 6, HTTP2: true, Method: "PUT",
-		Header: []string{"A: b", "C: d e"}, Family: 6,
+		Header: []string{"A: b", "C: d e"}, Family: 6, Mark: 0x539, Bind: netip.MustParseAddr("169.254.7.127"),
 	}
 	for _, o := range []Options{want, {}, {HalfClose: true}, {PeerHalfClose: true}} {
 		got, url, err := ParseCall(o.Args("tcp://cart:9000"), io.Discard)
 		if err != nil || url != "tcp://cart:9000" {
 			t.Errorf("ParseCall: %q, %v", url, err)
 		}
-		if diff := cmp.Diff(o, got); diff != "" {
+		if diff := cmp.Diff(o, got, cmpopts.EquateComparable(netip.Addr{})); diff != "" {
 			t.Errorf("options (-want +got):\n%s", diff)
 		}
 	}

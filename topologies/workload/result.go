@@ -89,6 +89,8 @@ const (
 	ClassStatus   Class = "status"   // the answer was an error
 	ClassMismatch Class = "mismatch" // bytes differ from what they had to be
 	ClassOther    Class = "other"
+
+	ClassPermission Class = "permission" // the kernel did not let the caller
 )
 
 // Seen is what a server saw of one call. HTTP and gRPC servers answer with it; the server-first TCP server's banner is

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/topologies/workload"
 	"github.com/ambientlab/ambientlab/topologies/workload/credential"
+	"github.com/ambientlab/ambientlab/topologies/workload/forge"
 )
 
 func main() {
@@ -31,7 +32,11 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload call [flags] URL print the outcome of calls as JSON; exit 1 if one failed
        workload cert [flags]     write a certificate of the pod's own identity, as its token gets it from the mesh's authority
        workload look PATH...     print what the pod sees at each path as JSON
-The first three have --help.`
+       workload connect [flags] HOST:PORT
+                                 send one CONNECT made by hand, with that certificate; prints the answer as JSON
+       workload syn [flags] ADDRESS:PORT
+                                 send one TCP SYN past the kernel's rules; prints what came back as JSON
+All but look have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -45,6 +50,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, call(ctx, args[1:], stdout, stderr))
 	case "cert":
 		return fail(stderr, cert(ctx, args[1:], stdout, stderr))
+	case "connect":
+		return fail(stderr, connect(ctx, args[1:], stdout, stderr))
+	case "syn":
+		return fail(stderr, syn(args[1:], stdout, stderr))
 	case "look":
 		return fail(stderr, json.NewEncoder(stdout).Encode(workload.LookAt(args[1:])))
 	case "help", "-h", "--help":
@@ -112,6 +121,34 @@ func cert(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	_, err = fmt.Fprintln(stdout, c.Identity)
 	return err
+}
+
+func connect(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	c, err := forge.ParseConnect(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	tls, err := credential.Load(c.CertDir)
+	if err != nil {
+		return err
+	}
+	answer, err := forge.Connect(ctx, tls, c.Request)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(stdout).Encode(answer)
+}
+
+func syn(args []string, stdout, stderr io.Writer) error {
+	s, err := forge.ParseSYN(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	reply, err := s.Send()
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(stdout).Encode(reply)
 }
 
 func call(ctx context.Context, args []string, stdout, stderr io.Writer) error {
