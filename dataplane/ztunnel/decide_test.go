@@ -42,6 +42,7 @@ func TestParseAuthority(t *testing.T) {
 		{"10.0.0:80", authority{}, false},
 		{"fd00::1:80", authority{}, false},
 		{"a@b:80", authority{}, false},
+		{"[fe80::1%eth0]:80", authority{}, false}, // a zone means something to its sender only
 		{":80", authority{}, false},
 		{"", authority{}, false},
 	} {
@@ -73,6 +74,17 @@ func FuzzParseAuthority(f *testing.F) {
 			t.Fatalf("%q = %+v, but %q = %+v, %v", s, a, text, again, err)
 		}
 	})
+}
+
+func TestOwns(t *testing.T) {
+	own, other := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+	self := &mesh.Workload{Addresses: []netip.Addr{own, netip.MustParseAddr("fd00::1")}}
+	if !owns(self, own) || owns(self, other) {
+		t.Errorf("own address %v, another %v", owns(self, own), owns(self, other))
+	}
+	if !owns(&mesh.Workload{}, other) {
+		t.Error("a pod of which no address is known was refused everything")
+	}
 }
 
 func TestOutboundSelfCall(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 var (
 	errUnknownSelf       = errors.New("unknown source")
 	errSelfCall          = errors.New("self call: the destination is a port of the proxy itself")
+	errNotOwn            = errors.New("the destination is not an address of this pod")
 	errApplicationTunnel = errors.New("application tunnels are not supported yet")
 	errPodGone           = errors.New("connection cut: the pod left the mesh")
 	errDrained           = errors.New("connection cut: the drain's deadline passed")

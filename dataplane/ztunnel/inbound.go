@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 
 	"github.com/ambientlab/ambientlab/dataplane/authz"
@@ -155,7 +156,16 @@ func (p *proxy) admit(ctx context.Context, in *hbone.Inbound) (admission, int, e
 	if mesh.IllegalPort(to.port) {
 		return admission{}, http.StatusServiceUnavailable, errSelfCall
 	}
+	if !owns(self, in.Local.Addr()) {
+		return admission{}, http.StatusBadRequest, errNotOwn
+	}
 	return admission{snap, self, client, netip.AddrPortFrom(in.Local.Addr(), to.port)}, http.StatusOK, nil
+}
+
+// owns reports whether addr is one of the pod's, as far as the catalog knows them. A packet that the pod itself has marked
+// like an answer of its application's is delivered to the pod whatever its destination: the proxy must not carry it there.
+func owns(self *mesh.Workload, addr netip.Addr) bool {
+	return len(self.Addresses) == 0 || slices.Contains(self.Addresses, addr)
 }
 
 // hostPort is where self serves a port of the service called host.

@@ -32,6 +32,10 @@ func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn) {
 		f.fail(telemetry.FlagConnect, err)
 		return
 	}
+	if !owns(self, dst.Addr()) {
+		f.fail(telemetry.FlagConnect, errNotOwn)
+		return
+	}
 	f.arriving(snap, self, mesh.Identity{}, dst, "")
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)

@@ -98,6 +98,8 @@ type Scenario struct {
 	Reason         string   `json:"reason,omitempty"` // why it was skipped, or how it failed
 	Location       string   `json:"location,omitempty"`
 	Bundle         string   `json:"bundle,omitempty"` // directory of evidence; only of a failure
+	// Findings are what a reader must know although the scenario passed: what cannot be prevented, for one.
+	Findings []string `json:"findings,omitempty"`
 }
 
 // Encode writes d as indented JSON, with its version, kind and summary filled in.

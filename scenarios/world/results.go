@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/ginkgo/v2/types"
 
 	"github.com/ambientlab/ambientlab/reports/schema"
@@ -41,8 +42,20 @@ func WriteResults(report types.Report) error {
 	if err := errors.Join(os.MkdirAll(settings.Out, 0o755), os.WriteFile(path, b.Bytes(), 0o644)); err != nil {
 		return fmt.Errorf("write results: %w", err)
 	}
+	for _, s := range doc.Scenarios {
+		for _, f := range s.Findings {
+			fmt.Printf("\nfinding (%s): %s", strings.Join(s.IDs, ", "), f)
+		}
+	}
 	fmt.Printf("\nresults: %s\n", path)
 	return nil
+}
+
+const findingEntry = "finding"
+
+// Finding notes in the results what a reader must know although the scenario passes.
+func Finding(format string, args ...any) {
+	ginkgo.AddReportEntry(findingEntry, fmt.Sprintf(format, args...), ginkgo.ReportEntryVisibilityNever)
 }
 
 // selected: a scenario that FOCUS or LABELS leave out is not a skip: nobody asked for it.
@@ -53,6 +66,11 @@ func selected(s types.SpecReport) bool {
 func scenario(s types.SpecReport) schema.Scenario {
 	out := schema.Scenario{
 		Text: s.FullText(), Labels: s.Labels(), DurationMillis: millis(s.RunTime), Location: location(s), IDs: []string{},
+	}
+	for _, e := range s.ReportEntries {
+		if e.Name == findingEntry {
+			out.Findings = append(out.Findings, e.StringRepresentation())
+		}
 	}
 	for _, l := range out.Labels {
 		if catalogueID.MatchString(l) {
