@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"syscall"
@@ -36,6 +37,7 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
                                  send one CONNECT made by hand, with that certificate; prints the answer as JSON
        workload syn [flags] ADDRESS:PORT
                                  send one TCP SYN past the kernel's rules; prints what came back as JSON
+       workload impostor [flags] take part in mutual TLS with that certificate, and then speak no HTTP/2; prints "ready"
 All but look have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
@@ -52,6 +54,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, cert(ctx, args[1:], stdout, stderr))
 	case "connect":
 		return fail(stderr, connect(ctx, args[1:], stdout, stderr))
+	case "impostor":
+		return fail(stderr, impostor(ctx, args[1:], stdout, stderr))
 	case "syn":
 		return fail(stderr, syn(args[1:], stdout, stderr))
 	case "look":
@@ -137,6 +141,26 @@ func connect(ctx context.Context, args []string, stdout, stderr io.Writer) error
 		return err
 	}
 	return json.NewEncoder(stdout).Encode(answer)
+}
+
+func impostor(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	dir, addr, err := forge.ParseImpostor(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	tls, err := credential.Load(dir)
+	if err != nil {
+		return err
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(stdout, "ready"); err != nil {
+		return err
+	}
+	return forge.Impostor(ctx, l, tls)
 }
 
 func syn(args []string, stdout, stderr io.Writer) error {
