@@ -96,8 +96,9 @@ func (c *Cluster) reservedVIP(s *Service, ip netip.Addr) bool {
 func (c *Cluster) basePods() []*corev1.Pod {
 	pods := []*corev1.Pod{basePod(controlPod, controlPod, controlAccount, c.Nodes[0].Name, nil)}
 	for _, n := range c.Nodes {
-		pods = append(pods, basePod(ztunnelPod(n.Name), "ztunnel", ztunnelAccount, n.Name,
-			[]corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "NET_RAW"}))
+		p := basePod(ztunnelPod(n.Name), "ztunnel", ztunnelAccount, n.Name, []corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "NET_RAW"})
+		p.Labels[mesh.LabelTunnel] = "http" // it speaks HBONE for itself, so that its metrics can be scraped through a tunnel
+		pods = append(pods, p)
 	}
 	return pods
 }

@@ -86,10 +86,11 @@ const (
 	SourceOwn
 )
 
-// Pod names the ztunnel's own pod.
+// Pod names the ztunnel's own pod. If it is named with its service account, the ztunnel accepts HBONE for it too, where its
+// metrics can be had then.
 type Pod struct {
-	Name, Namespace string
-	IP              netip.Addr
+	Name, Namespace, ServiceAccount string
+	IP                              netip.Addr
 }
 
 // Info is what ZDS says of a pod. It alone decides the pod's identity: addresses are reused, this is not.

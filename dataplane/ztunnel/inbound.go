@@ -218,10 +218,11 @@ func (p *proxy) authorize(f *flow, self *mesh.Workload) error {
 	return &policyError{decision: d}
 }
 
-// dialApp connects to the application from the client's own address, unless that is the application's (A1.9).
+// dialApp connects to the application from the client's own address, unless that is the application's or the
+// application is the ztunnel (A1.9).
 func (p *proxy) dialApp(ctx context.Context, client netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
 	o := p.dialOptions()
-	if p.keepSource && client != to.Addr() && client.Is4() == to.Addr().Is4() && !client.IsLoopback() {
+	if p.keepSource && !p.own && client != to.Addr() && client.Is4() == to.Addr().Is4() && !client.IsLoopback() {
 		o.Transparent, o.Freebind, o.BindAddrNoPort = true, true, true
 		o.Source = netip.AddrPortFrom(client, 0)
 	}

@@ -42,6 +42,7 @@ type proxy struct {
 	local local
 	ns    *netns.NS
 	log   *slog.Logger
+	own   bool // the pod is the ztunnel's own
 
 	pool    *hbone.Pool
 	server  *hbone.Server
@@ -59,8 +60,8 @@ type proxy struct {
 	expired chan struct{} // closed when what is left is about to be cut
 }
 
-// openProxy makes a proxy with its listeners; it takes over ns unless it fails.
-func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy, error) {
+// newProxy makes a proxy without listeners.
+func newProxy(s *shared, info Info, ns *netns.NS) *proxy {
 	p := &proxy{
 		shared: s, ns: ns, ended: make(chan struct{}), expired: make(chan struct{}),
 		local: local{Info: info, store: s.catalog, wait: s.cfg.Time.LocalWorkload},
@@ -76,22 +77,35 @@ func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy,
 	p.pool = hbone.NewPool(hbone.PoolConfig{Config: client, IdleFor: s.cfg.HBONE.IdleFor, Dial: p.dialTunnel, TLS: p.clientTLS})
 	p.server = hbone.NewServer(hbone.ServerConfig{Config: h, TLS: p.serverTLS, Handler: p.serveTunnel, DrainTimeout: s.cfg.Time.Drain,
 		OnHandshakeError: p.handshakeFailed})
+	return p
+}
+
+// openProxy makes a proxy with its listeners; it takes over ns unless it fails.
+func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy, error) {
+	p := newProxy(s, info, ns)
 	for _, l := range []struct {
 		port  uint16
 		serve func(context.Context, *net.TCPConn)
 	}{{mesh.PortOutbound, p.spawn(p.serveOutbound)}, {mesh.PortPlaintext, p.spawn(p.servePlaintext)}, {mesh.PortHBONE, p.startHBONE}} {
-		listener, err := ns.ListenTCP(ctx, netip.AddrPortFrom(p.wildcard(), l.port), p.listenOptions())
-		if err != nil {
+		if err := p.open(ctx, l.port, l.serve); err != nil {
 			p.closeListeners()
 			return nil, err
 		}
-		p.lanes = append(p.lanes, lane{listener, l.serve})
 	}
 	if err := p.openNames(ctx); err != nil {
 		p.closeListeners()
 		return nil, err
 	}
 	return p, nil
+}
+
+func (p *proxy) open(ctx context.Context, port uint16, serve func(context.Context, *net.TCPConn)) error {
+	l, err := p.ns.ListenTCP(ctx, netip.AddrPortFrom(p.wildcard(), port), p.listenOptions())
+	if err != nil {
+		return err
+	}
+	p.lanes = append(p.lanes, lane{l, serve})
+	return nil
 }
 
 // closeListeners undoes a start that failed.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -36,6 +37,7 @@ type Ztunnel struct {
 	readiness *admin.Readiness
 	document  *document
 	client    *xds.Client // nil without a control plane
+	own       atomic.Pointer[ownProxy]
 
 	quit     chan struct{} // closed to begin the drain
 	quitOnce sync.Once
@@ -144,7 +146,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	z.startServices(base, g, listeners)
 	stop, stopped := context.WithCancel(base)
 	defer stopped()
-	z.startPods(stop, g, own)
+	z.startPods(stop, base, g, own)
 	select {
 	case <-ctx.Done():
 	case <-z.quit:
@@ -154,6 +156,7 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	z.readiness.Pend(pendingStop)
 	stopped()
 	z.manager.Shutdown(base, z.cfg.Time.Drain)
+	z.awaitOwn()
 	cut()
 	return g.Wait()
 }
@@ -194,10 +197,13 @@ func (z *Ztunnel) startServices(ctx context.Context, g *errgroup.Group, l admin.
 
 // startPods starts what names the pods, once the configuration is known: a listener that opens before the policies have
 // come would let everybody in, and would take connections from a ztunnel that knows better. It ends before the drain begins.
-func (z *Ztunnel) startPods(ctx context.Context, g *errgroup.Group, own *netns.NS) {
+func (z *Ztunnel) startPods(ctx, base context.Context, g *errgroup.Group, own *netns.NS) {
 	g.Go(func() error {
 		if !z.awaitState(ctx) {
 			return nil
+		}
+		if err := z.startOwn(ctx, base, g, own); err != nil {
+			return err
 		}
 		if z.cfg.Dedicated == nil {
 			return zds.NewClient(zds.ClientConfig{Path: z.cfg.ZDSPath, Handler: z.manager, Log: z.log,
@@ -237,22 +243,14 @@ func (z *Ztunnel) addDedicated(ctx context.Context, own *netns.NS) error {
 
 // countLive brings the byte counters up to date with the connections that go on.
 func (z *Ztunnel) countLive() {
-	z.manager.list(func(_ zds.Workload, running pod, _ error) {
-		if p, ok := running.(*proxy); ok {
-			p.tracker.progress(z.metrics)
-		}
-	})
+	z.proxies(func(p *proxy) { p.tracker.progress(z.metrics) })
 }
 
 // watchCatalog shows every change of the catalog to every proxy.
 func (z *Ztunnel) watchCatalog(ctx context.Context) error {
 	for {
 		changed, now := z.catalog.Changed(), z.catalog.Load()
-		z.manager.list(func(_ zds.Workload, running pod, _ error) {
-			if p, ok := running.(*proxy); ok {
-				p.refresh(now)
-			}
-		})
+		z.proxies(func(p *proxy) { p.refresh(now) })
 		select {
 		case <-changed:
 		case <-ctx.Done():

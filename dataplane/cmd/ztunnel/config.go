@@ -38,7 +38,7 @@ func parseEnviron(environ []string, cpus int) (settings, error) {
 	e := newEnv(environ)
 	s := settings{logLevel: level(e), threads: threads(e, cpus), keyLog: e.text("SSLKEYLOGFILE", "")}
 	c := &s.ztunnel
-	c.Pod = ztunnel.Pod{Name: e.text("POD_NAME", ""), Namespace: e.text("POD_NAMESPACE", ""), IP: e.addr("INSTANCE_IP")}
+	c.Pod = ztunnel.Pod{Name: e.text("POD_NAME", ""), Namespace: e.text("POD_NAMESPACE", ""), ServiceAccount: e.text("SERVICE_ACCOUNT", ""), IP: e.addr("INSTANCE_IP")}
 	c.Node = e.text("NODE_NAME", "")
 	c.Network = e.text("NETWORK", "")
 	c.ClusterID = e.text("CLUSTER_ID", "Kubernetes")
