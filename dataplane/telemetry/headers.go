@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
@@ -86,6 +87,9 @@ func escapeBaggage(v string) string {
 	return sb.String()
 }
 
+// maxBaggageValue is the longest name that Kubernetes has.
+const maxBaggageValue = 253
+
 // ParseBaggage reads the values of all baggage headers of a message. It is lenient: members that it does not know or
 // cannot read are skipped, a later one wins.
 func ParseBaggage(values ...string) Baggage {
@@ -98,7 +102,7 @@ func ParseBaggage(values ...string) Baggage {
 			}
 			val, _, _ = strings.Cut(val, ";") // W3C: properties follow
 			val, err := url.PathUnescape(strings.TrimSpace(val))
-			if err != nil {
+			if err != nil || len(val) > maxBaggageValue || !utf8.ValidString(val) {
 				continue
 			}
 			b.set(strings.TrimSpace(k), val)

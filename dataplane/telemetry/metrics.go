@@ -4,6 +4,7 @@ package telemetry
 
 import (
 	"net/http"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -254,6 +255,7 @@ func (s *labelSet) values() []string {
 		if v[i] == "" {
 			v[i] = "unknown"
 		}
+		v[i] = strings.ToValidUTF8(v[i], "\ufffd") // Prometheus panics at anything else
 	}
 	return v
 }
