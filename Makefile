@@ -10,6 +10,8 @@ FOCUS    ?=
 LABELS   ?= !slow
 SEED     ?=
 FUZZTIME ?= 30s
+FUZZ     ?= .
+KEEP     ?= 0
 BENCH    ?=
 
 override OUT := $(abspath $(OUT))
@@ -66,10 +68,8 @@ slow: deps ## Tests at their real lengths: streams that stall for three PING tim
 	go test ./dataplane/hbone -count=1 -timeout 30m -v -run Stall -hbone.slow
 
 .PHONY: fuzz
-fuzz: ## Run every fuzz target for FUZZTIME= each
-	@set -e; for pkg in $$(go list ./...); do \
-	  for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
-	    echo "== $$pkg $$target"; go test -run '^$$' -fuzz "^$$target$$" -fuzztime $(FUZZTIME) $$pkg; done; done
+fuzz: ## Run every fuzz target for FUZZTIME= each and sum up; FUZZ= chooses, KEEP=n adds inputs to the corpora
+	@FUZZTIME='$(FUZZTIME)' FUZZ='$(FUZZ)' KEEP='$(KEEP)' tools/fuzz.sh
 
 .PHONY: build
 build: ## Build the daemons, the commands and the CNI plugins into bin/
