@@ -30,6 +30,7 @@ const (
 	Passed  State = "passed"
 	Failed  State = "failed"
 	Skipped State = "skipped"
+	Missing State = "missing" // of an id: no scenario has it
 )
 
 // ScenarioResults is what one run of the scenarios saw.
@@ -43,6 +44,17 @@ type ScenarioResults struct {
 	Labs        []Lab       `json:"labs"`
 	Summary     Summary     `json:"summary"`
 	Scenarios   []Scenario  `json:"scenarios"`
+	// Catalogue has a line for every id that the scenarios are meant to cover.
+	Catalogue []CatalogueID `json:"catalogue,omitempty"`
+}
+
+// CatalogueID is what became of one id of the catalogue: failed if one of its scenarios did, passed if one did, else skipped
+// or missing.
+type CatalogueID struct {
+	ID        string `json:"id"`
+	State     State  `json:"state"`
+	Scenarios int    `json:"scenarios"`        // how many have it
+	Reason    string `json:"reason,omitempty"` // why not passed, or what was skipped beside
 }
 
 // Environment is what a reader needs in order to judge whether two documents may be compared.

@@ -3,36 +3,24 @@
 package security
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
 
-	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/scenarios/world"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload/forge"
 )
 
-// get is what an attacker sends into a tunnel that it was given.
-const get = "GET / HTTP/1.1\r\nHost: echo\r\nConnection: close\r\n\r\n"
-
 // connect sends one CONNECT made by hand.
 func connect(ctx SpecContext, l *world.World, from lab.PodInfo, to netip.Addr, authority string, more ...forge.Field) forge.Answer {
 	GinkgoHelper()
-	c := forge.ConnectCommand{CertDir: certDir, Request: forge.Request{
-		To: netip.AddrPortFrom(to, mesh.PortHBONE).String(), Payload: []byte(get), Timeout: 5 * time.Second,
-		Fields: append([]forge.Field{{Name: ":method", Value: http.MethodConnect}, {Name: ":authority", Value: authority}}, more...),
-	}}
-	out, err := l.Output(ctx, from.PodRef, append([]string{"workload", "connect"}, c.Args()...)...)
-	Expect(err).NotTo(HaveOccurred(), "authority %q", authority)
-	var a forge.Answer
-	Expect(json.Unmarshal(out, &a)).To(Succeed())
+	a, err := l.Connect(ctx, from, to, authority, more...)
+	Expect(err).NotTo(HaveOccurred())
 	return a
 }
 

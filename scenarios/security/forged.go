@@ -39,6 +39,10 @@ var _ = Describe("forged headers", func() {
 			{Name: telemetry.HeaderForwarded, Value: fmt.Sprintf(`for="%s:4711";host=teller.bank.svc.cluster.local`, cart.Addr(false))},
 			{Name: telemetry.HeaderTraceparent, Value: "00-" + forgedTrace + "-00f067aa0ba902b7-01"},
 		}
+		nonsense := []forge.Field{
+			{Name: "x-forwarded-network", Value: "elsewhere"}, {Name: telemetry.HeaderBaggage, Value: "k8s.deployment.name=%ff%fe,service.name=%c3%28"},
+			{Name: telemetry.HeaderForwarded, Value: "for=;;host"},
+		}
 		elsewhere := append([]forge.Field{{Name: "x-forwarded-network", Value: "elsewhere"}}, claims...)
 
 		By("refusing whom the policy does not name, whatever it says of itself")
@@ -61,7 +65,7 @@ var _ = Describe("forged headers", func() {
 			WithTimeout(world.Budget.Propagation).Should(Equal(http.StatusOK))
 
 		By("counting it under that identity and namespace; the names beside it are believed only of a gateway's client")
-		for workload, fields := range map[string][]forge.Field{"mallory": claims, "teller": elsewhere} {
+		for workload, fields := range map[string][]forge.Field{"mallory": claims, "teller": elsewhere, "unknown": nonsense} {
 			counted(ctx, l, mallory, cart, workload, func() {
 				Expect(connect(ctx, l, mallory, cart.Addr(false), authority, fields...).Status).To(Equal(http.StatusOK))
 			})

@@ -34,6 +34,7 @@ func WriteResults(report types.Report) error {
 			doc.Scenarios = append(doc.Scenarios, scenario(s))
 		}
 	}
+	doc.Catalogue = catalogue(report.SpecReports)
 	var b bytes.Buffer
 	if err := doc.Encode(&b); err != nil {
 		return err
