@@ -18,6 +18,8 @@ import (
 	"math/big"
 	"net"
 	"net/url"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
@@ -30,24 +32,46 @@ const (
 	backdate = 2 * time.Minute
 )
 
-// Authority signs workloads' certificates with a root of its own. It is safe for concurrent use.
+// Authority signs workloads' certificates with a key of its own. It is safe for concurrent use.
 type Authority struct {
 	trustDomain string
-	key         crypto.Signer
-	root        *x509.Certificate
-	bundle      []*x509.Certificate // root first; the others are trusted too, for a change of root
+	dir         string
+	created     bool // by this process, so that nobody holds a certificate of an earlier one
+
+	mu      sync.Mutex
+	now     *signing // guarded by mu; replaced as a whole
+	version int      // guarded by mu; counts the replacements
+	trust   int      // guarded by mu; the version that last changed the roots, or the one that is signed below
+}
+
+// signing is what signs, and what is trusted meanwhile. It is immutable.
+type signing struct {
+	key    crypto.Signer
+	issuer *x509.Certificate   // the key's own: a root, or an intermediate
+	chain  []*x509.Certificate // from the issuer up to below its root; empty if it is a root
+	bundle []*x509.Certificate // all trusted roots, that of the issuer first
+}
+
+func (a *Authority) load() *signing {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.now
 }
 
 // SignCSR issues a certificate for id to the key that signed the request, for ttl or until the root ends. The request's
 // own subject is ignored; names in it other than id are refused. The result is PEM, one certificate to an element: leaf
 // first, roots last.
 func (a *Authority) SignCSR(csrPEM []byte, id mesh.Identity, ttl time.Duration) (chain [][]byte, err error) {
+	if id.TrustDomain != a.trustDomain {
+		return nil, fmt.Errorf("sign %s: not of trust domain %q", id, a.trustDomain)
+	}
+	return a.load().signCSR(csrPEM, id, ttl)
+}
+
+func (a *signing) signCSR(csrPEM []byte, id mesh.Identity, ttl time.Duration) (chain [][]byte, err error) {
 	csr, err := parseRequest(csrPEM, id)
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", id, err)
-	}
-	if id.TrustDomain != a.trustDomain {
-		return nil, fmt.Errorf("sign %s: not of trust domain %q", id, a.trustDomain)
 	}
 	if ttl <= 0 {
 		return nil, fmt.Errorf("sign %s: lifetime %v", id, ttl)
@@ -61,8 +85,8 @@ func (a *Authority) SignCSR(csrPEM []byte, id mesh.Identity, ttl time.Duration) 
 		return nil, fmt.Errorf("sign %s: %w", id, err)
 	}
 	chain = [][]byte{encodeCertificate(der)}
-	for _, root := range a.bundle {
-		chain = append(chain, encodeCertificate(root.Raw))
+	for _, c := range slices.Concat(a.chain, a.bundle) {
+		chain = append(chain, encodeCertificate(c.Raw))
 	}
 	return chain, nil
 }
@@ -108,15 +132,15 @@ func checkKey(key crypto.PublicKey) error {
 }
 
 // issue completes and signs t.
-func (a *Authority) issue(t *x509.Certificate, key crypto.PublicKey, ttl time.Duration) ([]byte, error) {
+func (a *signing) issue(t *x509.Certificate, key crypto.PublicKey, ttl time.Duration) ([]byte, error) {
 	serial, err := newSerial()
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	t.SerialNumber, t.NotBefore, t.NotAfter = serial, now.Add(-backdate), now.Add(ttl)
-	if t.NotAfter.After(a.root.NotAfter) {
-		t.NotAfter = a.root.NotAfter
+	if t.NotAfter.After(a.issuer.NotAfter) {
+		t.NotAfter = a.issuer.NotAfter
 	}
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	if _, ok := key.(*rsa.PublicKey); ok {
@@ -124,7 +148,7 @@ func (a *Authority) issue(t *x509.Certificate, key crypto.PublicKey, ttl time.Du
 	}
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	t.BasicConstraintsValid = true
-	return x509.CreateCertificate(rand.Reader, t, a.root, key, a.key)
+	return x509.CreateCertificate(rand.Reader, t, a.issuer, key, a.key)
 }
 
 func newSerial() (*big.Int, error) {
@@ -150,7 +174,8 @@ func (a *Authority) ServingCertificate(names []string) (tls.Certificate, error) 
 			t.DNSNames = append(t.DNSNames, name)
 		}
 	}
-	der, err := a.issue(t, key.Public(), servingValidity)
+	now := a.load()
+	der, err := now.issue(t, key.Public(), servingValidity)
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("sign serving certificate: %w", err)
 	}
@@ -158,16 +183,42 @@ func (a *Authority) ServingCertificate(names []string) (tls.Certificate, error) 
 	if err != nil {
 		return tls.Certificate{}, fmt.Errorf("sign serving certificate: %w", err)
 	}
-	return tls.Certificate{Certificate: [][]byte{der, a.root.Raw}, PrivateKey: key, Leaf: leaf}, nil
+	c := tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}
+	for _, up := range append(slices.Clone(now.chain), now.bundle[0]) {
+		c.Certificate = append(c.Certificate, up.Raw)
+	}
+	return c, nil
 }
 
-// RootsPEM is the bundle that peers of this mesh trust, the signing root first.
-func (a *Authority) RootsPEM() []byte {
+// RootsPEM is the bundle that peers of this mesh trust, the root of what is signed now first.
+func (a *Authority) RootsPEM() []byte { return encodeCertificates(a.load().bundle) }
+
+func encodeCertificates(certs []*x509.Certificate) []byte {
 	var out bytes.Buffer
-	for _, root := range a.bundle {
-		out.Write(encodeCertificate(root.Raw))
+	for _, c := range certs {
+		out.Write(encodeCertificate(c.Raw))
 	}
 	return out.Bytes()
+}
+
+// AuthorityState is what an authority signs with and trusts at one moment.
+type AuthorityState struct {
+	// Version grows with every change of the files.
+	Version int
+	// Trust is the version that last changed the roots, or the root that everything new leads to. Certificates of an earlier
+	// version may lead to other roots, and their holders may trust other roots.
+	Trust  int
+	Issuer *x509.Certificate
+	Roots  []*x509.Certificate // that of the issuer first
+	// Created says that the authority was made by this process.
+	Created bool
+}
+
+// State is what the authority signs with and trusts now.
+func (a *Authority) State() AuthorityState {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return AuthorityState{Version: a.version, Trust: a.trust, Issuer: a.now.issuer, Roots: slices.Clone(a.now.bundle), Created: a.created}
 }
 
 // newRoot makes a self-signed certificate for key.

@@ -14,18 +14,24 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
-// Files of an authority's directory.
+// Files of an authority's directory. The first three have the names that Istio gives to plugged-in authorities.
 const (
-	authorityKeyFile    = "ca-key.pem"
-	authorityBundleFile = "root-cert.pem"
+	authorityKeyFile    = "ca-key.pem"      // signs
+	authorityBundleFile = "root-cert.pem"   // all roots that are trusted
+	authorityChainFile  = "cert-chain.pem"  // of an intermediate authority: its certificate, and what leads to a root
+	nextKeyFile         = "ca-key-next.pem" // of a root that was added and does not sign yet
+	oldKeyFile          = "ca-key-old.pem"  // of the root that signed before, until that is dropped
+	rootKeyFile         = "root-key.pem"    // of the root, while an intermediate signs
 )
 
-// LoadOrCreateAuthority reads the key and the root bundle from dir, or makes both where neither exists. The bundle's first
-// certificate must be the key's own; others after it are trusted too. Directory and files must be closed to everyone but
-// their owner: a root key that others can read is worth nothing, so that is an error, not a warning.
+// LoadOrCreateAuthority reads the key and the root bundle from dir, or makes both where neither exists. The key must belong
+// to one of the roots, or to a certificate of cert-chain.pem, if there is one, from which that file leads to a root. Directory
+// and keys must be closed to everyone but their owner: a root key that others can read is worth nothing, so that is an
+// error, not a warning.
 func LoadOrCreateAuthority(dir, trustDomain string) (*Authority, error) {
 	if trustDomain == "" {
 		return nil, errors.New("load authority: no trust domain")
@@ -33,32 +39,137 @@ func LoadOrCreateAuthority(dir, trustDomain string) (*Authority, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("load authority: %w", err)
 	}
+	a := &Authority{trustDomain: trustDomain, dir: dir, created: !exists(filepath.Join(dir, authorityBundleFile)), version: 1, trust: 1}
 	if err := checkPrivate(dir); err != nil {
 		return nil, fmt.Errorf("load authority: %w", err)
 	}
-	a := &Authority{trustDomain: trustDomain}
+	if err := createAuthority(dir, trustDomain); err != nil {
+		return nil, fmt.Errorf("load authority: %w", err)
+	}
 	var err error
-	if a.key, err = loadOrCreateKey(dir); err != nil {
+	if a.now, err = readSigning(dir); err != nil {
 		return nil, fmt.Errorf("load authority: %w", err)
 	}
-	if a.bundle, err = a.loadOrCreateBundle(dir); err != nil {
-		return nil, fmt.Errorf("load authority: %w", err)
-	}
-	a.root = a.bundle[0]
-	return a, a.check(filepath.Join(dir, authorityBundleFile))
+	return a, nil
 }
 
-func (a *Authority) check(path string) error {
-	pub, ok := a.key.Public().(interface{ Equal(crypto.PublicKey) bool })
-	switch {
-	case !ok || !pub.Equal(a.root.PublicKey):
-		return fmt.Errorf("load authority: the first certificate of %s does not belong to %s", path, authorityKeyFile)
-	case !a.root.IsCA:
-		return fmt.Errorf("load authority: the first certificate of %s may not sign others", path)
-	case time.Now().After(a.root.NotAfter):
-		return fmt.Errorf("load authority: the first certificate of %s ended on %s", path, a.root.NotAfter.Format(time.DateOnly))
+// Reload reads the directory again, and reports whether anything is different. After an error everything stays as it was.
+func (a *Authority) Reload() (changed bool, err error) {
+	next, err := readSigning(a.dir)
+	if err != nil {
+		return false, fmt.Errorf("reload authority: %w", err)
 	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	same := func(x, y *x509.Certificate) bool { return x.Equal(y) }
+	roots := slices.EqualFunc(next.bundle, a.now.bundle, same)
+	if roots && next.issuer.Equal(a.now.issuer) && slices.EqualFunc(next.chain, a.now.chain, same) {
+		return false, nil
+	}
+	a.now = next
+	a.version++
+	if !roots {
+		a.trust = a.version
+	}
+	return true, nil
+}
+
+// createAuthority makes what is missing of a new authority.
+func createAuthority(dir, trustDomain string) error {
+	key, err := loadOrCreateKey(dir)
+	if err != nil {
+		return err
+	}
+	bundle := filepath.Join(dir, authorityBundleFile)
+	if exists(bundle) {
+		return nil
+	}
+	// The key may be there: a crash came between the two writes.
+	root, err := newRoot(key, trustDomain)
+	if err != nil {
+		return err
+	}
+	return writePrivate(bundle, encodeCertificate(root.Raw))
+}
+
+// readSigning reads what dir says now. Which certificate signs is decided by the key alone, so that one renamed file
+// changes the signer in one step.
+func readSigning(dir string) (*signing, error) {
+	if err := checkPrivate(dir); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(dir, authorityKeyFile)
+	data, err := readPrivate(path)
+	if err != nil {
+		return nil, err
+	}
+	s := &signing{}
+	if s.key, err = parseKey(path, data); err != nil {
+		return nil, err
+	}
+	path = filepath.Join(dir, authorityBundleFile)
+	if err := checkPrivate(path); err != nil {
+		return nil, err
+	}
+	if s.bundle, err = readCertificates(path); err != nil {
+		return nil, err
+	}
+	if len(s.bundle) == 0 {
+		return nil, fmt.Errorf("read %s: no certificate", path)
+	}
+	chain, err := readCertificates(filepath.Join(dir, authorityChainFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := s.choose(chain, time.Now()); err != nil {
+		return nil, fmt.Errorf("authority %s: %w", dir, err)
+	}
+	return s, nil
+}
+
+func readCertificates(path string) ([]*x509.Certificate, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := parseCertificates(data)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return certs, nil
+}
+
+// choose finds the certificate that signs, and puts the root that it leads to first.
+func (s *signing) choose(chain []*x509.Certificate, now time.Time) error {
+	root := -1
+	chain = slices.DeleteFunc(chain, selfSigned) // roots are in the bundle
+	if i := slices.IndexFunc(chain, func(c *x509.Certificate) bool { return owns(s.key, c) }); i >= 0 {
+		s.issuer, s.chain = chain[i], chain[i:]
+		last := s.chain[len(s.chain)-1]
+		root = slices.IndexFunc(s.bundle, func(r *x509.Certificate) bool { return last.CheckSignatureFrom(r) == nil })
+		if root < 0 {
+			return fmt.Errorf("%s does not lead to a certificate of %s", authorityChainFile, authorityBundleFile)
+		}
+	} else if root = slices.IndexFunc(s.bundle, func(r *x509.Certificate) bool { return owns(s.key, r) }); root >= 0 {
+		s.issuer = s.bundle[root]
+	}
+	switch {
+	case root < 0:
+		return fmt.Errorf("%s does not belong to a certificate of %s, nor of %s", authorityKeyFile, authorityBundleFile, authorityChainFile)
+	case !s.issuer.IsCA:
+		return fmt.Errorf("the certificate of %s may not sign others", authorityKeyFile)
+	case now.After(s.issuer.NotAfter):
+		return fmt.Errorf("the certificate of %s ended on %s", authorityKeyFile, s.issuer.NotAfter.Format(time.DateOnly))
+	}
+	first := s.bundle[root]
+	s.bundle = append([]*x509.Certificate{first}, slices.Delete(s.bundle, root, root+1)...)
 	return nil
+}
+
+// owns reports whether key is the one that c certifies.
+func owns(key crypto.Signer, c *x509.Certificate) bool {
+	pub, ok := key.Public().(interface{ Equal(crypto.PublicKey) bool })
+	return ok && pub.Equal(c.PublicKey)
 }
 
 func loadOrCreateKey(dir string) (crypto.Signer, error) {
@@ -73,39 +184,20 @@ func loadOrCreateKey(dir string) (crypto.Signer, error) {
 	if bundle := filepath.Join(dir, authorityBundleFile); exists(bundle) {
 		return nil, fmt.Errorf("%s exists but %s does not: restore the key, or remove the bundle to start a new root", bundle, path)
 	}
+	return createKey(path)
+}
+
+// createKey makes a key and writes it to path.
+func createKey(path string) (crypto.Signer, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("make root key: %w", err)
+		return nil, fmt.Errorf("make key: %w", err)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("make root key: %w", err)
+		return nil, fmt.Errorf("make key: %w", err)
 	}
 	return key, writePrivate(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
-
-// loadOrCreateBundle makes the root anew if only the bundle is missing, as it is after a crash between the two writes.
-func (a *Authority) loadOrCreateBundle(dir string) ([]*x509.Certificate, error) {
-	path := filepath.Join(dir, authorityBundleFile)
-	data, err := readPrivate(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		root, err := newRoot(a.key, a.trustDomain)
-		if err != nil {
-			return nil, err
-		}
-		return []*x509.Certificate{root}, writePrivate(path, encodeCertificate(root.Raw))
-	}
-	if err != nil {
-		return nil, err
-	}
-	certs, err := parseCertificates(data)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
-	}
-	if len(certs) == 0 {
-		return nil, fmt.Errorf("read %s: no certificate", path)
-	}
-	return certs, nil
 }
 
 func parseKey(path string, data []byte) (crypto.Signer, error) {

@@ -58,6 +58,9 @@ type Cache struct {
 	entries map[mesh.Identity]*entry // guarded by mu
 	flights int                      // calls of Signer; guarded by mu
 	closed  bool                     // guarded by mu
+	lost    error                    // a failure because of which Run is to await the authority; guarded by mu
+	waiting bool                     // the authority is awaited; guarded by mu
+	returns int                      // of the authority without a success after; guarded by mu
 }
 
 type priority uint8
@@ -81,6 +84,7 @@ type entry struct {
 	due      time.Time     // of the next fetch; zero: none
 	ended    time.Time     // of the latest fetch
 	flying   bool          // a fetch is under way
+	stale    bool          // what that fetch brings is to be fetched again
 	changed  chan struct{} // closed when a fetch ends, then replaced
 }
 
@@ -120,6 +124,22 @@ func (c *Cache) Get(ctx context.Context, id mesh.Identity) (*Certificate, error)
 		return nil, c.leave(e, ctx.Err())
 	}
 	return c.outcome(e)
+}
+
+// Refresh fetches every certificate again, as when the roots that their issuer trusts have changed. Each stays in use until
+// the next one is there.
+func (c *Cache) Refresh() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	for _, e := range c.entries {
+		switch {
+		case e.flying:
+			e.stale = true
+		case e.waiters == 0:
+			c.schedule(e, background, now)
+		}
+	}
 }
 
 // demand is when to fetch for a connection that waits: now, or as soon as a failure lets it.

@@ -4,6 +4,7 @@ package identity
 
 import (
 	"context"
+	"crypto/x509"
 	"slices"
 	"strings"
 	"sync"
@@ -23,6 +24,9 @@ func (c *Cache) Run(ctx context.Context) error {
 		next := c.start(func(e *entry) {
 			flights.Go(func() { c.fetch(ctx, e) })
 		})
+		if failure := c.lostAuthority(); failure != nil {
+			flights.Go(func() { c.await(ctx, failure) })
+		}
 		timer.Reset(next)
 		select {
 		case <-ctx.Done():
@@ -90,11 +94,16 @@ func (c *Cache) fetch(ctx context.Context, e *entry) {
 	now := time.Now()
 	e.flying, e.ended, e.err = false, now, err
 	if err == nil {
-		e.cert, e.failures = cert, 0
+		e.cert, e.failures, c.returns = cert, 0, 0
 	} else {
 		e.failures++
+		c.lost = err
 	}
 	c.plan(e, now)
+	if e.stale && err == nil {
+		c.schedule(e, background, now)
+	}
+	e.stale = false
 	close(e.changed)
 	e.changed = make(chan struct{})
 	c.report(e)
@@ -138,6 +147,24 @@ func (c *Cache) close() {
 		close(e.changed)
 		e.changed = make(chan struct{})
 	}
+}
+
+// Roots are those that the issuers of the certificates here trust, without repetition.
+func (c *Cache) Roots() []*x509.Certificate {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []*x509.Certificate
+	for _, e := range c.entries {
+		if e.cert == nil {
+			continue
+		}
+		for _, r := range e.cert.RootCerts {
+			if !slices.ContainsFunc(all, r.Equal) {
+				all = append(all, r)
+			}
+		}
+	}
+	return all
 }
 
 // State is one identity as a dump shows it.

@@ -20,7 +20,7 @@ import (
 type stubSigner struct {
 	delay time.Duration
 	ttl   time.Duration
-	root  Authority
+	root  *signing
 
 	mu      sync.Mutex
 	err     error
@@ -31,7 +31,7 @@ type stubSigner struct {
 }
 
 func newStub(ttl time.Duration) *stubSigner {
-	return &stubSigner{delay: 100 * time.Millisecond, ttl: ttl, root: fakeAuthority()}
+	return &stubSigner{delay: 100 * time.Millisecond, ttl: ttl, root: fakeSigning()}
 }
 
 func (s *stubSigner) Sign(ctx context.Context, who mesh.Identity) (*Certificate, error) {
@@ -57,7 +57,7 @@ func (s *stubSigner) Sign(ctx context.Context, who mesh.Identity) (*Certificate,
 	if err != nil {
 		return nil, err
 	}
-	return authoritySigner{&s.root, s.ttl}.Sign(ctx, who)
+	return authoritySigner{s.root, s.ttl}.Sign(ctx, who)
 }
 
 func (s *stubSigner) fail(err error) {
@@ -321,6 +321,84 @@ func TestWaitsEnd(t *testing.T) {
 		}
 		if _, err := c.Get(t.Context(), id("shop", "other")); !errors.Is(err, ErrCacheClosed) {
 			t.Errorf("error %v, want %v", err, ErrCacheClosed)
+		}
+	})
+}
+
+// awaitStub is a stub whose authority comes back when told.
+type awaitStub struct {
+	*stubSigner
+	back chan struct{}
+}
+
+func (s *awaitStub) Await(ctx context.Context, _ error) error {
+	select {
+	case <-s.back:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func TestAnAuthorityThatReturnsOnlyToFailIsGivenTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &awaitStub{newStub(time.Hour), make(chan struct{})}
+		close(s.back) // reachable at any time, and fails all the same
+		s.fail(errors.New("no"))
+		c := NewCache(CacheConfig{Signer: s, Log: quiet})
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- c.Run(ctx) }()
+		c.Prefetch(id("shop", "web"))
+		time.Sleep(time.Hour)
+		if calls, _ := s.log(); len(calls) > 120 {
+			t.Errorf("%d calls in an hour", len(calls))
+		}
+		s.fail(nil)
+		time.Sleep(150 * time.Second)
+		if st := c.List(); len(st) != 1 || st[0].State != "Available" {
+			t.Errorf("control: %+v", st)
+		}
+		cancel()
+		<-done
+	})
+}
+
+func TestRefreshReplacesEveryCertificate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStub(time.Hour)
+		c, stop := run(t, s, CacheConfig{})
+		defer stop()
+		c.Prefetch(id("shop", "web"))
+		c.Prefetch(id("shop", "cart"))
+		time.Sleep(time.Second)
+		before := c.List()
+		c.Prefetch(id("shop", "late"))
+		time.Sleep(50 * time.Millisecond) // it is being fetched, with what was trusted before
+		c.Refresh()
+		if _, err := c.Get(t.Context(), id("shop", "web")); err != nil {
+			t.Error("the certificate is not in use meanwhile:", err)
+		}
+		time.Sleep(time.Second)
+		for i, now := range c.List() {
+			if now.Identity.ServiceAccount == "late" {
+				continue
+			}
+			for _, old := range before {
+				if old.Identity == now.Identity && old.Certificate == now.Certificate {
+					t.Errorf("%d: %s was not fetched again", i, now.Identity)
+				}
+			}
+		}
+		calls, _ := s.log()
+		if n := len(slices.DeleteFunc(calls, func(a string) bool { return a != "late" })); n != 2 {
+			t.Errorf("the one that was under way was fetched %d times, want 2", n)
+		}
+		s.fail(errors.New("no"))
+		c.Refresh()
+		time.Sleep(200 * time.Millisecond)
+		if _, err := c.Get(t.Context(), id("shop", "web")); err != nil {
+			t.Error("a failed refresh took the certificate away:", err)
 		}
 	})
 }

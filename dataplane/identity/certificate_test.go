@@ -64,7 +64,7 @@ func TestAnswersOfAnAuthority(t *testing.T) {
 			u, _ := url.Parse(s)
 			c.URIs = append(c.URIs, u)
 		}
-		der, err := a.issue(c, req.PublicKey, time.Hour)
+		der, err := a.load().issue(c, req.PublicKey, time.Hour)
 		if err != nil {
 			t.Fatal(err)
 		}

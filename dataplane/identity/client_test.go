@@ -65,11 +65,26 @@ func (s *caServer) CreateCertificate(ctx context.Context, req *authapi.IstioCert
 func serveCA(t *testing.T) (s *caServer, addr, rootFile string) {
 	t.Helper()
 	s = &caServer{a: newAuthority(t)}
-	cert, err := s.a.ServingCertificate([]string{"istiod.istio-system.svc"})
+	l := listenAt(t, "127.0.0.1:0")
+	s.serve(t, l)
+	rootFile = filepath.Join(t.TempDir(), "root-cert.pem")
+	writeFile(t, rootFile, s.a.RootsPEM())
+	return s, l.Addr().String(), rootFile
+}
+
+func listenAt(t *testing.T, addr string) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	return l
+}
+
+// serve serves on l until the test ends or the returned function is called.
+func (s *caServer) serve(t *testing.T, l net.Listener) (stop func()) {
+	t.Helper()
+	cert, err := s.a.ServingCertificate([]string{"istiod.istio-system.svc"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,10 +92,9 @@ func serveCA(t *testing.T) (s *caServer, addr, rootFile string) {
 	authapi.RegisterIstioCertificateServiceServer(srv, s)
 	done := make(chan struct{})
 	go func() { defer close(done); srv.Serve(l) }()
-	t.Cleanup(func() { srv.Stop(); <-done })
-	rootFile = filepath.Join(t.TempDir(), "root-cert.pem")
-	writeFile(t, rootFile, s.a.RootsPEM())
-	return s, l.Addr().String(), rootFile
+	stop = func() { srv.Stop(); <-done }
+	t.Cleanup(stop)
+	return stop
 }
 
 func writeFile(t *testing.T, path string, data []byte) {
@@ -163,5 +177,57 @@ func TestClientReadsARootThatWasReplaced(t *testing.T) {
 	writeFile(t, root, s.a.RootsPEM())
 	if _, err := c.Sign(t.Context(), id("shop", "web")); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestFailedFetchesFollowTheReturnOfTheAuthority(t *testing.T) {
+	s := &caServer{a: newAuthority(t)}
+	l := listenAt(t, "127.0.0.1:0")
+	addr := l.Addr().String()
+	stop := s.serve(t, l)
+	root := filepath.Join(t.TempDir(), "root.pem")
+	writeFile(t, root, s.a.RootsPEM())
+	client := NewCAClient(CAConfig{Address: addr, RootCAFile: root, ServerName: "istiod.istio-system.svc"})
+	c := NewCache(CacheConfig{Signer: client, Log: quiet, BackoffMin: time.Hour, BackoffMax: time.Hour, BackoffDemand: time.Hour})
+	follow(t, func(ctx context.Context) { _ = c.Run(ctx) })
+	get := func(account string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		_, err := c.Get(ctx, id("shop", account))
+		return err
+	}
+	if err := get("web"); err != nil {
+		t.Fatal("control:", err)
+	}
+	stop()
+	c.Prefetch(id("shop", "cart")) // whose next attempt would be in an hour
+	if err := get("cart"); err == nil {
+		t.Fatal("control: certified by nobody")
+	}
+	s.serve(t, listenAt(t, addr))
+	if err := get("cart"); err != nil {
+		t.Error("the authority is back, yet:", err)
+	}
+	for deadline := time.Now().Add(10 * time.Second); client.(*caClient).connected(); {
+		if time.Now().After(deadline) {
+			t.Fatal("a connection is held though nothing failed")
+		}
+	}
+}
+
+func (c *caClient) connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.conn != nil
+}
+
+func TestRefusalsAreNotAwaited(t *testing.T) {
+	_, addr, root := serveCA(t)
+	c := NewCAClient(CAConfig{Address: addr, RootCAFile: root, ServerName: "istiod.istio-system.svc"}).(*caClient)
+	if err := c.Await(t.Context(), status.Error(codes.PermissionDenied, "no")); err == nil {
+		t.Error("waits after a refusal")
+	}
+	if err := c.Await(t.Context(), status.Error(codes.Unavailable, "gone")); err != nil {
+		t.Error("control:", err)
 	}
 }

@@ -14,16 +14,16 @@ import (
 
 const fakeValidity = 24 * time.Hour
 
-type fakeCA struct{ authority Authority }
+type fakeCA struct{ signing *signing }
 
 // NewFakeCA signs whatever it is asked for with a root whose key everyone has: package fakeca's. Processes that use it
 // trust each other, and nothing else should trust them; it logs a warning that says so.
 func NewFakeCA() Signer {
 	slog.Default().Warn("certificates are signed by the public test root: every identity can be forged")
-	return &fakeCA{authority: fakeAuthority()}
+	return &fakeCA{signing: fakeSigning()}
 }
 
-func fakeAuthority() Authority {
+func fakeSigning() *signing {
 	roots, err := parseCertificates(fakeca.RootPEM)
 	if err != nil {
 		panic(err) // embedded: a test parses it
@@ -32,7 +32,7 @@ func fakeAuthority() Authority {
 	if err != nil {
 		panic(err)
 	}
-	return Authority{key: key, root: roots[0], bundle: roots}
+	return &signing{key: key, issuer: roots[0], bundle: roots}
 }
 
 func (f *fakeCA) Sign(_ context.Context, id mesh.Identity) (*Certificate, error) {
@@ -40,9 +40,7 @@ func (f *fakeCA) Sign(_ context.Context, id mesh.Identity) (*Certificate, error)
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", id, err)
 	}
-	a := f.authority
-	a.trustDomain = id.TrustDomain
-	chain, err := a.SignCSR(csr, id, fakeValidity)
+	chain, err := f.signing.signCSR(csr, id, fakeValidity)
 	if err != nil {
 		return nil, err
 	}

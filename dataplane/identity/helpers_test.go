@@ -6,6 +6,8 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,7 +32,7 @@ func newAuthority(t testing.TB) *Authority {
 // sign has a certify who, as if a's trust domain were who's.
 func sign(t testing.TB, a *Authority, who mesh.Identity, ttl time.Duration) *Certificate {
 	t.Helper()
-	c, err := authoritySigner{a, ttl}.Sign(context.Background(), who)
+	c, err := authoritySigner{a.load(), ttl}.Sign(context.Background(), who)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +40,7 @@ func sign(t testing.TB, a *Authority, who mesh.Identity, ttl time.Duration) *Cer
 }
 
 type authoritySigner struct {
-	a   *Authority
+	a   *signing
 	ttl time.Duration
 }
 
@@ -47,11 +49,40 @@ func (s authoritySigner) Sign(_ context.Context, who mesh.Identity) (*Certificat
 	if err != nil {
 		return nil, err
 	}
-	a := *s.a
-	a.trustDomain = who.TrustDomain
-	chain, err := a.SignCSR(csr, who, s.ttl)
+	chain, err := s.a.signCSR(csr, who, s.ttl)
 	if err != nil {
 		return nil, err
 	}
 	return newCertificate(who, key, chain)
+}
+
+// syncBuffer is a log that can be waited for.
+type syncBuffer struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (b *syncBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *syncBuffer) await(t *testing.T, want string) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(10 * time.Second); ; {
+		b.mu.Lock()
+		found := strings.Contains(b.text.String(), want)
+		b.mu.Unlock()
+		if found {
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("no %q in the log within 10 s", want)
+		}
+	}
 }

@@ -111,3 +111,19 @@ func PeerIdentity(cs *tls.ConnectionState) (mesh.Identity, error) {
 	}
 	return id, nil
 }
+
+// RefuseRevoked makes a configuration of ServerTLS or ClientTLS refuse peers that r names too; own is the certificate that
+// the configuration presents. It returns cfg.
+func RefuseRevoked(cfg *tls.Config, own *Certificate, r *Revocations) *tls.Config {
+	if r == nil {
+		return cfg
+	}
+	verify := cfg.VerifyConnection
+	cfg.VerifyConnection = func(cs tls.ConnectionState) error {
+		if err := verify(cs); err != nil {
+			return err
+		}
+		return r.Check(cs.PeerCertificates, func() []*x509.Certificate { return own.RootCerts })
+	}
+	return cfg
+}

@@ -119,7 +119,7 @@ func TestHandshakeRefusals(t *testing.T) {
 func expired(t *testing.T, a *Authority, who mesh.Identity) *Certificate {
 	t.Helper()
 	c := *sign(t, a, who, time.Hour)
-	der, err := a.issue(&x509.Certificate{URIs: c.Leaf.URIs}, c.Leaf.PublicKey, -time.Minute)
+	der, err := a.load().issue(&x509.Certificate{URIs: c.Leaf.URIs}, c.Leaf.PublicKey, -time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
