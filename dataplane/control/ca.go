@@ -49,7 +49,7 @@ func (c *certificates) CreateCertificate(ctx context.Context, r *security.IstioC
 		return nil, status.Error(codes.PermissionDenied, err.Error())
 	}
 	ttl := lifetime(r.GetValidityDuration(), s.cfg.CertTTL)
-	chain, err := s.cfg.Authority.SignCSR([]byte(r.GetCsr()), want, ttl)
+	chain, err := s.sign(r.GetCsr(), holder{caller, want}, ttl)
 	if err != nil {
 		log.Warn("certificate refused", "err", err)
 		return nil, status.Error(codes.InvalidArgument, err.Error())

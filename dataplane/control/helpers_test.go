@@ -134,6 +134,7 @@ type plane struct {
 	issuer *issuer
 	conn   *grpc.ClientConn
 	roots  *x509.CertPool
+	caDir  string
 	stop   func() // ends it, and waits
 }
 
@@ -143,11 +144,12 @@ func startPlane(t *testing.T, objs ...source.Object) *plane {
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority, err := identity.LoadOrCreateAuthority(filepath.Join(t.TempDir(), "ca"), "cluster.local")
+	caDir := filepath.Join(t.TempDir(), "ca")
+	authority, err := identity.LoadOrCreateAuthority(caDir, "cluster.local")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plane{source: newMemory(objs...), issuer: newIssuer(t), roots: x509.NewCertPool()}
+	p := &plane{source: newMemory(objs...), issuer: newIssuer(t), roots: x509.NewCertPool(), caDir: caDir}
 	p.roots.AppendCertsFromPEM(authority.RootsPEM())
 	p.Server, err = New(Config{
 		Source: p.source, Authority: authority, Authenticator: NewJWKS(p.issuer.path, ""), Listener: listener,

@@ -66,6 +66,7 @@ func (s *Server) sections() []admin.Section {
 		{Name: "policies", About: "what became of each policy", Value: func() any { return s.conditions() }, Index: true},
 		{Name: "proxies", About: "who is connected, and what each has acknowledged", Value: func() any { return s.Proxies() }, Index: true},
 		{Name: "snapshot", About: "the mesh as it is served: workloads, services, policies", Value: func() any { return s.Snapshot() }},
+		{Name: "ca", About: "who signs, which roots are trusted, and who is behind a change of them", Value: func() any { return s.AuthorityStatus() }},
 		{Name: "certificates", About: "the roots that proxies are given, as PEM", Value: func() any {
 			return strings.SplitAfter(string(s.cfg.Authority.RootsPEM()), "-----END CERTIFICATE-----\n")
 		}},

@@ -61,6 +61,7 @@ type Server struct {
 	statuses *statusDir // nil: none are written
 	serving  servingCertificate
 	ready    *admin.Readiness
+	issued   issued
 	quit     chan struct{}  // closed when Run stops
 	readers  sync.WaitGroup // one for each open stream
 
@@ -81,7 +82,8 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, settings: cfg.Settings.withDefaults(), log: cfg.Log, views: newViews(), quit: make(chan struct{}),
 		ready:   admin.NewReadiness("objects"),
-		serving: servingCertificate{authority: cfg.Authority, names: cfg.ServingNames}, streams: map[*stream]bool{},
+		serving: servingCertificate{authority: cfg.Authority, names: cfg.ServingNames}, issued: issued{started: time.Now()},
+		streams: map[*stream]bool{},
 	}
 	if cfg.StatusDir != "" {
 		s.statuses = newStatusDir(cfg.StatusDir, cfg.Log)
@@ -192,19 +194,21 @@ func (s *Server) Problems() []source.Problem {
 	return out
 }
 
-// servingCertificate is issued when first needed, and again when half of its life is over.
+// servingCertificate is issued when first needed, and again when half of its life is over or the authority has changed.
 type servingCertificate struct {
 	authority *identity.Authority
 	names     []string
 
-	mu   sync.Mutex // guards cert
-	cert *tls.Certificate
+	mu      sync.Mutex // guards what follows
+	cert    *tls.Certificate
+	version int // of the authority
 }
 
 func (c *servingCertificate) get(now time.Time) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.cert != nil {
+	version := c.authority.State().Version
+	if c.cert != nil && c.version == version {
 		leaf := c.cert.Leaf
 		if now.Before(leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)) {
 			return c.cert, nil
@@ -214,6 +218,6 @@ func (c *servingCertificate) get(now time.Time) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.cert = &cert
+	c.cert, c.version = &cert, version
 	return c.cert, nil
 }

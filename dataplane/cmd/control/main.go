@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command control is the mesh's control plane: it reads a directory of Kubernetes objects, serves what they mean over
-// delta xDS, and signs workload certificates. What it does is package control's work; this one reads flags.
+// delta xDS, and signs workload certificates. `control ca` changes the authority's roots. What it does is package control's
+// work; this one reads flags.
 package main
 
 import (
@@ -47,6 +48,9 @@ func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == "ca" {
+		return authority(ctx, args[1:], stdout, stderr)
+	}
 	o, err := parse(args, stderr)
 	if err != nil {
 		return err

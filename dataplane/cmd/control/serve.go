@@ -79,6 +79,10 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return src.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error {
+		authority.Watch(ctx, log, func() { followAuthority(authority, o.rootOut, log) })
+		return nil
+	})
 	g.Go(func() error { return serveHTTP(ctx, "--http", o.http, server.Handler()) })
 	g.Go(func() error { return serveHTTP(ctx, "--ready", o.ready, readyOnly(server.Ready())) })
 	log.Info("control plane started", "listen", listener.Addr().String(), "objects", o.objects, "trust_domain", o.TrustDomain, "cluster", o.ClusterID)
@@ -109,6 +113,15 @@ func serveHTTP(ctx context.Context, option, address string, h http.Handler) erro
 		return fmt.Errorf("serve HTTP on %s: %w", address, err)
 	}
 	return nil
+}
+
+// followAuthority makes a change of the authority known: proxies watch the bundle, and ask for new certificates.
+func followAuthority(a *identity.Authority, rootOut string, log *slog.Logger) {
+	now := a.State()
+	log.Info("authority changed", "version", now.Version, "issuer", now.Issuer.Subject.String(), "serial", now.Issuer.SerialNumber.String(), "roots", len(now.Roots))
+	if err := writeRoots(rootOut, a.RootsPEM()); err != nil {
+		log.Error("proxies do not learn of the change", "error", err)
+	}
 }
 
 // writeRoots replaces path as a whole, so that nobody reads half a bundle.

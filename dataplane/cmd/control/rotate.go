@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/control"
+	"github.com/ambientlab/ambientlab/dataplane/identity"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+)
+
+const caUsage = `usage: control ca rotate STEP --ca-dir DIR [flags]   change the authority's files by one step; a control plane that
+                                                  serves DIR follows at once
+       control ca status [flags]                  who still holds a certificate of before the last step, as JSON
+
+A new root in three steps, each of which cuts nobody off once all proxies have followed the one before:
+  add            make a new root and trust it too
+  sign           sign with the new root; the old one stays trusted
+  drop           trust the new root alone
+An authority below the root, in one step:
+  intermediate   have the root sign an intermediate authority, and sign with that
+
+A step is refused while the running control plane knows of proxies that are behind; --force does it all the same.
+`
+
+// stepTimeout bounds the question to the running control plane.
+const stepTimeout = 5 * time.Second
+
+// authority runs the sub-command that is about the authority's files.
+func authority(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	fs := flag.NewFlagSet("control ca", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() { fmt.Fprint(stderr, caUsage); fs.PrintDefaults() }
+	dir := fs.String("ca-dir", "", "`directory` of the authority's key and roots")
+	domain := fs.String("trust-domain", mesh.DefaultTrustDomain, "name in a new root")
+	server := fs.String("control", "http://127.0.0.1:15014", "`address` of the running control plane's --http; none if empty")
+	force := fs.Bool("force", false, "do not ask who is behind")
+	words := 0
+	for words < len(args) && !strings.HasPrefix(args[words], "-") {
+		words++
+	}
+	if err := fs.Parse(args[words:]); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return &usageError{err}
+	}
+	switch verb := strings.Join(args[:words], " "); {
+	case verb == "status":
+		return status(ctx, *server, stdout)
+	case strings.HasPrefix(verb, "rotate ") && *dir == "":
+		return &usageError{errors.New("--ca-dir is missing")}
+	case strings.HasPrefix(verb, "rotate "):
+		before, err := followed(ctx, *server, *force)
+		if err == nil {
+			err = rotate(strings.TrimPrefix(verb, "rotate "), *dir, *domain)
+		}
+		if err != nil || before == nil {
+			return err
+		}
+		return served(ctx, *server, before.Version, stdout)
+	default:
+		return &usageError{fmt.Errorf("%q is not understood\n%s", "ca "+verb, caUsage)}
+	}
+}
+
+func rotate(step, dir, domain string) error {
+	switch step {
+	case "add":
+		return identity.AddRoot(dir, domain)
+	case "sign":
+		return identity.SignWithNewRoot(dir)
+	case "drop":
+		return identity.DropOldRoots(dir)
+	case "intermediate":
+		return identity.NewIntermediate(dir, domain)
+	default:
+		return &usageError{fmt.Errorf("no step %q: there are add, sign, drop and intermediate", step)}
+	}
+}
+
+// followed asks the running control plane, if there is one to ask, where it stands. It reports, as an error, who is behind.
+func followed(ctx context.Context, server string, force bool) (*control.AuthorityStatus, error) {
+	if server == "" {
+		return nil, nil
+	}
+	s, err := ask(ctx, server)
+	switch {
+	case err != nil && force:
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("who is behind is not known (--force does the step all the same, --control names another address): %w", err)
+	case s.Ready() || force:
+		return s, nil
+	case len(s.Behind) > 0:
+		b := s.Behind[0]
+		return nil, fmt.Errorf("%d certificates are of before the last step, that of %s for %s until %s: wait, or --force",
+			len(s.Behind), b.Holder, b.Identity, b.Until.Format(time.RFC3339))
+	default:
+		return nil, fmt.Errorf("the control plane was restarted: certificates that it does not know of may be good until %s: wait, or --force",
+			s.UnknownUntil.Format(time.RFC3339))
+	}
+}
+
+// served waits until the running control plane has taken the step over.
+func served(ctx context.Context, server string, version int, stdout io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		s, err := ask(ctx, server)
+		if err == nil && s.Version > version {
+			fmt.Fprintf(stdout, "in force: version %d, %d roots\n", s.Version, len(s.Roots))
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the files are changed, but %s does not serve them (is --ca-dir its directory? its log says what is wrong): %w",
+				server, errors.Join(ctx.Err(), err))
+		}
+	}
+}
+
+func status(ctx context.Context, server string, stdout io.Writer) error {
+	s, err := ask(ctx, server)
+	if err != nil {
+		return err
+	}
+	enc := json.NewEncoder(stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(s)
+}
+
+func ask(ctx context.Context, server string) (*control.AuthorityStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(server, "/")+"/debug/ca", nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("ask the control plane: %w", err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("ask the control plane: %s", res.Status)
+	}
+	s := &control.AuthorityStatus{}
+	if err := json.NewDecoder(res.Body).Decode(s); err != nil {
+		return nil, fmt.Errorf("ask the control plane: %w", err)
+	}
+	return s, nil
+}

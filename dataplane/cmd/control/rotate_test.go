@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/control"
+	"github.com/ambientlab/ambientlab/dataplane/identity"
+)
+
+func TestRotationByCommand(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ca")
+	a, err := identity.LoadOrCreateAuthority(dir, "cluster.local")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := a.State().Issuer
+	step := func(args ...string) error {
+		return run(t.Context(), append([]string{"ca", "rotate"}, args...), io.Discard, io.Discard)
+	}
+	for _, s := range []string{"add", "sign", "drop", "intermediate"} {
+		if err := step(s, "--ca-dir", dir, "--control", ""); err != nil {
+			t.Fatal(err)
+		}
+		if changed, err := a.Reload(); !changed || err != nil {
+			t.Errorf("%s: changed %v, %v", s, changed, err)
+		}
+	}
+	if s := a.State(); len(s.Roots) != 1 || s.Roots[0].Equal(first) || s.Issuer.Equal(s.Roots[0]) {
+		t.Errorf("at the end: %+v", s)
+	}
+	if err := step("drop", "--ca-dir", dir, "--control", ""); !errors.Is(err, identity.ErrNoStep) {
+		t.Errorf("out of order: %v", err)
+	}
+	for _, args := range [][]string{{"add"}, {"dance", "--ca-dir", dir, "--control", ""}, {}} {
+		var usage *usageError
+		if err := step(args...); !errors.As(err, &usage) {
+			t.Errorf("%q: %v", args, err)
+		}
+	}
+}
+
+func TestAStepWaitsForThoseWhoAreBehind(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "ca")
+	if _, err := identity.LoadOrCreateAuthority(dir, "cluster.local"); err != nil {
+		t.Fatal(err)
+	}
+	var version atomic.Int64
+	var behind, unknown atomic.Bool
+	version.Store(1)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		s := control.AuthorityStatus{Version: int(version.Load())}
+		if behind.Load() {
+			s.Behind = []control.Behind{{Identity: "spiffe://cluster.local/ns/shop/sa/web", Holder: "istio-system/ztunnel-node1"}}
+		}
+		if unknown.Load() {
+			until := time.Now().Add(time.Hour)
+			s.UnknownUntil = &until
+		}
+		version.Add(1) // as if it followed
+		_ = json.NewEncoder(w).Encode(s)
+	}))
+	defer server.Close()
+	step := func(args ...string) (string, error) {
+		var out bytes.Buffer
+		err := run(t.Context(), append([]string{"ca", "rotate"}, append(args, "--ca-dir", dir, "--control", server.URL)...), &out, io.Discard)
+		return out.String(), err
+	}
+	behind.Store(true)
+	if _, err := step("add"); err == nil || !strings.Contains(err.Error(), "sa/web") {
+		t.Errorf("one is behind, but %v", err)
+	}
+	behind.Store(false)
+	unknown.Store(true)
+	if _, err := step("add"); err == nil || !strings.Contains(err.Error(), "was restarted") {
+		t.Errorf("it does not know who is behind, but %v", err)
+	}
+	unknown.Store(false)
+	if out, err := step("add"); err != nil || !strings.Contains(out, "in force") {
+		t.Errorf("control: %q, %v", out, err)
+	}
+	behind.Store(true)
+	if _, err := step("sign", "--force"); err != nil {
+		t.Errorf("forced: %v", err)
+	}
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"ca", "status", "--control", server.URL}, &out, io.Discard); err != nil || !strings.Contains(out.String(), `"version"`) {
+		t.Errorf("status: %s, %v", out.String(), err)
+	}
+	server.Close()
+	if _, err := step("drop"); err == nil || !strings.Contains(err.Error(), "--force") {
+		t.Errorf("nobody to ask, but %v", err)
+	}
+}
