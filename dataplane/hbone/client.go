@@ -8,12 +8,17 @@ import (
 	"fmt"
 	"strconv"
 	"syscall"
+	"time"
 
 	"golang.org/x/net/http2"
 )
 
-// take reserves a place for one stream; false when the connection is full or drains.
+// take reserves a place for one stream; false when the connection is full or drains, or proves nothing any more: what an
+// identity was good for must not outlive its certificate by a pool.
 func (c *conn) take() bool {
+	if !c.until.IsZero() && !time.Now().Before(c.until) {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.draining || c.failed || uint32(c.active) >= min(c.cfg.MaxStreams, c.peerStreams) {

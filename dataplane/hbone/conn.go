@@ -36,6 +36,7 @@ type conn struct {
 	state         tls.ConnectionState
 	remote, local netip.AddrPort
 	since         time.Time
+	until         time.Time // when the first of both ends' certificates ends: no new stream after that; zero is never
 	flusherWork   sync.WaitGroup
 	drainers      sync.WaitGroup
 	idleFor       time.Duration // close after so long without a stream; 0 is never

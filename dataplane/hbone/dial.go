@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"time"
 )
 
 // await waits for a; an attempt that nobody waits for any more is cancelled, and nobody may join it.
@@ -68,6 +69,20 @@ func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 	return a
 }
 
+// firstEnd is when the first of the certificates that both ends presented ends.
+func firstEnd(cfg *tls.Config, cs *tls.ConnectionState) time.Time {
+	var end time.Time
+	if len(cs.PeerCertificates) > 0 {
+		end = cs.PeerCertificates[0].NotAfter
+	}
+	if len(cfg.Certificates) > 0 && cfg.Certificates[0].Leaf != nil {
+		if own := cfg.Certificates[0].Leaf.NotAfter; end.IsZero() || own.Before(end) {
+			end = own
+		}
+	}
+	return end
+}
+
 // dial makes one connection and starts it.
 func (p *Pool) dial(ctx context.Context, k Key, a *attempt) (*conn, error) {
 	failed := func(err error) error {
@@ -92,7 +107,7 @@ func (p *Pool) dial(ctx context.Context, k Key, a *attempt) (*conn, error) {
 		return nil, failed(err)
 	}
 	c := newConn(p.cfg.Config, &pooled{p, k}, true, rec, tc)
-	c.idleFor = p.cfg.IdleFor
+	c.idleFor, c.until = p.cfg.IdleFor, firstEnd(cfg, &c.state)
 	c.start()
 	return c, nil
 }

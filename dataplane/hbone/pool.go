@@ -252,6 +252,7 @@ type ConnInfo struct {
 	Streams       int
 	Draining      bool
 	Since         time.Time
+	TLS           *tls.ConnectionState
 }
 
 // Conns lists the live connections.
@@ -269,7 +270,25 @@ func (p *Pool) Conns() []ConnInfo {
 	return all
 }
 
+// Cut ends the connections that which picks at once, and every stream on them.
+func (p *Pool) Cut(why string, which func(ConnInfo) bool) {
+	p.mu.Lock()
+	var cut []*conn
+	for k, e := range p.entries {
+		for _, c := range e.conns {
+			i := c.info()
+			if i.Key = k; which(i) {
+				cut = append(cut, c)
+			}
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range cut {
+		c.cut(why)
+	}
+}
+
 func (c *conn) info() ConnInfo {
 	draining, active := c.isDraining()
-	return ConnInfo{Local: c.local, Remote: c.remote, Streams: active, Draining: draining, Since: c.since}
+	return ConnInfo{Local: c.local, Remote: c.remote, Streams: active, Draining: draining, Since: c.since, TLS: &c.state}
 }

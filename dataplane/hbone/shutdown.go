@@ -98,3 +98,18 @@ func (s *Server) Conns() []ConnInfo {
 	}
 	return all
 }
+
+// Cut ends the connections that which picks at once, and every stream on them.
+func (s *Server) Cut(why string, which func(ConnInfo) bool) {
+	s.mu.Lock()
+	var cut []*conn
+	for c := range s.conns {
+		if which(c.info()) {
+			cut = append(cut, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range cut {
+		c.cut(why)
+	}
+}

@@ -36,6 +36,8 @@ type Config struct {
 	XDS   XDS
 	Local Local
 	CA    CA
+	// CRLPath is a file of revocation lists that is watched; "" means that nobody is revoked.
+	CRLPath string
 
 	// IPv6 says whether to listen on and dial IPv6.
 	IPv6 bool

@@ -4,8 +4,10 @@ package ztunnel
 
 import (
 	"crypto/x509"
+	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
+	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/zds"
 )
 
@@ -117,10 +119,41 @@ func (p *proxy) dumpPool() admin.List[admin.PoolEntry] {
 	return out
 }
 
+// revocations are the lists in force, beside what upstream's dump has.
+type revocations struct {
+	Path  string           `json:"path"`
+	Read  time.Time        `json:"read,omitzero"`
+	Lists []revocationList `json:"lists"`
+	Error string           `json:"error,omitempty"`
+}
+
+type revocationList struct {
+	Issuer     string    `json:"issuer"`
+	ThisUpdate time.Time `json:"thisUpdate"`
+	NextUpdate time.Time `json:"nextUpdate,omitzero"`
+	Revoked    int       `json:"revoked"`
+}
+
+// dumpRevocations is nil if no file is named.
+func dumpRevocations(s identity.RevocationState) *revocations {
+	if s.Path == "" {
+		return nil
+	}
+	out := &revocations{Path: s.Path, Read: s.Read, Lists: []revocationList{}}
+	for _, l := range s.Lists {
+		out.Lists = append(out.Lists, revocationList{Issuer: l.Issuer(), ThisUpdate: l.Updated(), NextUpdate: l.Next(), Revoked: l.Len()})
+	}
+	if s.Err != nil {
+		out.Error = s.Err.Error()
+	}
+	return out
+}
+
 // settings is the part of the configuration that an operator may want to see; nothing in it is secret.
 func (z *Ztunnel) settings() map[string]any {
 	c := z.cfg
 	return map[string]any{
+		"crl":       dumpRevocations(z.revoked.State()),
 		"localNode": c.Node, "network": c.Network, "clusterId": c.ClusterID, "clusterDomain": c.ClusterDomain,
 		"xdsAddress": c.XDS.Address, "caAddress": c.CA.Address, "fakeCa": c.CA.Fake, "localXdsPath": c.Local.Path,
 		"inpodUds": c.ZDSPath, "dedicated": c.Dedicated, "ipv6Enabled": c.IPv6, "packetMark": c.Mark,

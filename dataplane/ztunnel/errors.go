@@ -54,6 +54,9 @@ func tunnelError(err error) (flag string, said error) {
 	if unavailable := (*identity.UnavailableError)(nil); errors.As(err, &unavailable) {
 		return telemetry.FlagIdentity, err
 	}
+	if revocation(err) {
+		return telemetry.FlagRevoked, err
+	}
 	if refused := (*hbone.StatusError)(nil); errors.As(err, &refused) {
 		if refused.Code == http.StatusUnauthorized {
 			return telemetry.FlagDeny, fmt.Errorf("%w: denied by the destination's policy", err)

@@ -109,6 +109,9 @@ func (f *flow) reject(ctx context.Context, flag string, err error) error {
 	if denied := (*policyError)(nil); errors.As(err, &denied) {
 		flag, f.rec.Policy = telemetry.FlagDeny, denied.decision.Policy()
 	}
+	if revocation(err) {
+		flag = telemetry.FlagRevoked
+	}
 	f.rec.Flags, f.rec.Err = flag, err
 	f.p.metrics.ConnFailed(&f.rec)
 	f.p.access.Complete(&f.rec)
@@ -131,6 +134,9 @@ func (f *flow) carry(ctx context.Context, moved func() (up, down uint64), move f
 	}
 	if denied := (*policyError)(nil); errors.As(f.rec.Err, &denied) {
 		f.rec.Flags, f.rec.Policy = telemetry.FlagDeny, denied.decision.Policy()
+	}
+	if revocation(f.rec.Err) {
+		f.rec.Flags = telemetry.FlagRevoked
 	}
 	f.rec.BytesSent, f.rec.BytesRecv = f.local(res.BytesUp, res.BytesDown)
 	m.ConnClosed(&f.rec)
@@ -157,7 +163,7 @@ func (p *proxy) cutBy(ctx context.Context) error {
 		return nil
 	}
 	cause := context.Cause(ctx)
-	if denied := (*policyError)(nil); errors.As(cause, &denied) || errors.Is(cause, errDrained) || errors.Is(cause, errPodGone) {
+	if denied := (*policyError)(nil); errors.As(cause, &denied) || revocation(cause) || errors.Is(cause, errDrained) || errors.Is(cause, errPodGone) {
 		return cause
 	}
 	select {

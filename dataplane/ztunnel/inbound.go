@@ -55,7 +55,7 @@ func (p *proxy) serverTLS(ctx context.Context) (*tls.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	cfg := identity.ServerTLS(cert, id.TrustDomain)
+	cfg := identity.RefuseRevoked(identity.ServerTLS(cert, id.TrustDomain), cert, p.revoked.Load())
 	cfg.KeyLogWriter = p.cfg.KeyLog
 	return cfg, nil
 }
@@ -71,6 +71,9 @@ func (p *proxy) handshakeFailed(remote, local netip.AddrPort, err error) {
 	flag := telemetry.FlagTLS
 	if unavailable := (*identity.UnavailableError)(nil); errors.As(err, &unavailable) {
 		flag = telemetry.FlagIdentity
+	}
+	if revocation(err) {
+		flag = telemetry.FlagRevoked
 	}
 	f.fail(flag, err)
 }
@@ -103,11 +106,15 @@ func (p *proxy) serveTunnel(ctx context.Context, in *hbone.Inbound) {
 	ctx, cut := context.WithCancelCause(ctx)
 	defer cut(nil)
 	f.live = live{
-		inbound: true, hbone: true, start: f.rec.Start, src: in.Remote, originalDst: f.rec.Service, actualDst: a.target, cut: cut,
+		inbound: true, hbone: true, start: f.rec.Start, src: in.Remote, originalDst: f.rec.Service, actualDst: a.target, cut: cut, peer: in.TLS,
 		judge: authz.Connection{Source: a.client, SrcIP: in.Remote.Addr(), Dst: a.target},
 	}
 	p.tracker.add(&f.live)
 	defer p.tracker.remove(&f.live)
+	if err := p.checkRevoked(in.TLS); err != nil { // since the handshake
+		in.Refuse(refusal(f.reject(ctx, telemetry.FlagRevoked, err)))
+		return
+	}
 	if err := p.authorize(f, a.self); err != nil {
 		in.Refuse(refusal(f.reject(ctx, telemetry.FlagDeny, err)))
 		return

@@ -90,9 +90,12 @@ func (p *proxy) outboundTunnel(ctx context.Context, c *net.TCPConn, f *flow, sel
 	if peer, err := identity.PeerIdentity(stream.TLS()); err == nil {
 		f.secure(p.local.identity(self), peer)
 	}
-	f.rec.Upstream = stream.LocalAddr()
+	f.rec.Upstream, f.live.peer = stream.LocalAddr(), stream.TLS()
 	p.tracker.add(&f.live)
 	defer p.tracker.remove(&f.live)
+	if err := p.checkRevoked(stream.TLS()); err != nil { // since the handshake
+		f.live.cut(err)
+	}
 	f.carry(ctx, stream.Bytes, func(ctx context.Context) relay.Result { return stream.Relay(ctx, c) })
 }
 
@@ -139,7 +142,7 @@ func (p *proxy) clientTLS(ctx context.Context, k hbone.Key) (*tls.Config, error)
 	if err != nil {
 		return nil, err
 	}
-	cfg := identity.ClientTLSForSANs(cert, strings.Fields(k.Destinations))
+	cfg := identity.RefuseRevoked(identity.ClientTLSForSANs(cert, strings.Fields(k.Destinations)), cert, p.revoked.Load())
 	cfg.KeyLogWriter = p.cfg.KeyLog
 	return cfg, nil
 }

@@ -33,7 +33,9 @@ type shared struct {
 	work    workCounter
 	queues  *hbone.Budget // nil: hbone's default
 
-	keepSource bool // set by Run before the first pod
+	// Set by Run before the first pod.
+	keepSource bool
+	revoked    *identity.RevocationFile // nil if there is none
 }
 
 // proxy serves one pod: listeners and a pool inside the pod's namespace.

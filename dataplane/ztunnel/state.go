@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/dataplane/xds"
 )
 
@@ -24,6 +25,9 @@ func (s *state) Update(typeURL string, up []xds.Resource, removed []string) []xd
 		d.RemovedAddresses = removed
 		for _, r := range up {
 			w, svc, err := xds.DecodeAddress(r.Value)
+			if err == nil {
+				err = named(r.Name, w, svc)
+			}
 			switch {
 			case err != nil:
 				bad = append(bad, xds.Rejection{Name: r.Name, Err: err})
@@ -37,6 +41,9 @@ func (s *state) Update(typeURL string, up []xds.Resource, removed []string) []xd
 		d.RemovedPolicies = removed
 		for _, r := range up {
 			p, err := xds.DecodeAuthorization(r.Value)
+			if err == nil && p.Key() != r.Name {
+				err = fmt.Errorf("is the policy %q", p.Key())
+			}
 			if err != nil {
 				bad = append(bad, xds.Rejection{Name: r.Name, Err: err})
 				continue
@@ -51,4 +58,15 @@ func (s *state) Update(typeURL string, up []xds.Resource, removed []string) []xd
 	s.store.Apply(d)
 	s.work.add()
 	return bad
+}
+
+// named checks that a resource is what its name says: removals come by name, and must remove what came.
+func named(name string, w *mesh.Workload, svc *mesh.Service) error {
+	switch {
+	case w != nil && w.UID != name:
+		return fmt.Errorf("is the workload %q", w.UID)
+	case svc != nil && svc.Key() != name:
+		return fmt.Errorf("is the service %q", svc.Key())
+	}
+	return nil
 }

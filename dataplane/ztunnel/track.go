@@ -4,6 +4,7 @@ package ztunnel
 
 import (
 	"context"
+	"crypto/tls"
 	"net/netip"
 	"slices"
 	"sync"
@@ -24,6 +25,7 @@ type live struct {
 	actualDst   netip.AddrPort // where it goes
 	judge       authz.Connection
 	cut         context.CancelCauseFunc
+	peer        *tls.ConnectionState // of a tunnel
 
 	// While bytes are moved; guarded by tracker.mu.
 	rec        *telemetry.Record

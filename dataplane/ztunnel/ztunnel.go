@@ -135,6 +135,9 @@ func (z *Ztunnel) Run(ctx context.Context) error {
 	if err := z.loadDocument(); err != nil {
 		return err
 	}
+	if err := z.openRevocations(); err != nil {
+		return err
+	}
 	listeners, err := z.listen(ctx)
 	if err != nil {
 		return err
@@ -186,6 +189,13 @@ func (z *Ztunnel) startServices(ctx context.Context, g *errgroup.Group, l admin.
 	g.Go(func() error { return z.manager.Run(ctx) })
 	g.Go(func() error { return z.watchCatalog(ctx) })
 	g.Go(func() error { return z.document.watch(ctx) })
+	if z.revoked != nil {
+		g.Go(func() error { z.revoked.Watch(ctx); return nil })
+		g.Go(func() error { return z.watchRevocations(ctx) })
+	}
+	if !z.cfg.CA.Fake && z.cfg.CA.RootCAFile != "" {
+		g.Go(func() error { return z.watchRoots(ctx) })
+	}
 	if z.cfg.Relax != nil {
 		g.Go(func() error { return z.work.relax(ctx, z.cfg.Relax) })
 	}

@@ -117,6 +117,7 @@ func control(e *env, c *ztunnel.Config) {
 		TTL:        e.duration("SECRET_TTL", 24*time.Hour),
 		Fake:       e.flag("FAKE_CA", false),
 	}
+	c.CRLPath = e.text("CRL_PATH", "")
 	switch {
 	case !c.CA.Fake:
 		c.CA.Address = e.server("CA_ADDRESS", defaultServer)
@@ -232,9 +233,6 @@ func refuse(e *env) {
 	}
 	if e.text("COMPLIANCE_POLICY", "") != "" {
 		e.unsupported("COMPLIANCE_POLICY", "no restricted profile of TLS is offered")
-	}
-	if e.text("CRL_PATH", "") != "" {
-		e.unsupported("CRL_PATH", "revocation lists are not read")
 	}
 	if e.flag("XDS_ON_DEMAND", false) {
 		e.unsupported("XDS_ON_DEMAND", "the whole mesh is subscribed to")

@@ -109,7 +109,6 @@ func TestEveryMistakeIsReported(t *testing.T) {
 		"ZTUNNEL_WORKER_THREADS":          "25%",
 		"TLS12_ENABLED":                   "unset it",
 		"COMPLIANCE_POLICY":               "unset it",
-		"CRL_PATH":                        "unset it",
 		"XDS_ON_DEMAND":                   "unset it",
 		"UNSTABLE_ENABLE_SOCKS5":          "unset it",
 		"HTTP2_FRAME_SIZE":                "16384",
@@ -117,7 +116,7 @@ func TestEveryMistakeIsReported(t *testing.T) {
 	}
 	values := map[string]string{
 		"XDS_ADDRESS": "http://x:1", "CA_ADDRESS": "x:99999", "TLS12_ENABLED": "true", "XDS_ON_DEMAND": "1",
-		"UNSTABLE_ENABLE_SOCKS5": "yes", "CRL_PATH": "/x", "COMPLIANCE_POLICY": "pqc", "HTTP2_FRAME_SIZE": "1",
+		"UNSTABLE_ENABLE_SOCKS5": "yes", "COMPLIANCE_POLICY": "pqc", "HTTP2_FRAME_SIZE": "1",
 	}
 	var environ []string
 	for k := range bad {
