@@ -36,7 +36,7 @@ type Rejection struct {
 type Metrics struct {
 	// Message counts a response of the type and its size on the wire.
 	Message func(typeURL string, bytes int)
-	// Terminated counts the end of a stream: "ConnectionError" (there was none), "Reconnect" (the connection broke or the
+	// Terminated counts the end of a stream, or that none came about: "ConnectionError" (there was no connection), "Reconnect" (the connection broke or the
 	// server went away), "Error" (the server refused) or "Complete" (the server ended it).
 	Terminated func(reason string)
 }
@@ -142,11 +142,13 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
+const reasonConnection = "ConnectionError"
+
 func (c *Client) report(ctx context.Context, err error) {
 	reason, level := "Error", slog.LevelWarn
 	switch code := status.Code(err); {
 	case errors.Is(err, errConnect):
-		reason = "ConnectionError"
+		reason = reasonConnection
 	case errors.Is(err, io.EOF):
 		reason, level = "Complete", slog.LevelInfo
 	case code == codes.Unavailable || code == codes.Canceled || code == codes.DeadlineExceeded:

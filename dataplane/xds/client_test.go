@@ -171,6 +171,12 @@ func start(t *testing.T, cfg ClientConfig) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
+	run(t, c)
+	return c
+}
+
+func run(t *testing.T, c *Client) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- c.Run(ctx) }()
@@ -180,7 +186,6 @@ func start(t *testing.T, cfg ClientConfig) *Client {
 			t.Error(err)
 		}
 	})
-	return c
 }
 
 func isReady(c *Client) bool {

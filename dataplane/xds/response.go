@@ -87,11 +87,35 @@ func decodeAny(b []byte) (typeURL, value []byte, err error) {
 	return typeURL, value, err
 }
 
+// unnamed stands for the name of a resource that has none.
+const unnamed = "(unnamed)"
+
 // split parts what may be handed on from what is of no use to anybody.
 func (r *received) split() (good []Resource, bad []Rejection) {
+	named := make(map[string]int, len(r.Resources)) // what comes twice says nothing: its last good version stays
+	for _, res := range r.Resources {
+		named[res.Name]++
+	}
+	removed := r.Removed[:0]
+	for _, name := range r.Removed {
+		if named[name] == 0 {
+			removed = append(removed, name)
+			continue
+		}
+		named[name] = -1
+	}
+	r.Removed = removed
 	good = r.Resources[:0]
 	for i, res := range r.Resources {
-		switch {
+		switch n := named[res.Name]; {
+		case res.Name == "":
+			bad = append(bad, Rejection{unnamed, errors.New("no name")})
+		case n > 1:
+			named[res.Name] = 0
+			bad = append(bad, Rejection{res.Name, fmt.Errorf("%d times in one response", n)})
+		case n == 0: // said already
+		case n < 0:
+			bad = append(bad, Rejection{res.Name, errors.New("both there and removed in one response")})
 		case res.Value == nil:
 			bad = append(bad, Rejection{res.Name, errors.New("no value")})
 		case !bytes.Equal(r.types[i], []byte(r.TypeURL)):

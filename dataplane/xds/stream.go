@@ -13,8 +13,11 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
@@ -23,6 +26,13 @@ import (
 
 // errConnect says that there never was a stream.
 var errConnect = errors.New("connect to control plane")
+
+// errNoNonce ends a stream: a response without a nonce can be neither acknowledged nor refused.
+var errNoNonce = errors.New("a response without a nonce")
+
+// reconnectMax bounds the waits between attempts at a connection: a packet each, that a silent control plane costs nobody
+// else, and how late its return is noticed.
+const reconnectMax = time.Second
 
 type stream struct{ grpc.ClientStream }
 
@@ -37,7 +47,7 @@ func (c *Client) runStream(ctx context.Context) (answered bool, err error) {
 		return false, fmt.Errorf("%w: %w", errConnect, err)
 	}
 	defer conn.Close()
-	s, err := c.open(ctx, conn)
+	s, err := c.awaitStream(ctx, conn)
 	if err != nil {
 		return false, fmt.Errorf("%w: %w", errConnect, err)
 	}
@@ -49,6 +59,10 @@ func (c *Client) runStream(ctx context.Context) (answered bool, err error) {
 		r := &received{}
 		if err := s.RecvMsg(r); err != nil {
 			return answered, err
+		}
+		if r.Nonce == "" {
+			r.free()
+			return answered, errNoNonce
 		}
 		answered = true
 		if c.cfg.Metrics.Message != nil {
@@ -73,6 +87,50 @@ func streamError(s *stream, err error) error {
 			return fmt.Errorf("%w (while sending: %w)", rerr, err)
 		}
 		r.free()
+	}
+}
+
+// awaitStream opens the stream as soon as there is a connection, however long that takes: each connection that comes
+// about is told by gRPC, and the waits between the attempts at one stay short, whatever happened to streams before.
+func (c *Client) awaitStream(ctx context.Context, conn *grpc.ClientConn) (*stream, error) {
+	failed, again := "", c.cfg.BackoffMin
+	for ctx.Err() == nil {
+		state := conn.GetState()
+		switch state {
+		case connectivity.Idle:
+			conn.Connect()
+		case connectivity.Ready:
+			return c.open(ctx, conn)
+		case connectivity.TransientFailure:
+			// The attempt to open a stream tells why there is no connection; if there is one by now, so much the better.
+			s, err := c.open(ctx, conn)
+			if err == nil {
+				return s, nil
+			}
+			if ctx.Err() != nil {
+				return nil, err
+			}
+			c.away(ctx, err, &failed)
+		}
+		// gRPC tries on without a change of state; what it meets is asked for now and then.
+		changed, cancel := context.WithTimeout(ctx, again)
+		conn.WaitForStateChange(changed, state)
+		cancel()
+		if state == connectivity.TransientFailure {
+			again = min(2*again, c.cfg.BackoffMax)
+		}
+	}
+	return nil, ctx.Err()
+}
+
+// away counts a connection that did not come about, and logs it if the reason is another than the last.
+func (c *Client) away(ctx context.Context, err error, last *string) {
+	if c.cfg.Metrics.Terminated != nil {
+		c.cfg.Metrics.Terminated(reasonConnection)
+	}
+	if err.Error() != *last {
+		*last = err.Error()
+		c.cfg.Log.WarnContext(ctx, "control plane cannot be reached", "address", c.cfg.Address, "error", err)
 	}
 }
 
@@ -134,26 +192,50 @@ func (c *Client) dial() (*grpc.ClientConn, error) {
 	target, plain := c.target()
 	creds := insecure.NewCredentials()
 	if !plain {
-		cfg, err := c.tls(target)
-		if err != nil {
-			return nil, err
-		}
-		creds = credentials.NewTLS(cfg)
+		// gRPC takes the name to check from the credentials that it was given.
+		named := credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.serverName(target)})
+		creds = freshTLS{TransportCredentials: named, config: func() (*tls.Config, error) { return c.tls(target) }}
 	}
 	return grpc.NewClient("passthrough:///"+target, grpc.WithTransportCredentials(creds),
-		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithIdleTimeout(0),
+		grpc.WithDisableServiceConfig(), grpc.WithNoProxy(), grpc.WithIdleTimeout(0), grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: c.cfg.BackoffMin, Multiplier: 1.6, Jitter: 0.2, MaxDelay: min(reconnectMax, c.cfg.BackoffMax)},
+			MinConnectTimeout: 3 * time.Second,
+		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: c.cfg.KeepaliveTime, Timeout: c.cfg.KeepaliveTimeout}))
 }
 
-// tls reads the root anew: each stream has a connection of its own.
-func (c *Client) tls(target string) (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.cfg.ServerName}
-	if cfg.ServerName == "" {
-		cfg.ServerName = target
-		if host, _, err := net.SplitHostPort(target); err == nil {
-			cfg.ServerName = host
-		}
+// freshTLS makes the configuration anew for each handshake: the root may have been replaced since the last attempt.
+type freshTLS struct {
+	credentials.TransportCredentials
+	config func() (*tls.Config, error)
+}
+
+func (f freshTLS) ClientHandshake(ctx context.Context, authority string, raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	cfg, err := f.config()
+	if err != nil {
+		return nil, nil, err
 	}
+	return credentials.NewTLS(cfg).ClientHandshake(ctx, authority, raw)
+}
+
+func (f freshTLS) Clone() credentials.TransportCredentials {
+	return freshTLS{f.TransportCredentials.Clone(), f.config}
+}
+
+// serverName is what the server's certificate must say.
+func (c *Client) serverName(target string) string {
+	if c.cfg.ServerName != "" {
+		return c.cfg.ServerName
+	}
+	if host, _, err := net.SplitHostPort(target); err == nil {
+		return host
+	}
+	return target
+}
+
+// tls reads the root anew.
+func (c *Client) tls(target string) (*tls.Config, error) {
+	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.serverName(target)}
 	if c.cfg.RootCAFile == "" {
 		return cfg, nil
 	}
