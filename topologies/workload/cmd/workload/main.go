@@ -38,7 +38,9 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload syn [flags] ADDRESS:PORT
                                  send one TCP SYN past the kernel's rules; prints what came back as JSON
        workload impostor [flags] take part in mutual TLS with that certificate, and then speak no HTTP/2; prints "ready"
-All but look have --help.`
+       workload tunnel call|serve  be an HBONE peer with the certificate in the order on stdin
+       workload discovery        be a control plane that sends what it is told to on stdin
+All but look, tunnel and discovery have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -60,6 +62,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, syn(args[1:], stdout, stderr))
 	case "look":
 		return fail(stderr, json.NewEncoder(stdout).Encode(workload.LookAt(args[1:])))
+	case "tunnel":
+		return fail(stderr, tunnel(ctx, args[1:], os.Stdin, stdout))
+	case "discovery":
+		return fail(stderr, discover(ctx, os.Stdin, stdout))
 	case "help", "-h", "--help":
 		_, _ = fmt.Fprintln(stdout, usage)
 		return 0
