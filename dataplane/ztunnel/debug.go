@@ -15,6 +15,7 @@ func (z *Ztunnel) sections() []admin.Section {
 		{Name: "connections", About: "open connections of the node's pods", Value: func() any { return z.debugConnections() }},
 		{Name: "pools", About: "HBONE connections that are shared", Value: func() any { return z.debugPools() }},
 		{Name: "certificates", About: "certificates by identity; no keys", Value: func() any { return z.debugCertificates() }, Index: true},
+		{Name: "revocations", About: "revocation lists in force, and what is wrong with their file; null without CRL_PATH", Value: func() any { return dumpRevocations(z.revoked.State()) }},
 		{Name: "workloads", About: "the catalogue: workloads", Value: func() any { return z.dumpWorkloads() }},
 		{Name: "services", About: "the catalogue: services", Value: func() any { return z.dumpServices() }},
 		{Name: "policies", About: "the catalogue: policies", Value: func() any { return z.dumpPolicies() }},

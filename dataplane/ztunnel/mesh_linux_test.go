@@ -186,6 +186,7 @@ func startNode(t testing.TB, l *lab, adminPort int, w zds.Workload, ns *netns.NS
 	var err error
 	n.Ztunnel, err = New(Config{
 		Node: "node", ZDSPath: socket, Local: Local{Path: l.xds}, CA: CA{Fake: true}, IPv6: true, ReusePort: true,
+		CRLPath:        filepath.Join(t.TempDir(), "crl"),
 		PreserveSource: SourceKept, ResponseBaggage: true, Time: Timers{Drain: 2 * time.Second, LocalWorkload: time.Second, Connect: 2 * time.Second},
 		Admin: fmt.Sprintf("127.0.0.1:%d", adminPort), Metrics: fmt.Sprintf("127.0.0.1:%d", adminPort+20), Readiness: fmt.Sprintf("127.0.0.1:%d", adminPort+21),
 		AccessLog: n.log, AccessLogJSON: true, Level: level, Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: level})),

@@ -61,6 +61,33 @@ func TestStateKeepsTheLastGoodVersion(t *testing.T) {
 	}
 }
 
+// TestStateTakesNothingUnderAnotherName: removals come by name, and must remove what came.
+func TestStateTakesNothingUnderAnotherName(t *testing.T) {
+	s := &state{store: catalog.New(), work: new(workCounter)}
+	w := encoded(t, &mesh.Workload{UID: "one", Name: "one", Namespace: "ns", Addresses: []netip.Addr{netip.MustParseAddr("10.0.0.1")}, Capacity: 1})
+	_, value, err := xds.EncodeService(&mesh.Service{Name: "svc", Namespace: "ns", Hostname: "svc.ns"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, policy, err := xds.EncodePolicy(&mesh.Policy{Name: "p", Namespace: "ns"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addresses := []xds.Resource{{Name: "two", Value: w.Value}, {Name: "ns/other", Value: value}, {Name: "one", Value: value}}
+	if bad := s.Update(xds.TypeAddress, addresses, nil); len(bad) != 3 || bad[0].Name != "two" || !strings.Contains(bad[0].Err.Error(), `"one"`) {
+		t.Errorf("refused: %+v", bad)
+	}
+	if bad := s.Update(xds.TypeAuthorization, []xds.Resource{{Name: "ns/q", Value: policy}}, nil); len(bad) != 1 {
+		t.Errorf("refused: %+v", bad)
+	}
+	if workloads, services, policies := s.store.Load().Len(); workloads+services+policies != 0 {
+		t.Error("something was taken")
+	}
+	if bad := s.Update(xds.TypeAddress, []xds.Resource{w}, nil); len(bad) != 0 {
+		t.Errorf("control: refused: %+v", bad)
+	}
+}
+
 func TestDocumentReload(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x.yaml")
 	write := func(text string) {
