@@ -43,8 +43,7 @@ func ParseRevocationLists(data []byte) ([]*RevocationList, error) {
 	if len(data) > maxLists {
 		return nil, fmt.Errorf("parse revocation lists: %d bytes, more than %d", len(data), maxLists)
 	}
-	data = bytes.TrimSpace(data)
-	if len(data) == 0 {
+	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, nil
 	}
 	if !bytes.Contains(data, []byte("-----BEGIN")) {
