@@ -13,6 +13,7 @@ import (
 	"github.com/onsi/ginkgo/v2/types"
 	"github.com/onsi/gomega"
 
+	_ "github.com/ambientlab/ambientlab/scenarios/dns"
 	_ "github.com/ambientlab/ambientlab/scenarios/faults"
 	_ "github.com/ambientlab/ambientlab/scenarios/identity"
 	_ "github.com/ambientlab/ambientlab/scenarios/lifecycle"

@@ -63,6 +63,22 @@ func (l *Lab) Call(ctx context.Context, from PodRef, url string, o workload.Opti
 	return res, nil
 }
 
+// Resolve asks a name server from a pod. A question without an answer is no error: the result says so.
+func (l *Lab) Resolve(ctx context.Context, from PodRef, name string, o workload.ResolveOptions) (workload.Resolution, error) {
+	var r workload.Resolution
+	out, err := l.Output(ctx, from, workload.ResolveCommand(name, o)...)
+	if failed := (*ExecError)(nil); errors.As(err, &failed) && failed.Exit == 1 && len(out) > 0 {
+		err = nil
+	}
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(out, &r); err != nil {
+		return r, fmt.Errorf("resolve from %s: decode result: %w", from, err)
+	}
+	return r, nil
+}
+
 // Output runs argv in a pod and returns its standard output. An exit code other than 0 is an *ExecError, with what was
 // printed until then.
 func (l *Lab) Output(ctx context.Context, pod PodRef, argv ...string) ([]byte, error) {

@@ -32,6 +32,9 @@ func main() {
 const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; prints "ready" once all are bound
        workload call [flags] URL print the outcome of calls as JSON; exit 1 if one failed
        workload cert [flags]     write a certificate of the pod's own identity, as its token gets it from the mesh's authority
+       workload resolve [flags] NAME
+                                 print a name server's answer as JSON; exit 1 if there was none
+       workload dns [flags]      be a name server for tests until SIGTERM; prints "ready"
        workload look PATH...     print what the pod sees at each path as JSON
        workload connect [flags] HOST:PORT
                                  send one CONNECT made by hand, with that certificate; prints the answer as JSON
@@ -60,6 +63,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, impostor(ctx, args[1:], stdout, stderr))
 	case "syn":
 		return fail(stderr, syn(args[1:], stdout, stderr))
+	case "resolve":
+		return fail(stderr, resolve(ctx, args[1:], stdout, stderr))
+	case "dns":
+		return fail(stderr, nameServer(ctx, args[1:], stdout, stderr))
 	case "look":
 		return fail(stderr, json.NewEncoder(stdout).Encode(workload.LookAt(args[1:])))
 	case "tunnel":
@@ -207,4 +214,32 @@ func call(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return errFailed
 	}
 	return nil
+}
+
+func resolve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	o, name, err := workload.ParseResolve(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	r, err := workload.Resolve(ctx, name, o)
+	if err != nil {
+		return usageError{err}
+	}
+	enc := json.NewEncoder(stdout)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(r); err != nil {
+		return fmt.Errorf("write result: %w", err)
+	}
+	if r.Failed() != nil {
+		return errFailed
+	}
+	return nil
+}
+
+func nameServer(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	n, err := workload.ParseNameServer(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	return n.Run(ctx, func() { _, _ = fmt.Fprintln(stdout, "ready") })
 }
