@@ -43,18 +43,16 @@ var _ = Describe("DNS servers that fail", func() {
 
 	// istio/istio#58611 has a resolver on the node in the circle.
 	It("recognises a query that comes back to it", Label("DN-05"), func(ctx SpecContext) {
-		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
-		Expect(err).NotTo(HaveOccurred())
-		here, there := l.Pod(inside).Addr(false).String(), l.Pod(outside).Addr(false).String()
-		serve(ctx, l, inside, "--forward", there+":53")
-		serve(ctx, l, outside, "--forward", here+":53")
+		here, there := w.Pod(inside).Addr(false).String(), w.Pod(outside).Addr(false).String()
+		serve(ctx, w, inside, "--forward", there+":53")
+		serve(ctx, w, outside, "--forward", here+":53")
 		began := time.Now()
-		r := resolve(ctx, l, inside, "round.test", options{Server: there})
+		r := resolve(ctx, w, inside, "round.test", options{Server: there})
 		Expect(r.Rcode).To(Equal("SERVFAIL"), "%+v", r)
 		Expect(time.Duration(r.ElapsedNanos)).To(BeNumerically("<", time.Second), "long before anybody's time is up")
-		Expect(resolve(ctx, l, inside, "who.lab.test", options{Type: "TXT", Server: there}).Data("TXT")).To(HaveLen(1), "control: what does not go round is answered")
+		Expect(resolve(ctx, w, inside, "who.lab.test", options{Type: "TXT", Server: there}).Data("TXT")).To(HaveLen(1), "control: what does not go round is answered")
 		logged := func() string {
-			log, err := l.Daemon(l.Pod(inside).Node, lab.DaemonZtunnel).Logs(ctx, began)
+			log, err := w.Daemon(w.Pod(inside).Node, lab.DaemonZtunnel).Logs(ctx, began)
 			Expect(err).NotTo(HaveOccurred())
 			defer func() { _ = log.Close() }()
 			text, err := io.ReadAll(log)
