@@ -49,6 +49,7 @@ var levels = []level{
 var siblings = map[[2]string]string{
 	{"dataplane/capture", "dataplane/netns"}: "rules are applied inside a pod's namespace",
 	{"dataplane/zds", "dataplane/netns"}:     "the message carries a namespace descriptor",
+	{"dataplane/catalog", "dataplane/authz"}: "policies are indexed once, with the snapshot that holds them",
 	{"dataplane/hbone", "dataplane/relay"}:   "a tunnel ends with the same result and errors as a plain copy",
 }
 

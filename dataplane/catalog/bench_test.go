@@ -3,9 +3,11 @@
 package catalog
 
 import (
+	"fmt"
 	"runtime"
 	"testing"
 
+	"github.com/ambientlab/ambientlab/dataplane/authz"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
@@ -74,7 +76,61 @@ func BenchmarkLookup(b *testing.B) {
 	b.Run("policies", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			s.Policies(w)
+			s.PolicySet(w)
+		}
+	})
+}
+
+// TestLookupDoesNotAllocate: among 100 000 workloads.
+func TestLookupDoesNotAllocate(t *testing.T) {
+	s := storeOf(bigCatalog(many)).Load()
+	w := bigWorkload(4711, many)
+	vip := addr("10.96.1.1")
+	for name, look := range map[string]func() bool{
+		"uid":      func() bool { return s.WorkloadByUID(w.UID) != nil },
+		"name":     func() bool { return s.WorkloadByName(w.Namespace, w.Name, w.ServiceAccount) != nil },
+		"address":  func() bool { return s.WorkloadByAddr("", w.Addresses[0]) != nil },
+		"vip":      func() bool { return s.ServiceByVIP("", vip, "ns-1") != nil },
+		"policies": func() bool { return s.PolicySet(w) == authz.Set{} },
+	} {
+		if !look() {
+			t.Errorf("%s: found nothing", name)
+		}
+		if n := testing.AllocsPerRun(100, func() { look() }); n != 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+}
+
+const manyPolicies = 10_000
+
+func namespacePolicy(i int) *mesh.Policy {
+	return &mesh.Policy{Namespace: "shop", Name: fmt.Sprintf("policy-%d", i), Scope: mesh.ScopePolicyNamespace, Action: mesh.Deny, Rules: []mesh.Rule{{
+		Clauses: []mesh.Clause{{Matches: []mesh.Match{{Principals: []mesh.StringMatch{{Value: fmt.Sprintf("td/ns/shop/sa/app-%d", i)}}}}}}}}}
+}
+
+// BenchmarkPolicies applies 10 000 policies at once, and one more to as many.
+func BenchmarkPolicies(b *testing.B) {
+	all := func() (d Delta) {
+		for i := range manyPolicies {
+			d.Policies = append(d.Policies, namespacePolicy(i))
+		}
+		return d
+	}
+	b.Run("all", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			b.StopTimer()
+			d := all()
+			b.StartTimer()
+			New().Apply(d)
+		}
+	})
+	b.Run("one", func(b *testing.B) {
+		s := storeOf(all())
+		b.ReportAllocs()
+		for i := 0; b.Loop(); i++ {
+			s.Apply(Delta{Policies: []*mesh.Policy{namespacePolicy(i % manyPolicies)}})
 		}
 	})
 }

@@ -16,7 +16,7 @@ type edit struct {
 	epoch  uint64
 	intern *interner
 
-	globals bool // the global policies changed
+	policies policyEdit
 }
 
 func newEdit(old *Snapshot, epoch uint64, in *interner) *edit {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/ambientlab/ambientlab/dataplane/authz"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
@@ -25,8 +26,9 @@ type Snapshot struct {
 	lengths   *prefixLengths        // which prefix lengths cidrs holds; nil: none
 	endpoints table[*endpointSet]   // by service key
 	policies  table[*mesh.Policy]   // by key
-	scopes    table[*policyScope]   // by namespace: its own policies, and the global ones
-	global    []*mesh.Policy
+	scopes    table[*policyScope]   // by namespace: its own policies
+	global    *authz.Index
+	policyGen uint64 // changes with any policy
 }
 
 type addrEntry struct {
@@ -49,11 +51,10 @@ type endpointSet struct {
 	epoch   uint64
 }
 
-// policyScope is the set for a workload of namespace ns that names no policy: the namespace's and the global ones.
+// policyScope is the policies of scope namespace of namespace ns.
 type policyScope struct {
-	ns  string
-	own int // how many of all are the namespace's
-	all []*mesh.Policy
+	ns    string
+	index *authz.Index
 }
 
 // prefixLengths counts the prefixes of each length, so that a look-up probes only lengths that exist.
@@ -183,27 +184,6 @@ func (v *vipSet) pick(clientNamespace string) *mesh.Service {
 		}
 	}
 	return best
-}
-
-// Policies are the policies that apply to w: those of its namespace, the global ones and those that it names. A name
-// that is not known (yet) is left out, as upstream does.
-func (s *Snapshot) Policies(w *mesh.Workload) []*mesh.Policy {
-	set := s.global
-	scope, _ := s.scopes.get(hashString(w.Namespace), func(p *policyScope) bool { return p.ns == w.Namespace })
-	if scope != nil {
-		set = scope.all
-	}
-	if len(w.AuthorizationPolicies) == 0 {
-		return set
-	}
-	out := make([]*mesh.Policy, len(set), len(set)+len(w.AuthorizationPolicies))
-	copy(out, set)
-	for _, name := range w.AuthorizationPolicies {
-		if p := s.Policy(name); p != nil && !slices.Contains(out, p) {
-			out = append(out, p)
-		}
-	}
-	return out
 }
 
 // Policy finds a policy by its key, "namespace/name"; nil if there is none.

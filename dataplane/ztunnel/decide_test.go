@@ -240,23 +240,51 @@ func TestTrackerJudgesOnlyWhatChanged(t *testing.T) {
 	tr.add(denied)
 	tr.add(conn("other port", true, 81))
 	tr.add(conn("outbound", false, 80))
-	tr.judge(nil)
+	tr.judge(authz.Set{})
+	set := authz.Set{authz.NewIndex([]*mesh.Policy{deny})}
 	if len(cut) != 0 {
 		t.Fatalf("cut without a policy: %v", cut)
 	}
-	tr.judge([]*mesh.Policy{deny})
+	tr.judge(set)
 	var why *policyError
 	if len(cut) != 1 || !errors.As(cut["denied"], &why) || !why.late || why.decision.Policy() != "shop/deny" {
 		t.Errorf("cut %v", cut)
 	}
 	clear(cut)
-	tr.judge([]*mesh.Policy{deny})
+	tr.judge(set)
 	if len(cut) != 0 {
 		t.Errorf("judged again by the same policies: %v", cut)
 	}
 	tr.remove(denied)
 	if in, out := tr.list(); len(in) != 1 || len(out) != 1 {
 		t.Errorf("%d inbound, %d outbound", len(in), len(out))
+	}
+}
+
+// TestPoliciesAreArrangedOnce: a pod that names policies keeps them until the pod or a policy changes.
+func TestPoliciesAreArrangedOnce(t *testing.T) {
+	store := catalog.New()
+	named := func(name string, action mesh.PolicyAction) *mesh.Policy {
+		return &mesh.Policy{Name: name, Namespace: "shop", Scope: mesh.ScopePolicyWorkload, Action: action}
+	}
+	cart := &mesh.Workload{UID: "u", Name: "cart", Namespace: "shop", AuthorizationPolicies: []string{"shop/a"}}
+	store.Apply(catalog.Delta{Policies: []*mesh.Policy{named("a", mesh.Allow)}, Workloads: []*mesh.Workload{cart}})
+	var c policies
+	first := c.of(store.Load(), cart)
+	if d := first.Decide(authz.Connection{}); d.Reason != authz.NoRuleMatched {
+		t.Errorf("decision %+v", d)
+	}
+	store.Apply(catalog.Delta{Workloads: []*mesh.Workload{{UID: "v", Name: "other", Namespace: "shop"}}})
+	if c.of(store.Load(), cart) != first {
+		t.Error("arranged again for a workload that came")
+	}
+	store.Apply(catalog.Delta{Policies: []*mesh.Policy{named("b", mesh.Deny)}})
+	if c.of(store.Load(), cart) == first {
+		t.Error("not arranged again for a policy that came")
+	}
+	store.Apply(catalog.Delta{RemovedPolicies: []string{"shop/a"}})
+	if d := c.of(store.Load(), cart).Decide(authz.Connection{}); d.Reason != authz.NoAllowPolicies {
+		t.Errorf("after the policy went: %+v", d)
 	}
 }
 

@@ -210,7 +210,7 @@ func (p *proxy) authorize(f *flow, self *mesh.Workload) error {
 	if now := p.local.in(snap); now != nil {
 		self = now
 	}
-	d := authz.Decide(snap.Policies(self), f.live.judge)
+	d := p.policies.of(snap, self).Decide(f.live.judge)
 	f.rec.Policy = d.Policy()
 	if p.cfg.LogPolicies {
 		p.log.Info("connection judged", "source", f.live.src, "identity", f.live.judge.Source, "destination", f.live.judge.Dst,

@@ -46,9 +46,10 @@ type proxy struct {
 	log   *slog.Logger
 	own   bool // the pod is the ztunnel's own
 
-	pool    *hbone.Pool
-	server  *hbone.Server
-	tracker tracker
+	pool     *hbone.Pool
+	server   *hbone.Server
+	tracker  tracker
+	policies policies
 
 	lanes    []lane
 	names    names
@@ -281,7 +282,7 @@ func (p *proxy) refresh(s *catalog.Snapshot) {
 		return
 	}
 	p.interest.set(p.certs, p.local.identity(w))
-	p.tracker.judge(s.Policies(w))
+	p.tracker.judge(p.policies.of(s, w))
 }
 
 // interest is the identity whose certificate a proxy keeps fresh.

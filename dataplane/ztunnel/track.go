@@ -38,10 +38,10 @@ type live struct {
 
 // tracker lists a proxy's live connections and cuts those that policy no longer allows.
 type tracker struct {
-	mu       sync.Mutex
-	conns    map[*live]struct{}
-	policies []*mesh.Policy // what the connections were last judged by
-	judged   bool
+	mu     sync.Mutex
+	conns  map[*live]struct{}
+	set    authz.Set // what the connections were last judged by
+	judged bool
 }
 
 // add lists c. An inbound connection is added before it is judged for the first time: a policy that changes between the
@@ -80,19 +80,19 @@ func (t *tracker) progress(m *telemetry.Metrics) {
 	}
 }
 
-// judge cuts every inbound connection that policies refuse. It does nothing if they are those of the last time.
-func (t *tracker) judge(policies []*mesh.Policy) {
+// judge cuts every inbound connection that set refuses. It does nothing if that is the one of the last time.
+func (t *tracker) judge(set authz.Set) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.judged && slices.Equal(t.policies, policies) {
+	if t.judged && t.set == set {
 		return
 	}
-	t.policies, t.judged = policies, true
+	t.set, t.judged = set, true
 	for c := range t.conns {
 		if !c.inbound {
 			continue
 		}
-		if d := authz.Decide(policies, c.judge); !d.Allowed {
+		if d := set.Decide(c.judge); !d.Allowed {
 			c.cut(&policyError{decision: d, late: true})
 		}
 	}
