@@ -8,8 +8,12 @@ import (
 	"time"
 )
 
-// quiet is how long nothing may have happened before memory is given back.
-const quiet = 2 * time.Second
+// quiet is how long nothing may have happened before memory is given back; after the start, which leaves more behind than
+// anything later and is followed by rest, it is less.
+const (
+	quiet      = 2 * time.Second
+	quietStart = 700 * time.Millisecond
+)
 
 // workCounter counts what leaves garbage behind: connections and changes of configuration.
 type workCounter struct{ n atomic.Uint64 }
@@ -19,7 +23,8 @@ func (w *workCounter) add() { w.n.Add(1) }
 // relax calls giveBack whenever the process has come to rest after work: after the start, after a bulk load, after a burst.
 // A proxy lies idle most of its life, and the memory of its busiest minute would stay with it.
 func (w *workCounter) relax(ctx context.Context, giveBack func()) error {
-	t := time.NewTicker(quiet)
+	wait := quietStart
+	t := time.NewTimer(wait)
 	defer t.Stop()
 	seen, tidy := w.n.Load(), false
 	for {
@@ -33,7 +38,8 @@ func (w *workCounter) relax(ctx context.Context, giveBack func()) error {
 			seen, tidy = now, false
 		case !tidy:
 			giveBack()
-			tidy = true
+			tidy, wait = true, quiet
 		}
+		t.Reset(wait)
 	}
 }
