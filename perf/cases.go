@@ -38,6 +38,7 @@ const (
 	caseRate   = "rate"
 	caseMax    = "max"
 	caseConns  = "connect"
+	caseMemory = "memory"
 )
 
 // Requests are 1 KiB, as in istio's own measurements; a fixed rate is far below what two cores can do.
@@ -72,7 +73,7 @@ func CaseNames() []string {
 	for _, c := range dataCases {
 		names = append(names, c.Name)
 	}
-	return names
+	return append(names, caseMemory)
 }
 
 // metric is a quantity of a case.

@@ -43,5 +43,5 @@ func goals(b *bench) []schema.Goal {
 		goal.Got, goal.Min, goal.Max = schema.Summarise(each)
 		out = append(out, goal)
 	}
-	return out
+	return append(out, memoryGoals(b)...)
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // Print writes a document for people: per case and quantity the median of each mode with its spread, and the ratio of
-// the ztunnels to bare TLS; then the goals.
+// the ztunnels to bare TLS; then the memory, then the goals.
 func Print(w io.Writer, d schema.BenchResults) error {
 	e := d.Environment
 	fmt.Fprintf(w, "%s, %d CPUs, Linux %s, %s, GOMAXPROCS %d, MTU %d, GSO %s, %s\n", e.CPU, e.CPUs, e.Kernel, e.Go, e.GoMaxProcs, e.MTU, onOff(e.GSO), e.TLSSuite)
@@ -22,6 +22,7 @@ func Print(w io.Writer, d schema.BenchResults) error {
 	for _, c := range dataCases {
 		printCase(t, d, c)
 	}
+	printMemory(t, d)
 	printGoals(t, d)
 	return t.Flush()
 }
@@ -87,6 +88,20 @@ func figures(v float64) string {
 	}
 	digits := max(0, 2-int(math.Floor(math.Log10(math.Abs(v)))))
 	return fmt.Sprintf("%.*f", digits, v)
+}
+
+func printMemory(t io.Writer, d schema.BenchResults) {
+	head := false
+	for _, s := range d.Series {
+		if s.Case != caseMemory {
+			continue
+		}
+		if !head {
+			fmt.Fprintf(t, "\n%s: resident memory of a ztunnel\n", caseMemory)
+			head = true
+		}
+		fmt.Fprintf(t, "  %s\t%s %s\n", s.Metric, figures(s.Median), s.Unit)
+	}
 }
 
 func printGoals(t io.Writer, d schema.BenchResults) {

@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/ambientlab/ambientlab/perf"
+	"github.com/ambientlab/ambientlab/perf/alone"
 	"github.com/ambientlab/ambientlab/reports/schema"
 )
 
@@ -57,7 +58,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.IntVar(&o.Repeats, "repeats", o.Repeats, "rounds; each measures every case in every mode once")
 	fs.DurationVar(&o.Duration, "duration", o.Duration, "length of one timed load")
 	fs.StringVar(&o.cases, "cases", strings.Join(o.Cases, ","), "what to measure, separated by commas")
-	fs.BoolVar(&o.quick, "quick", false, "less than a minute: few repeats, short loads")
+	fs.BoolVar(&o.quick, "quick", false, "less than a minute: few repeats, short loads, no 10 000 connections and no 100 000 workloads")
 	fs.StringVar(&o.Bin, "bin", "", "`directory` of the project's binaries ($AMBIENTLAB_BIN, or where this program is)")
 	fs.StringVar(&o.Revision, "revision", "", "of the code under test, for the document")
 	fs.StringVar(&o.output, "o", "text", "what to print on stdout: text or json")
@@ -88,6 +89,7 @@ func (o *options) apply(fs *flag.FlagSet) {
 	set := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { set[f.Name] = true })
 	q := perf.Quick()
+	o.Small = q.Small
 	if !set["repeats"] {
 		o.Repeats = q.Repeats
 	}
@@ -104,6 +106,9 @@ func usageOr(err error) error {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	if len(args) > 0 && args[0] == perf.AloneCommand { // started by this program alone
+		return runAlone(ctx, args[1:], stdout, stderr)
+	}
 	o, err := parse(args, stderr)
 	if err != nil {
 		return err
@@ -147,4 +152,19 @@ func verdict(o options, doc schema.BenchResults) error {
 		return fmt.Errorf("%d goals missed: %s", len(missed), strings.Join(missed, "; "))
 	}
 	return nil
+}
+
+func runAlone(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var o alone.Options
+	fs := flag.NewFlagSet("perf "+perf.AloneCommand, flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.StringVar(&o.Ztunnel, "ztunnel", "", "the binary")
+	fs.IntVar(&o.Workloads, "workloads", 0, "how many it is told of")
+	fs.IntVar(&o.Pods, "pods", 0, "how many it serves")
+	fs.BoolVar(&o.XDS, "xds", false, "by a control plane")
+	fs.DurationVar(&o.Settle, "settle", 0, "how long after it is ready it is looked at")
+	if err := fs.Parse(args); err != nil {
+		return usageOr(err)
+	}
+	return alone.Serve(ctx, o, stdout)
 }

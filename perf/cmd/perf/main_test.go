@@ -14,7 +14,7 @@ func TestParse(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o.Repeats != 7 || o.Duration >= time.Second || len(o.Cases) != 2 {
+	if o.Repeats != 7 || o.Duration >= time.Second || len(o.Cases) != 2 || !o.Small {
 		t.Errorf("%+v", o)
 	}
 	for _, args := range [][]string{nil, {"run"}, {"bench", "x"}, {"bench", "-o", "xml"}, {"bench", "--nonsense"}} {
