@@ -22,6 +22,7 @@ type Options struct {
 	Repeats  int           // rounds: each measures every case in every mode once
 	Duration time.Duration // of one timed load
 	Cases    []string      // of CaseNames
+	Modes    []Mode        // ways to measure; nil means all
 	Small    bool          // memory: leave out what takes long, 10 000 connections and 100 000 workloads
 	Revision string
 	Log      *slog.Logger // progress
@@ -92,6 +93,14 @@ func (o *Options) check() error {
 			return fmt.Errorf("no case %q; there are: %s", name, strings.Join(CaseNames(), ", "))
 		}
 	}
+	for _, m := range o.Modes {
+		if !slices.Contains(modes, m) {
+			return fmt.Errorf("no mode %q; there are: %v", m, modes)
+		}
+	}
+	if len(o.Modes) == 0 {
+		o.Modes = modes
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -123,7 +132,7 @@ func (b *bench) rounds(ctx context.Context, s *site) error {
 	}
 	for round := range b.o.Repeats {
 		for _, c := range cases {
-			turn := slices.Clone(modes)
+			turn := slices.Clone(b.o.Modes)
 			if round%2 == 1 {
 				slices.Reverse(turn)
 			}

@@ -47,6 +47,7 @@ type options struct {
 	perf.Options
 	quick       bool
 	cases       string
+	modes       string
 	output, out string
 	strict      bool
 }
@@ -58,6 +59,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.IntVar(&o.Repeats, "repeats", o.Repeats, "rounds; each measures every case in every mode once")
 	fs.DurationVar(&o.Duration, "duration", o.Duration, "length of one timed load")
 	fs.StringVar(&o.cases, "cases", strings.Join(o.Cases, ","), "what to measure, separated by commas")
+	fs.StringVar(&o.modes, "modes", "", "tcp, relays, tls, ztunnel; all if empty")
 	fs.BoolVar(&o.quick, "quick", false, "less than a minute: few repeats, short loads, no 10 000 connections and no 100 000 workloads")
 	fs.StringVar(&o.Bin, "bin", "", "`directory` of the project's binaries ($AMBIENTLAB_BIN, or where this program is)")
 	fs.StringVar(&o.Revision, "revision", "", "of the code under test, for the document")
@@ -81,6 +83,11 @@ func parse(args []string, stderr io.Writer) (options, error) {
 		o.apply(fs)
 	}
 	o.Cases = strings.Split(o.cases, ",")
+	if o.modes != "" {
+		for m := range strings.SplitSeq(o.modes, ",") {
+			o.Modes = append(o.Modes, perf.Mode(m))
+		}
+	}
 	return o, nil
 }
 
