@@ -23,6 +23,7 @@ type Options struct {
 	Duration time.Duration // of one timed load
 	Cases    []string      // of CaseNames
 	Modes    []Mode        // ways to measure; nil means all
+	Env      []string      // NAME=value of the ztunnels
 	Small    bool          // memory: leave out what takes long, 10 000 connections and 100 000 workloads
 	Revision string
 	Log      *slog.Logger // progress

@@ -84,7 +84,7 @@ func open(ctx context.Context, o Options) (*site, error) {
 		return nil, fmt.Errorf("read the lab's topology: %w", err)
 	}
 	d := netns.New(netns.Options{})
-	if err := d.Up(ctx, spec, lab.UpOptions{Bin: o.Bin, Unique: true}); err != nil {
+	if err := d.Up(ctx, spec, lab.UpOptions{Bin: o.Bin, Unique: true, DaemonEnv: map[string][]string{lab.DaemonZtunnel: o.Env}}); err != nil {
 		return nil, err
 	}
 	s := &site{lab: &lab.Lab{Driver: d, Spec: spec, Dir: d.Dir()}, stations: map[Mode]*station{}}

@@ -60,6 +60,10 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.DurationVar(&o.Duration, "duration", o.Duration, "length of one timed load")
 	fs.StringVar(&o.cases, "cases", strings.Join(o.Cases, ","), "what to measure, separated by commas")
 	fs.StringVar(&o.modes, "modes", "", "tcp, relays, tls, ztunnel; all if empty")
+	fs.Func("env", "`NAME=value` for the ztunnels, repeatable", func(v string) error {
+		o.Env = append(o.Env, v)
+		return nil
+	})
 	fs.BoolVar(&o.quick, "quick", false, "less than a minute: few repeats, short loads, no 10 000 connections and no 100 000 workloads")
 	fs.StringVar(&o.Bin, "bin", "", "`directory` of the project's binaries ($AMBIENTLAB_BIN, or where this program is)")
 	fs.StringVar(&o.Revision, "revision", "", "of the code under test, for the document")
