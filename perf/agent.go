@@ -25,6 +25,9 @@ type agent struct {
 	out  *os.File
 	done chan struct{} // closed when the process has ended
 
+	process daemonProcess
+	link    pod.Link
+
 	mu     sync.Mutex
 	stderr bytes.Buffer
 	err    error
@@ -65,10 +68,24 @@ func startAgent(ctx context.Context, l *lab.Lab, at lab.PodRef, args ...string) 
 		a.err = err
 		a.mu.Unlock()
 	}()
-	if _, err := a.reply(); err != nil {
+	if err := a.meet(); err != nil {
 		return nil, errors.Join(err, a.close())
 	}
 	return a, nil
+}
+
+// meet waits until the process is ready, and finds it on this machine.
+func (a *agent) meet() error {
+	if _, err := a.reply(); err != nil {
+		return err
+	}
+	u, err := a.usage()
+	if err != nil {
+		return err
+	}
+	a.link = u.Link
+	a.process, err = findProcess(u.Process)
+	return err
 }
 
 func (a *agent) ask(r pod.Request) (pod.Reply, error) {

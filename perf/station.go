@@ -39,20 +39,13 @@ var loopback = netip.AddrFrom4([4]byte{127, 0, 0, 1})
 
 // station is what a mode needs: who makes the load and who serves it, and what stands between.
 type station struct {
-	client, server *agent
-	proxies        []process
-	targets        []string
+	client  *agent
+	ends    []daemonProcess // client and server
+	proxies []daemonProcess
+	targets []string
 }
 
-// process is something whose CPU time can be read.
-type process interface{ cpu() (time.Duration, error) }
-
-func (a *agent) cpu() (time.Duration, error) {
-	u, err := a.usage()
-	return u.CPU, err
-}
-
-// daemonProcess is a ztunnel, by its process id.
+// daemonProcess is a process by its id in this PID namespace.
 type daemonProcess int
 
 func (p daemonProcess) cpu() (time.Duration, error) { return pod.CPUTime(int(p)) }
@@ -141,12 +134,9 @@ func (s *site) populatePlain(ctx context.Context, server netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	u, err := load.usage()
-	if err != nil {
-		return err
-	}
-	s.link = u.Link
-	s.stations[Direct] = &station{client: load, server: serve, targets: serverPorts.Targets(server)}
+	s.link = load.link
+	ends := []daemonProcess{load.process, serve.process}
+	s.stations[Direct] = &station{client: load, ends: ends, targets: serverPorts.Targets(server)}
 	for _, r := range []struct {
 		mode      Mode
 		in, out   pod.Ports
@@ -160,7 +150,7 @@ func (s *site) populatePlain(ctx context.Context, server netip.Addr) error {
 		if err != nil {
 			return err
 		}
-		s.stations[r.mode] = &station{client: load, server: serve, proxies: []process{out, in}, targets: r.out.Targets(loopback)}
+		s.stations[r.mode] = &station{client: load, ends: ends, proxies: []daemonProcess{out.process, in.process}, targets: r.out.Targets(loopback)}
 	}
 	return nil
 }
@@ -174,11 +164,7 @@ func (s *site) populateMesh(ctx context.Context, server netip.Addr) error {
 	if err != nil {
 		return err
 	}
-	st := &station{client: load, server: serve, targets: serverPorts.Targets(server)}
-	for _, z := range s.ztunnels {
-		st.proxies = append(st.proxies, z)
-	}
-	s.stations[Ztunnel] = st
+	s.stations[Ztunnel] = &station{client: load, ends: []daemonProcess{load.process, serve.process}, proxies: s.ztunnels, targets: serverPorts.Targets(server)}
 	return nil
 }
 
@@ -210,12 +196,11 @@ func (st *station) measure(load pod.Load) (sample, error) {
 	if _, err := st.client.ask(pod.Request{Prepare: &load}); err != nil {
 		return sample{}, err
 	}
-	ends := []process{st.client, st.server}
 	proxyBefore, err := sum(st.proxies)
 	if err != nil {
 		return sample{}, err
 	}
-	endsBefore, err := sum(ends)
+	endsBefore, err := sum(st.ends)
 	if err != nil {
 		return sample{}, err
 	}
@@ -227,7 +212,7 @@ func (st *station) measure(load pod.Load) (sample, error) {
 	if err != nil {
 		return sample{}, err
 	}
-	endsAfter, err := sum(ends)
+	endsAfter, err := sum(st.ends)
 	if err != nil {
 		return sample{}, err
 	}
@@ -244,7 +229,7 @@ func (st *station) measure(load pod.Load) (sample, error) {
 	return sample{result: *reply.Result, proxy: proxy, total: proxy + endsAfter - endsBefore}, nil
 }
 
-func sum(list []process) (total time.Duration, err error) {
+func sum(list []daemonProcess) (total time.Duration, err error) {
 	for _, p := range list {
 		d, err := p.cpu()
 		if err != nil {

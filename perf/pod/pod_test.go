@@ -134,9 +134,14 @@ func TestUsage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	u := load.ask(Request{Usage: true}).Usage
-	if u == nil || u.CPU < before || u.CPU > before+10*time.Second || u.RSSBytes < 1<<20 {
-		t.Errorf("%+v, own CPU time before that %s", u, before)
+	if own, err := CPUTime(0); err != nil || own < before || own > before+10*time.Second {
+		t.Errorf("own CPU time %s, %v; by process id %s", own, err, before)
+	}
+	if u := load.ask(Request{Usage: true}).Usage; u == nil || u.Process.PID != os.Getpid() || u.Process.Namespace == "" {
+		t.Errorf("%+v", u)
+	}
+	if rss, err := Memory("self", "VmRSS"); err != nil || rss < 1<<20 {
+		t.Errorf("%d bytes resident, %v", rss, err)
 	}
 	if _, err := CPUTime(1 << 22); err == nil {
 		t.Error("a process that does not exist has used CPU time")

@@ -28,11 +28,16 @@ type Reply struct {
 	Result *Result `json:",omitempty"`
 }
 
-// Usage is what a process has used so far.
+// Usage is who a process is, and where.
 type Usage struct {
-	CPU      time.Duration // user and system, of all threads
-	RSSBytes int64
-	Link     Link
+	Process Identity
+	Link    Link
+}
+
+// Identity is how a process knows itself: in its own PID namespace, which /proc/PID/ns/pid names.
+type Identity struct {
+	PID       int
+	Namespace string
 }
 
 // Link is a pod's way out.

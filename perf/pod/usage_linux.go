@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
 	"unsafe"
 
@@ -13,18 +14,14 @@ import (
 )
 
 func usage() (Usage, error) {
-	cpu, err := CPUTime(0)
+	ns, err := os.Readlink("/proc/self/ns/pid")
 	if err != nil {
 		return Usage{}, err
 	}
-	rss, err := Memory("self", "VmRSS")
-	if err != nil {
-		return Usage{}, err
-	}
-	return Usage{CPU: cpu, RSSBytes: rss, Link: uplink()}, nil
+	return Usage{Process: Identity{PID: os.Getpid(), Namespace: ns}, Link: uplink()}, nil
 }
 
-// CPUTime is the CPU time that a process has used, to the nanosecond; 0 means this one. It needs no rights, only that
+// CPUTime is the CPU time that a process has used, user and system, to the nanosecond; 0 means this one. It needs no rights, only that
 // the process is in this PID namespace (clock_getcpuclockid(3)).
 func CPUTime(pid int) (time.Duration, error) {
 	clock := int32(unix.CLOCK_PROCESS_CPUTIME_ID)
