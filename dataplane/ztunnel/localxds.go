@@ -4,12 +4,15 @@ package ztunnel
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
@@ -26,12 +29,31 @@ type document struct {
 	work  *workCounter
 	log   *slog.Logger
 
-	last []byte          // the last version of which something was applied
-	held map[object]bool // what of it is in the store
+	loaded bool
+	last   [sha256.Size]byte // of the last version of which something was applied
+	held   []object          // what of it is in the store, sorted
 }
 
 // object is one of the document's: the section it stands in, and its uid or key.
-type object struct{ section, key string }
+type object struct {
+	section section
+	key     string
+}
+
+type section uint8
+
+const (
+	workloads section = iota
+	services
+	policyObjects
+)
+
+// String is what the document calls the section.
+func (s section) String() string { return [...]string{"workloads", "services", "policies"}[s] }
+
+func (o object) compare(p object) int {
+	return cmp.Or(cmp.Compare(o.section, p.section), strings.Compare(o.key, p.key))
+}
 
 // load reads the document and applies the difference to what it held before, object by object: a bad one keeps its last good
 // version. The error joins every problem; applied says whether there is anything else. If not, nothing is changed.
@@ -43,56 +65,62 @@ func (d *document) load() (applied bool, err error) {
 		}
 		name = d.Path
 	}
-	if d.last != nil && bytes.Equal(d.last, data) {
+	sum := sha256.Sum256(data)
+	if d.loaded && d.last == sum {
 		return true, nil
 	}
-	local, err := xds.DecodeLocal(data)
-	if err != nil {
-		err = fmt.Errorf("read local configuration %s: %w", name, err)
-		if len(local.Workloads)+len(local.Services)+len(local.Policies) == 0 {
-			return false, err
+	var local xds.Local
+	frugally(bytes.Count(data, []byte("\n")), func() {
+		local, err = xds.DecodeLocal(data)
+		data = nil // so that it need not be kept beside what it becomes
+		if err != nil {
+			err = fmt.Errorf("read local configuration %s: %w", name, err)
 		}
-	}
-	d.last = data
-	d.apply(local)
-	return true, err
+		if applied = err == nil || len(local.Workloads)+len(local.Services)+len(local.Policies) > 0; applied {
+			d.loaded, d.last = true, sum
+			d.apply(local)
+		}
+	})
+	return applied, err
 }
 
 func (d *document) apply(l xds.Local) {
 	delta := catalog.Delta{Workloads: l.Workloads, Services: l.Services, Policies: l.Policies}
-	now := make(map[object]bool)
+	now := make([]object, 0, len(l.Workloads)+len(l.Services)+len(l.Policies))
 	for _, w := range l.Workloads {
-		now[object{"workloads", w.UID}] = true
+		now = append(now, object{workloads, w.UID})
 	}
 	for _, s := range l.Services {
-		now[object{"services", s.Key()}] = true
+		now = append(now, object{services, s.Key()})
 	}
 	for _, p := range l.Policies {
-		now[object{"policies", p.Key()}] = true
+		now = append(now, object{policyObjects, p.Key()})
 	}
-	kept := 0
-	for o := range d.held {
+	slices.SortFunc(now, object.compare)
+	var kept []object
+	for _, o := range d.held {
+		_, still := slices.BinarySearchFunc(now, o, object.compare)
 		switch {
-		case now[o]:
+		case still:
 		case slices.ContainsFunc(l.Bad, o.mayBe):
-			now[o] = true
-			kept++
-		case o.section == "policies":
+			kept = append(kept, o)
+		case o.section == policyObjects:
 			delta.RemovedPolicies = append(delta.RemovedPolicies, o.key)
 		default:
 			delta.RemovedAddresses = append(delta.RemovedAddresses, o.key)
 		}
 	}
-	d.held = now
+	d.held = slices.Concat(now, kept)
+	slices.SortFunc(d.held, object.compare)
 	d.store.Apply(delta)
 	d.work.add()
 	d.log.Info("local configuration applied", "workloads", len(l.Workloads), "services", len(l.Services), "policies", len(l.Policies),
-		"bad", len(l.Bad), "kept", kept)
+		"bad", len(l.Bad), "kept", len(kept))
 }
 
 // mayBe reports whether b may be a bad version of o.
 func (o object) mayBe(b xds.BadLocal) bool {
-	return (b.Section == "" || b.Section == o.section) && (b.Key == "" || b.Key == o.key)
+	return (b.Section == "" || b.Section == o.section.String()) && (b.Key == "" || b.Key == o.key)
 }
 
 // report logs every problem of a document that was loaded, or not.

@@ -17,7 +17,12 @@ type state struct {
 }
 
 // Update applies every resource that is sound and rejects the others by name: they keep their last good version.
-func (s *state) Update(typeURL string, up []xds.Resource, removed []string) []xds.Rejection {
+func (s *state) Update(typeURL string, up []xds.Resource, removed []string) (bad []xds.Rejection) {
+	frugally(len(up), func() { bad = s.update(typeURL, up, removed) })
+	return bad
+}
+
+func (s *state) update(typeURL string, up []xds.Resource, removed []string) []xds.Rejection {
 	var d catalog.Delta
 	var bad []xds.Rejection
 	switch typeURL {
