@@ -13,8 +13,8 @@ import (
 // that fills by the second; who uses it up loses the connection (ENHANCE_YOUR_CALM, RFC 9113 §10.5). All are per
 // connection and far above what peers need: a proxy that opens 10 000 tunnels per second stays below every one.
 type abuse struct {
-	// noise counts frames that carry nothing: PING, SETTINGS, PRIORITY, unknown ones, empty DATA, RST_STREAM for
-	// streams that are gone, 1xx responses. A stream that is opened earns some, as its end may cross ours on the wire.
+	// noise counts frames that carry nothing: PING, SETTINGS, PRIORITY, unknown ones, DATA that is empty or padding for
+	// the most part, RST_STREAM for streams that are gone, 1xx responses. A stream that is opened earns some, as its end may cross ours on the wire.
 	noise allowance
 	// faults counts streams that we had to reset because of what the peer sent on them (CVE-2025-8671).
 	faults allowance
@@ -28,9 +28,9 @@ type abuse struct {
 
 func newAbuse(now time.Time) abuse {
 	return abuse{
-		noise:     newAllowance(500, 100, now),
-		faults:    newAllowance(50, 10, now),
-		abandoned: newAllowance(400, 200, now),
+		noise:     newAllowance(300, 100, now),
+		faults:    newAllowance(20, 5, now),
+		abandoned: newAllowance(200, 100, now),
 		updates:   newAllowance(1000, 100, now),
 	}
 }

@@ -34,6 +34,8 @@ type Config struct {
 	// Budget bounds the bytes that all connections sharing it may queue for slow applications; nil means one
 	// budget of 16 MiB for the process.
 	Budget *Budget
+	// Guard slows down clients whose connections to a server fail for what they do; nil means one for the process.
+	Guard *Guard
 }
 
 // Budget counts bytes queued for slow applications across connections. No connection may queue more than a third of what
@@ -89,6 +91,9 @@ func (c Config) withDefaults(maxStreams, maxHeaderList uint32) Config {
 	}
 	if c.Budget == nil {
 		c.Budget = processBudget
+	}
+	if c.Guard == nil {
+		c.Guard = processGuard
 	}
 	return c
 }

@@ -44,8 +44,11 @@ type conn struct {
 	// Owned by the read loop.
 	parser    *parser
 	current   *stream // of the DATA frame being read, nil if its payload is dropped
-	empty     bool    // that frame, so far
+	content   int     // bytes of the application in that frame, so far
+	padded    int     // and of padding
 	abuse     abuse
+	small     *chunk // small payloads of smallOf that came together
+	smallOf   *stream
 	preface   int    // bytes of the client's preface still expected
 	highestID uint32 // opened by the peer; read by others under mu
 

@@ -49,29 +49,68 @@ func (c *conn) data(id, length uint32) error {
 	case s != nil && s.inputEnded():
 		err, s = c.failFor(s, http2.ErrCodeStreamClosed), nil
 	}
-	c.current, c.empty = s, true
+	c.current, c.content, c.padded = s, 0, 0
 	return err
 }
 
 // payload implements sink.
 func (c *conn) payload(b []byte) error {
 	s := c.current
-	c.empty = false
+	c.content += len(b)
 	if s == nil {
 		c.received(nil, len(b), 0, 0)
 		return nil
 	}
+	if len(b) <= smallMax {
+		c.collect(s, b)
+		return nil
+	}
+	c.deliverSmall()
+	c.deliver(s, b)
+	return nil
+}
+
+// deliver hands b to the application of s, and books it.
+func (c *conn) deliver(s *stream, b []byte) {
 	taken, queued, err := s.deliver(b)
 	c.received(s, len(b), taken, queued)
 	if err != nil {
 		s.appFailed("write", err)
 	}
-	return nil
+}
+
+// smallMax is the largest payload that waits for the next one: a peer that sends byte by byte costs one system call for
+// what comes in one read, not one for each byte.
+const smallMax = 256
+
+// collect keeps a small payload of s until deliverSmall.
+func (c *conn) collect(s *stream, b []byte) {
+	if c.small != nil && (c.smallOf != s || c.small.w+len(b) > queueChunk) {
+		c.deliverSmall()
+	}
+	if c.small == nil {
+		c.small, c.smallOf = chunks.get(), s
+		c.small.w = 0
+	}
+	c.small.w += copy(c.small.buf[c.small.w:], b)
+}
+
+// deliverSmall hands over what was collected.
+func (c *conn) deliverSmall() {
+	k := c.small
+	if k == nil {
+		return
+	}
+	c.small = nil
+	c.deliver(c.smallOf, k.buf[:k.w])
+	c.smallOf = nil
+	chunks.put(k)
 }
 
 // padding implements sink. Padding costs window, so it is given back like bytes that were taken.
 func (c *conn) padding(n int) {
 	c.received(c.current, n, n, 0)
+	c.padded += n
 }
 
 // dataEnd implements sink.
@@ -79,10 +118,11 @@ func (c *conn) dataEnd(endStream bool) error {
 	s := c.current
 	c.current = nil
 	if s != nil && endStream {
+		c.deliverSmall()
 		s.endInput()
 		return nil
 	}
-	if c.empty {
+	if c.content <= c.padded {
 		return c.noise(1, http2.FrameData)
 	}
 	return nil
@@ -108,6 +148,7 @@ func (c *conn) streamError(id uint32, code Code, cause error) error {
 
 // frame implements sink.
 func (c *conn) frame(f http2.Frame) error {
+	c.deliverSmall() // which may be about to be reset
 	switch f := f.(type) {
 	case *http2.MetaHeadersFrame:
 		return c.headers(f)

@@ -17,6 +17,7 @@ func (c *conn) tick() {
 		return
 	}
 	late := !c.pingSent.IsZero() && now.Sub(c.pingSent) >= c.cfg.PingTimeout
+	deaf := !c.acked && now.Sub(c.since) >= c.cfg.PingTimeout
 	idle := c.idleFor > 0 && c.active == 0 && now.Sub(c.idleSince) >= c.idleFor
 	ping := c.pingSent.IsZero() && !now.Before(c.pingAt)
 	if ping {
@@ -30,6 +31,8 @@ func (c *conn) tick() {
 	switch {
 	case late:
 		c.fail(connErr(http2.ErrCodeNo, "peer answered no PING for %v", c.cfg.PingTimeout))
+	case deaf: // RFC 9113 §6.5.3
+		c.fail(connErr(http2.ErrCodeSettingsTimeout, "peer did not acknowledge SETTINGS for %v", c.cfg.PingTimeout))
 	case idle:
 		c.finish()
 		c.owner.changed(c)
@@ -44,6 +47,9 @@ func (c *conn) nextTick(now time.Time) time.Duration {
 	next := c.pingAt
 	if !c.pingSent.IsZero() {
 		next = c.pingSent.Add(c.cfg.PingTimeout)
+	}
+	if t := c.since.Add(c.cfg.PingTimeout); !c.acked && t.Before(next) {
+		next = t
 	}
 	if c.idleFor > 0 && c.active == 0 {
 		if t := c.idleSince.Add(c.idleFor); t.Before(next) {

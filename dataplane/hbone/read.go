@@ -78,5 +78,6 @@ func (c *conn) consume(b []byte, more bool) (int, error) {
 		c.preface -= skipped
 	}
 	n, err := c.parser.feed(b[skipped:], more)
+	c.deliverSmall()
 	return skipped + n, err
 }

@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -141,7 +142,9 @@ func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
 			c.cut("drain time is over")
 		}
 	})
-	err = c.run()
+	if err = c.run(); offence(err) {
+		s.cfg.Guard.offend(remote.Addr())
+	}
 	handlers.Wait()
 	stop()
 	close(over)
@@ -159,7 +162,16 @@ func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.Wa
 	if err != nil {
 		return nil, nil, fmt.Errorf("tls configuration: %w", err)
 	}
+	leave, err := s.cfg.Guard.admit(hctx, addrPort(t.RemoteAddr()).Addr())
+	if err != nil {
+		return nil, nil, err
+	}
+	if gone(t) {
+		leave(false)
+		return nil, nil, fmt.Errorf("%v: %w", StageTLS, io.EOF)
+	}
 	rec, tc, err := handshake(hctx, t, cfg, tls.Server)
+	leave(err != nil && !errors.Is(err, io.EOF))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%v: %w", StageTLS, err)
 	}

@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/ambientlab/ambientlab/topologies/workload"
+	"github.com/ambientlab/ambientlab/topologies/workload/attack"
 	"github.com/ambientlab/ambientlab/topologies/workload/credential"
 	"github.com/ambientlab/ambientlab/topologies/workload/forge"
 )
@@ -35,6 +36,7 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload resolve [flags] NAME
                                  print a name server's answer as JSON; exit 1 if there was none
        workload dns [flags]      be a name server for tests until SIGTERM; prints "ready"
+       workload attack KIND      be a hostile HTTP/2 peer; print how that went as JSON
        workload look PATH...     print what the pod sees at each path as JSON
        workload connect [flags] HOST:PORT
                                  send one CONNECT made by hand, with that certificate; prints the answer as JSON
@@ -67,6 +69,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, resolve(ctx, args[1:], stdout, stderr))
 	case "dns":
 		return fail(stderr, nameServer(ctx, args[1:], stdout, stderr))
+	case "attack":
+		return fail(stderr, assault(ctx, args[1:], stdout, stderr))
 	case "look":
 		return fail(stderr, json.NewEncoder(stdout).Encode(workload.LookAt(args[1:])))
 	case "tunnel":
@@ -186,6 +190,20 @@ func syn(args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	return json.NewEncoder(stdout).Encode(reply)
+}
+
+func assault(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	cfg, err := attack.Parse(args, stderr)
+	if err != nil {
+		return usageError{err}
+	}
+	res, err := attack.Run(ctx, cfg)
+	if err != nil {
+		return usageError{err}
+	}
+	enc := json.NewEncoder(stdout)
+	enc.SetIndent("", "  ")
+	return enc.Encode(res)
 }
 
 func call(ctx context.Context, args []string, stdout, stderr io.Writer) error {

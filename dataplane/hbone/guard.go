@@ -1,0 +1,147 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/netip"
+	"sync"
+	"time"
+)
+
+// Guard keeps clients that misbehave from keeping a process busy with new connections. Each address may have so many
+// TLS handshakes under way, and the rest wait their turn, holding no TLS state. One whose connections had to be ended for
+// what it sent, or did not come to carry HTTP/2, waits before its next handshake, the longer the more of them there were
+// of late. Nobody is turned away, as an address may stand for many (a gateway).
+type Guard struct {
+	mu      sync.Mutex
+	callers map[netip.Addr]*caller
+}
+
+const (
+	handshakesPerAddr = 32
+	// An address may offend so often before it waits; each further offence costs so much, up to a limit, and is forgotten
+	// in so much time.
+	offencesFree   = 4
+	offenceWait    = 100 * time.Millisecond
+	offenceWaitMax = 2 * time.Second
+	offenceMemory  = 10 * time.Second
+	// callersMax bounds what is remembered; beyond it nobody new is.
+	callersMax = 4096
+)
+
+// caller is what is known of an address.
+type caller struct {
+	slots    chan struct{}
+	users    int     // that hold or want a slot
+	offences float64 // fading, as of seen
+	seen     time.Time
+}
+
+// NewGuard returns a guard that knows nobody.
+func NewGuard() *Guard { return &Guard{callers: make(map[netip.Addr]*caller)} }
+
+// processGuard serves every Config that names none.
+var processGuard = NewGuard()
+
+// admit waits until a client may begin its handshake; leave ends it.
+func (g *Guard) admit(ctx context.Context, a netip.Addr) (leave func(offence bool), err error) {
+	now := time.Now()
+	g.mu.Lock()
+	c := g.caller(a, now)
+	c.users++
+	wait := c.wait()
+	g.mu.Unlock()
+	held := false
+	leave = func(offence bool) {
+		if held {
+			<-c.slots
+		}
+		g.mu.Lock()
+		c.users--
+		if offence {
+			c.fade(time.Now())
+			c.offences++
+		}
+		g.mu.Unlock()
+	}
+	if err := sleep(ctx, wait); err == nil {
+		select {
+		case c.slots <- struct{}{}:
+			held = true
+			return leave, nil
+		case <-ctx.Done():
+		}
+	}
+	leave(false)
+	return nil, fmt.Errorf("wait for %d other handshakes of %v: %w", handshakesPerAddr, a, context.Cause(ctx))
+}
+
+// offend notes that a client's connection had to be ended for what it sent.
+func (g *Guard) offend(a netip.Addr) {
+	now := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.caller(a, now)
+	c.offences++
+}
+
+// caller finds or makes the entry of a, faded to now. g.mu is held.
+func (g *Guard) caller(a netip.Addr, now time.Time) *caller {
+	if c := g.callers[a]; c != nil {
+		c.fade(now)
+		return c
+	}
+	c := &caller{slots: make(chan struct{}, handshakesPerAddr), seen: now}
+	if len(g.callers) >= callersMax {
+		g.forget(now)
+	}
+	if len(g.callers) < callersMax {
+		g.callers[a] = c
+	}
+	return c
+}
+
+// forget drops who has long behaved. g.mu is held.
+func (g *Guard) forget(now time.Time) {
+	for a, c := range g.callers {
+		if c.fade(now); c.users == 0 && c.offences < 1 {
+			delete(g.callers, a)
+		}
+	}
+}
+
+func (c *caller) fade(now time.Time) {
+	c.offences *= math.Exp(-now.Sub(c.seen).Seconds() / offenceMemory.Seconds())
+	c.seen = now
+}
+
+func (c *caller) wait() time.Duration {
+	if c.offences <= offencesFree {
+		return 0
+	}
+	return min(offenceWaitMax, time.Duration((c.offences-offencesFree)*float64(offenceWait)))
+}
+
+// offence reports whether a connection ended for what its client sent.
+func offence(err error) bool {
+	var ce *ConnectionError
+	return errors.As(err, &ce) && ce.ours && ce.Code != 0
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	if d == 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

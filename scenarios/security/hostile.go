@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package security
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/workload"
+	"github.com/ambientlab/ambientlab/topologies/workload/attack"
+)
+
+// What an attack may do to its victim: a ztunnel may grow by so much, and its other clients' calls may take so long at
+// 200 per second, with the attacker on the same cores. None may fail.
+const (
+	growth         = 20_000 // kB
+	growthHalfOpen = 55_000 // kB, with 3 000 handshakes under way
+	latency        = 25 * time.Millisecond
+)
+
+var _ = Describe("a hostile peer", func() {
+	// Four connections each, one kind after the other, as long as it takes to use every allowance up several times.
+	It("with a certificate floods a proxy, and its other clients do not notice", Label("FI-07"), func(ctx SpecContext) {
+		s := besiege(ctx)
+		for _, kind := range []string{"rapid-reset", "made-you-reset", "settings", "goaway", "ping"} {
+			s.attack(ctx, kind, 500*time.Millisecond, growth)
+		}
+	}, SpecTimeout(world.Budget.LongSpec))
+
+	It("reads slowly or not at all, and its other clients do not notice", Label("FI-06"), func(ctx SpecContext) {
+		s := besiege(ctx)
+		for _, kind := range []string{"slow-read", "never-read"} {
+			s.attack(ctx, kind, 700*time.Millisecond, growth)
+		}
+	}, SpecTimeout(world.Budget.LongSpec))
+
+	It("without a certificate leaves handshakes half done, and its other clients do not notice", Label("SE-05"), func(ctx SpecContext) {
+		s := besiege(ctx)
+		s.attack(ctx, "plain", 500*time.Millisecond, growth)
+		s.attack(ctx, "half-open", time.Second, growthHalfOpen)
+	}, SpecTimeout(world.Budget.LongSpec))
+
+	It("does everything it can for ten seconds each", Label("FI-06", "FI-07", "SE-05", "slow"), func(ctx SpecContext) {
+		s := besiege(ctx)
+		for _, certificate := range []bool{true, false} {
+			for _, kind := range attack.Kinds(certificate) {
+				limit := growth
+				if kind == "half-open" || kind == "hello" {
+					limit = growthHalfOpen
+				}
+				s.attack(ctx, kind, 10*time.Second, limit)
+			}
+		}
+	}, SpecTimeout(20*time.Minute))
+})
+
+// siege is a victim with an honest client and an attacker, a pod that has a certificate of its own.
+type siege struct {
+	l                  *world.World
+	hostile, web, cart lab.PodInfo
+	victim             lab.Daemon
+}
+
+func besiege(ctx SpecContext) *siege {
+	GinkgoHelper()
+	l := twoNodes(ctx)
+	l.Needs(lab.CapSignal)
+	s := &siege{l: l, hostile: attacker(ctx, l, "hostile"), web: l.Pod("shop/web"), cart: l.Pod("shop/cart"), victim: l.Daemon("node2", lab.DaemonZtunnel)}
+	Expect(s.load(ctx, 500*time.Millisecond).Failed).To(BeZero(), "control: without an attack nothing fails")
+	return s
+}
+
+// load is the honest client: 200 calls per second, each with a connection of its own.
+func (s *siege) load(ctx context.Context, d time.Duration) workload.Result {
+	GinkgoHelper()
+	res, err := s.l.Call(ctx, s.web.PodRef, url(s.cart), workload.Options{Interval: 5 * time.Millisecond, Concurrency: 32, Duration: d})
+	Expect(err).NotTo(HaveOccurred())
+	return res
+}
+
+// attack attacks while the honest client calls.
+func (s *siege) attack(ctx context.Context, kind string, d time.Duration, limit int) {
+	GinkgoHelper()
+	status, err := s.victim.Status(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	before := rss(status.PID)
+	type outcome struct {
+		res attack.Result
+		err error
+	}
+	done := make(chan outcome, 1)
+	go func() {
+		defer GinkgoRecover()
+		argv := []string{"workload", "attack", kind, "--to", netip.AddrPortFrom(s.cart.Addr(false), mesh.PortHBONE).String(),
+			"--cert", certDir, "--duration", d.String()}
+		out, err := s.l.Output(ctx, s.hostile.PodRef, argv...)
+		var o outcome
+		if o.err = err; err == nil {
+			o.err = json.Unmarshal(out, &o.res)
+		}
+		done <- o
+	}()
+	most := make(chan int, 1)
+	stop := make(chan struct{})
+	go func() { most <- highest(status.PID, stop) }()
+	honest := s.load(ctx, d+100*time.Millisecond)
+	attacked := <-done
+	close(stop)
+	grew := <-most - before
+	Expect(attacked.err).NotTo(HaveOccurred())
+	AddReportEntry(kind, fmt.Sprintf("%+v; grew %d kB; honest %d ok, %d failed, p50 %v, p99 %v, max %v", attacked.res, grew,
+		honest.OK, honest.Failed, honest.LatencyP50, honest.LatencyP99, honest.LatencyMax))
+	Expect(attacked.res.Opened).To(BeNumerically(">", 0))
+	Expect(honest.Failed).To(BeZero(), "%s: calls of another client failed: %v", kind, honest.Errors)
+	middling := honest.LatencyP99
+	if d < time.Second*10 {
+		middling = honest.LatencyP50 // a short attack is all beginning
+	}
+	Expect(middling).To(BeNumerically("<=", latency), "%s: %d calls of another client", kind, honest.OK)
+	Expect(grew).To(BeNumerically("<=", limit), "%s: kB that the victim grew by", kind)
+	status2, err := s.victim.Status(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(status2.PID).To(Equal(status.PID), "%s: the victim is another process now", kind)
+}
+
+// rss is a process's resident memory in kB.
+func rss(pid int) int {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			n, _ := strconv.Atoi(strings.Fields(v)[0])
+			return n
+		}
+	}
+	return 0
+}
+
+// highest is the most that rss was until stop.
+func highest(pid int, stop <-chan struct{}) int {
+	most := 0
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		most = max(most, rss(pid))
+		select {
+		case <-tick.C:
+		case <-stop:
+			return most
+		}
+	}
+}
