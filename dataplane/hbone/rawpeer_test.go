@@ -18,9 +18,10 @@ import (
 // rawPeer speaks HTTP/2 frame by frame, for everything that a well-behaved peer would not do.
 type rawPeer struct {
 	*tls.Conn
-	fr    *http2.Framer
-	enc   *hpack.Encoder
-	block bytes.Buffer
+	fr     *http2.Framer
+	enc    *hpack.Encoder
+	block  bytes.Buffer
+	opened uint32
 }
 
 func newRawPeer(c *net.TCPConn, server *tls.Config) *rawPeer {
