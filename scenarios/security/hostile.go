@@ -104,7 +104,7 @@ func (s *siege) attack(ctx context.Context, kind string, d time.Duration, limit 
 	go func() {
 		defer GinkgoRecover()
 		argv := []string{"workload", "attack", kind, "--to", netip.AddrPortFrom(s.cart.Addr(false), mesh.PortHBONE).String(),
-			"--cert", certDir, "--duration", d.String()}
+			"--cert", "/tmp/cert", "--duration", d.String()}
 		out, err := s.l.Output(ctx, s.hostile.PodRef, argv...)
 		var o outcome
 		if o.err = err; err == nil {
