@@ -68,7 +68,7 @@ func (a *Authority) SignCSR(csrPEM []byte, id mesh.Identity, ttl time.Duration) 
 	return a.load().signCSR(csrPEM, id, ttl)
 }
 
-func (a *signing) signCSR(csrPEM []byte, id mesh.Identity, ttl time.Duration) (chain [][]byte, err error) {
+func (s *signing) signCSR(csrPEM []byte, id mesh.Identity, ttl time.Duration) (chain [][]byte, err error) {
 	csr, err := parseRequest(csrPEM, id)
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", id, err)
@@ -80,12 +80,12 @@ func (a *signing) signCSR(csrPEM []byte, id mesh.Identity, ttl time.Duration) (c
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", id, err)
 	}
-	der, err := a.issue(&x509.Certificate{URIs: []*url.URL{uri}}, csr.PublicKey, ttl)
+	der, err := s.issue(&x509.Certificate{URIs: []*url.URL{uri}}, csr.PublicKey, ttl)
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", id, err)
 	}
 	chain = [][]byte{encodeCertificate(der)}
-	for _, c := range slices.Concat(a.chain, a.bundle) {
+	for _, c := range slices.Concat(s.chain, s.bundle) {
 		chain = append(chain, encodeCertificate(c.Raw))
 	}
 	return chain, nil
@@ -132,15 +132,15 @@ func checkKey(key crypto.PublicKey) error {
 }
 
 // issue completes and signs t.
-func (a *signing) issue(t *x509.Certificate, key crypto.PublicKey, ttl time.Duration) ([]byte, error) {
+func (s *signing) issue(t *x509.Certificate, key crypto.PublicKey, ttl time.Duration) ([]byte, error) {
 	serial, err := newSerial()
 	if err != nil {
 		return nil, err
 	}
 	now := time.Now()
 	t.SerialNumber, t.NotBefore, t.NotAfter = serial, now.Add(-backdate), now.Add(ttl)
-	if t.NotAfter.After(a.issuer.NotAfter) {
-		t.NotAfter = a.issuer.NotAfter
+	if t.NotAfter.After(s.issuer.NotAfter) {
+		t.NotAfter = s.issuer.NotAfter
 	}
 	t.KeyUsage = x509.KeyUsageDigitalSignature
 	if _, ok := key.(*rsa.PublicKey); ok {
@@ -148,7 +148,7 @@ func (a *signing) issue(t *x509.Certificate, key crypto.PublicKey, ttl time.Dura
 	}
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
 	t.BasicConstraintsValid = true
-	return x509.CreateCertificate(rand.Reader, t, a.issuer, key, a.key)
+	return x509.CreateCertificate(rand.Reader, t, s.issuer, key, s.key)
 }
 
 func newSerial() (*big.Int, error) {

@@ -141,7 +141,7 @@ func readCertificates(path string) ([]*x509.Certificate, error) {
 
 // choose finds the certificate that signs, and puts the root that it leads to first.
 func (s *signing) choose(chain []*x509.Certificate, now time.Time) error {
-	root := -1
+	var root int
 	chain = slices.DeleteFunc(chain, selfSigned) // roots are in the bundle
 	if i := slices.IndexFunc(chain, func(c *x509.Certificate) bool { return owns(s.key, c) }); i >= 0 {
 		s.issuer, s.chain = chain[i], chain[i:]

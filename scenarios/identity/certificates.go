@@ -58,14 +58,14 @@ var _ = Describe("certificates", func() {
 		awaitFresh(ctx, l, ttl*2/3)
 		Expect(control.Stop(ctx)).To(Succeed())
 		first := held(ctx, l, "node1")
-		Expect(observe(ctx, l, "shop/web", url)).To(expect.Tunnelled())
+		Expect(observe(ctx, l, url)).To(expect.Tunnelled())
 		Expect(held(ctx, l, "node1").serial).To(Equal(first.serial), "control: nobody signed meanwhile")
 
 		By("one that is longer")
 		for _, node := range l.Nodes() {
 			awaitState(ctx, l, node, "Unavailable: ")
 		}
-		obs := observe(ctx, l, "shop/web", url)
+		obs := observe(ctx, l, url)
 		Expect(obs.Call.OK).To(BeFalse(), obs.String())
 		Expect(obs.Outbound).NotTo(BeNil(), obs.String())
 		Expect(obs.Outbound.Record.Flags).To(Equal(telemetry.FlagIdentity), obs.String())
@@ -80,7 +80,7 @@ var _ = Describe("certificates", func() {
 			awaitState(ctx, l, node, "Available")
 		}
 		Expect(time.Since(back)).To(BeNumerically("<", 2*time.Second), "the authority's return was noticed")
-		Expect(observe(ctx, l, "shop/web", url)).To(expect.Tunnelled())
+		Expect(observe(ctx, l, url)).To(expect.Tunnelled())
 	}, SpecTimeout(world.Budget.Spec))
 })
 
@@ -179,9 +179,10 @@ func awaitState(ctx context.Context, l *world.World, node, prefix string) {
 	})).To(Succeed())
 }
 
-func observe(ctx SpecContext, l *world.World, from, url string) *world.Observation {
+// observe is one call from web, and all that is known of it.
+func observe(ctx SpecContext, l *world.World, url string) *world.Observation {
 	GinkgoHelper()
-	obs, err := l.Observe(ctx, l.Pod(from), url, workload.Options{Timeout: 10 * time.Second})
+	obs, err := l.Observe(ctx, l.Pod("shop/web"), url, workload.Options{Timeout: 10 * time.Second})
 	Expect(err).NotTo(HaveOccurred(), "%v", obs)
 	return obs
 }

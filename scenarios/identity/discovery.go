@@ -39,7 +39,7 @@ var _ = Describe("a control plane that sends nonsense", func() {
 		Expect(z.Restart(ctx, fmt.Sprintf("XDS_ADDRESS=https://%s", netip.AddrPortFrom(host.Addr(false), discoveryPort)))).To(Succeed())
 		Expect(z.Ready(ctx)).To(Succeed())
 		url := fmt.Sprintf("http://%s", netip.AddrPortFrom(cart.Addr(false), 8080))
-		Expect(observe(ctx, l, "shop/web", url)).To(expect.Tunnelled(), "control: what is right is in force")
+		Expect(observe(ctx, l, url)).To(expect.Tunnelled(), "control: what is right is in force")
 		before, err := z.Status(ctx)
 		Expect(err).NotTo(HaveOccurred())
 
@@ -90,6 +90,6 @@ var _ = Describe("a control plane that sends nonsense", func() {
 		Expect(r.Acked).To(BeTrue(), "%+v", r)
 		_, failed = kept.finish()
 		Expect(failed).To(BeEmpty(), "a connection that is there goes on, and new ones pass through")
-		Expect(observe(ctx, l, "shop/web", url)).NotTo(expect.Tunnelled(), "control: the workload is unknown now")
+		Expect(observe(ctx, l, url)).NotTo(expect.Tunnelled(), "control: the workload is unknown now")
 	}, SpecTimeout(world.Budget.Spec))
 })

@@ -41,11 +41,11 @@ var _ = Describe("an address that has changed hands", func() {
 		for _, node := range l.Nodes() {
 			restart(node, stale)
 		}
-		allowed := observe(ctx, l, "shop/web", at(cart.Addr(false), "tcp", 9000))
+		allowed := observe(ctx, l, at(cart.Addr(false), "tcp", 9000))
 		Expect(allowed.Call.OK).To(BeTrue(), allowed.String())
 		Expect(allowed.Inbound).NotTo(BeNil(), allowed.String())
 		Expect(allowed.Inbound.Record.Src.Identity).To(Equal(expect.Identity(web)), "control: its own identity is let in here")
-		denied := observe(ctx, l, "shop/web", at(cart.Addr(false), "http", 8080))
+		denied := observe(ctx, l, at(cart.Addr(false), "http", 8080))
 		Expect(denied.Call.OK).To(BeFalse(), "only the administrator may: %v", denied)
 		Expect(denied.Inbound.Record.Flags).To(Equal(telemetry.FlagDeny), denied.String())
 		Expect(denied.Inbound.Record.Src.Identity).To(Equal(expect.Identity(web)))
@@ -60,7 +60,7 @@ var _ = Describe("an address that has changed hands", func() {
 
 		By("a new owner whom the control plane does not know at all")
 		restart(web.Node, believe(belief{"gone", "admin", web.Node, web.IPs}, belief{"cart", "cart", cart.Node, cart.IPs}))
-		unknown := observe(ctx, l, "shop/web", at(cart.Addr(false), "http", 8080))
+		unknown := observe(ctx, l, at(cart.Addr(false), "http", 8080))
 		Expect(unknown.Call.OK).To(BeFalse(), unknown.String())
 		Expect(unknown.Outbound.Error).To(ContainSubstring("unknown source"), unknown.String())
 		d, err := l.ConfigDump(ctx, web.Node)

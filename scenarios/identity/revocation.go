@@ -27,7 +27,7 @@ var _ = Describe("a revoked certificate", func() {
 		Expect(err).NotTo(HaveOccurred())
 		ca := meshAuthority(ctx, l)
 		url := fmt.Sprintf("http://%s", netip.AddrPortFrom(l.Pod("shop/cart").Addr(false), 8080))
-		Expect(observe(ctx, l, "shop/web", url)).To(expect.Tunnelled(), "control: there are no lists yet")
+		Expect(observe(ctx, l, url)).To(expect.Tunnelled(), "control: there are no lists yet")
 
 		By("the client's, told to the server's proxy")
 		cutAndRefused(ctx, l, "node2", ca.revoke(held(ctx, l, "node1").serial), telemetry.Inbound)
@@ -39,13 +39,13 @@ var _ = Describe("a revoked certificate", func() {
 		writeFile(ctx, l, ztunnelPod("node2"), crlPath,
 			strangerAuthority(ca).revoke(held(ctx, l, "node1").serial)+ca.revoke("12345"))
 		awaitCRL(ctx, l, "node2", func(c crlState) bool { return c.Error == "" && len(c.Lists) == 2 })
-		Expect(observe(ctx, l, "shop/web", url)).To(expect.Tunnelled(), "control: the right number, but not by its issuer")
+		Expect(observe(ctx, l, url)).To(expect.Tunnelled(), "control: the right number, but not by its issuer")
 
 		By("the server's, told to the client's proxy")
 		cutAndRefused(ctx, l, "node1", ca.revoke(held(ctx, l, "node2").serial), telemetry.Outbound)
 		writeFile(ctx, l, ztunnelPod("node1"), crlPath, "")
 		awaitCRL(ctx, l, "node1", func(c crlState) bool { return c.Error == "" && len(c.Lists) == 0 })
-		Expect(observe(ctx, l, "shop/web", url)).To(expect.Tunnelled(), "control: nobody is revoked any more")
+		Expect(observe(ctx, l, url)).To(expect.Tunnelled(), "control: nobody is revoked any more")
 	}, SpecTimeout(world.Budget.Spec))
 })
 
