@@ -21,7 +21,7 @@ import (
 // AloneCommand is the argument that makes command perf a process that package alone starts.
 const AloneCommand = "alone"
 
-// Waits of the memory case. A ztunnel looks every two seconds whether it has come to rest, and then gives memory back.
+// Waits of the memory case. A ztunnel gives memory back within three seconds after it has come to rest.
 const (
 	afterReady = 3 * time.Second
 	atRest     = 6 * time.Second

@@ -2,7 +2,11 @@
 
 package catalog
 
-import "github.com/ambientlab/ambientlab/dataplane/mesh"
+import (
+	"strings"
+
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
+)
 
 // interner keeps one copy of each string that many objects share. Names that are unique to one object (uid, name) are
 // not interned. Package unique is of no use here: it forgets a value when its handle dies, and we keep strings.
@@ -28,6 +32,9 @@ func (in *interner) str(s *string) {
 }
 
 func (in *interner) workload(w *mesh.Workload) {
+	if strings.HasSuffix(w.UID, w.Name) { // as the control plane makes it: one string for both
+		w.Name = w.UID[len(w.UID)-len(w.Name):]
+	}
 	for _, p := range []*string{
 		&w.Namespace, &w.Network, &w.TrustDomain, &w.ServiceAccount, &w.Node, &w.CanonicalName, &w.CanonicalRevision,
 		&w.WorkloadName, &w.ClusterID, &w.Locality.Region, &w.Locality.Zone, &w.Locality.Subzone,

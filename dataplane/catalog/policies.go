@@ -137,8 +137,11 @@ func (s *scopeEdit) index() *authz.Index {
 	return authz.NewIndex(slices.Clip(list))
 }
 
-// finish builds what depends on several objects of the edit.
+// finish makes what depends on several objects of the edit, and gives back what it needed only meanwhile.
 func (e *edit) finish() {
+	e.snap.workloads.trim(e.epoch)
+	e.snap.names.trim(e.epoch)
+	e.snap.addrs.trim(e.epoch)
 	if !e.policies.changed {
 		return
 	}

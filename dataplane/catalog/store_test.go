@@ -413,3 +413,24 @@ func describe(s *Snapshot) string {
 	}
 	return b.String()
 }
+
+// TestBulkLeavesNoRoom: leaves that grew in one edit hold what they need, and the next edit does not write to them.
+func TestBulkLeavesNoRoom(t *testing.T) {
+	s := storeOf(bigCatalog(many))
+	before := s.Load()
+	for _, nd := range before.addrs.root {
+		for _, leaf := range nd.leaves {
+			if cap(leaf)-len(leaf) > 10 { // the allocator rounds up
+				t.Fatalf("a leaf of %d has room for %d", len(leaf), cap(leaf))
+			}
+		}
+	}
+	w := bigWorkload(1, many)
+	if got := before.WorkloadByUID(w.UID); got == nil || got.Name != w.Name {
+		t.Fatalf("found %+v", got)
+	}
+	s.Apply(Delta{RemovedAddresses: []string{w.UID}})
+	if before.WorkloadByAddr("", w.Addresses[0]) == nil || s.Load().WorkloadByAddr("", w.Addresses[0]) != nil {
+		t.Error("an edit changed the snapshot before it")
+	}
+}

@@ -162,3 +162,18 @@ func (t *table[V]) all() iter.Seq[V] {
 		}
 	}
 }
+
+// trim gives back the room that leaves of epoch were given to grow into, where it is much.
+func (t *table[V]) trim(epoch uint64) {
+	const roomy = 8
+	for _, nd := range t.root {
+		if nd == nil || nd.epoch != epoch {
+			continue
+		}
+		for i, leaf := range nd.leaves {
+			if nd.owned&(1<<i) != 0 && cap(leaf)-len(leaf) > roomy {
+				nd.leaves[i] = append(make([]slot[V], 0, len(leaf)), leaf...)
+			}
+		}
+	}
+}

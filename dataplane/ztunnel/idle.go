@@ -11,7 +11,7 @@ import (
 // quiet is how long nothing may have happened before memory is given back; after the start, which leaves more behind than
 // anything later and is followed by rest, it is less.
 const (
-	quiet      = 2 * time.Second
+	quiet      = 1200 * time.Millisecond
 	quietStart = 700 * time.Millisecond
 )
 
