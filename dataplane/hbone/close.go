@@ -128,6 +128,30 @@ func (c *conn) goodbye(last uint32, code Code) {
 	_ = c.rec.flush()
 }
 
+// A connection that we end for what the peer does is closed for sending, and what the peer goes on to send is dropped for
+// a while: closing at once would reset it, and GOAWAY might never be read.
+const (
+	lingerTime  = 100 * time.Millisecond
+	lingerBytes = 1 << 20
+)
+
+func (c *conn) linger(err error) {
+	if !offence(err) {
+		return
+	}
+	t := c.rec.TCPConn
+	_ = t.CloseWrite()
+	_ = t.SetReadDeadline(time.Now().Add(lingerTime))
+	b := cipherBuf(false)
+	defer freeCipherBuf(b)
+	for left := lingerBytes; left > 0; {
+		n, err := t.Read(b)
+		if left -= n; err != nil {
+			return
+		}
+	}
+}
+
 // isCut reports whether the connection has ended and no stream outlives it.
 func (c *conn) isCut() bool {
 	c.mu.Lock()

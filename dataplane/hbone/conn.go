@@ -20,7 +20,7 @@ import (
 // owner is what a connection tells whoever manages it. Calls come without the connection's locks held.
 type owner interface {
 	// request starts a stream that the peer opened; nil headers mean that this end opens streams.
-	request(s *stream, f *http2.MetaHeadersFrame)
+	request(s *stream, f *http2.MetaHeadersFrame) error
 	// changed says that streams ended, limits changed or the connection drains.
 	changed(c *conn)
 }
@@ -143,6 +143,7 @@ func (c *conn) run() error {
 	c.fail(err)
 	c.rec.wakeFlusher()
 	c.flusherWork.Wait()
+	c.linger(err)
 	c.rec.TCPConn.Close() // before the drainers are done: the peer may be waiting for it
 	c.drainers.Wait()
 	c.mu.Lock()

@@ -283,8 +283,7 @@ func (c *conn) request(f *http2.MetaHeadersFrame) error {
 	if f.StreamEnded() {
 		s.endInput()
 	}
-	c.owner.request(s, f)
-	return nil
+	return c.owner.request(s, f)
 }
 
 // goAway handles the peer's GOAWAY: streams that it did not and will not process may be opened elsewhere.

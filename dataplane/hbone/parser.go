@@ -233,6 +233,20 @@ func (p *parser) dataBody(b []byte) (used int, err error) {
 	return used, p.sink.dataEnd(p.flags&http2.FlagDataEndStream != 0)
 }
 
+// overPadded reports whether a whole HEADERS frame has more padding than payload.
+func overPadded(frame []byte) bool {
+	flags := http2.Flags(frame[4])
+	n := int(frame[0])<<16 | int(frame[1])<<8 | int(frame[2])
+	if !flags.Has(http2.FlagHeadersPadded) || n == 0 {
+		return false
+	}
+	need := 1 + int(frame[frameHeaderLen])
+	if flags.Has(http2.FlagHeadersPriority) {
+		need += 5
+	}
+	return need > n
+}
+
 // gatheredFrame lets the framer read what was gathered, once that is a whole frame or header block.
 func (p *parser) gatheredFrame() error {
 	if p.block != 0 {
@@ -240,6 +254,10 @@ func (p *parser) gatheredFrame() error {
 			return nil
 		}
 		p.block, p.frames = 0, 0
+	}
+	if h := p.gathered.Bytes(); http2.FrameType(h[3]) == http2.FrameHeaders && overPadded(h) {
+		// http2.Framer takes it for a stream's error, but the block is lost to HPACK's memory (RFC 9113 §6.2).
+		return connErr(http2.ErrCodeProtocol, "padding of %d in HEADERS", h[frameHeaderLen])
 	}
 	f, err := p.framer.ReadFrame()
 	if p.gathered.Len() > 0 {

@@ -182,7 +182,7 @@ type pooled struct {
 	k Key
 }
 
-func (*pooled) request(*stream, *http2.MetaHeadersFrame) {}
+func (*pooled) request(*stream, *http2.MetaHeadersFrame) error { return nil }
 
 func (o *pooled) changed(c *conn) {
 	draining, active := c.isDraining()

@@ -177,7 +177,7 @@ func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.Wa
 	}
 	handlers := &sync.WaitGroup{}
 	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
-	o := &served{onRequest: func(st *stream, f *http2.MetaHeadersFrame) { s.handle(base, handlers, st, f) }}
+	o := &served{onRequest: func(st *stream, f *http2.MetaHeadersFrame) error { return s.handle(base, handlers, st, f) }}
 	c := newConn(s.cfg.Config, o, false, rec, tc)
 	o.onGone = end
 	c.start() // before Shutdown can find it
@@ -194,11 +194,11 @@ func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.Wa
 
 // served tells the server what happens on one of its connections.
 type served struct {
-	onRequest func(*stream, *http2.MetaHeadersFrame)
+	onRequest func(*stream, *http2.MetaHeadersFrame) error
 	onGone    context.CancelCauseFunc
 }
 
-func (o *served) request(s *stream, f *http2.MetaHeadersFrame) { o.onRequest(s, f) }
+func (o *served) request(s *stream, f *http2.MetaHeadersFrame) error { return o.onRequest(s, f) }
 
 func (o *served) changed(c *conn) {
 	draining, active := c.isDraining()
@@ -210,13 +210,13 @@ func (o *served) changed(c *conn) {
 	}
 }
 
-// handle runs the handler for one request.
-func (s *Server) handle(base context.Context, handlers *sync.WaitGroup, st *stream, f *http2.MetaHeadersFrame) {
+// handle runs the handler for one request. An error ends the connection.
+func (s *Server) handle(base context.Context, handlers *sync.WaitGroup, st *stream, f *http2.MetaHeadersFrame) error {
 	in, wellFormed := newInbound(st, f)
 	if !wellFormed {
-		st.fail(http2.ErrCodeProtocol, &ResetError{Code: http2.ErrCodeProtocol})
+		err := st.c.failFor(st, http2.ErrCodeProtocol)
 		st.c.forget(st)
-		return
+		return err
 	}
 	ctx, cancel := context.WithCancelCause(base)
 	st.mu.Lock()
@@ -233,6 +233,7 @@ func (s *Server) handle(base context.Context, handlers *sync.WaitGroup, st *stre
 			st.c.forget(st)
 		}
 	})
+	return nil
 }
 
 func (s *Server) listen(l net.Listener) bool {
