@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -63,20 +64,13 @@ var _ = Describe("policy", func() {
 	It("requires mutual TLS where PeerAuthentication says STRICT, but for the ports that it exempts", Label("P4-03"), func(ctx SpecContext) {
 		l := start(ctx)
 		Expect(observe(ctx, l, "plain/batch", 8080)).To(expect.PlainInbound(), "control: permissive until told otherwise")
-		strict := &securityv1.PeerAuthentication{ObjectMeta: metav1.ObjectMeta{Name: "strict", Namespace: "shop"}}
-		strict.SetGroupVersionKind(securityv1.SchemeGroupVersion.WithKind("PeerAuthentication"))
-		strict.Spec.Selector = &typeapi.WorkloadSelector{MatchLabels: map[string]string{"app": "cart"}}
-		strict.Spec.Mtls = &securityapi.PeerAuthentication_MutualTLS{Mode: securityapi.PeerAuthentication_MutualTLS_STRICT}
-		strict.Spec.PortLevelMtls = map[uint32]*securityapi.PeerAuthentication_MutualTLS{
-			9000: {Mode: securityapi.PeerAuthentication_MutualTLS_PERMISSIVE},
-		}
-		apply(ctx, l, strict)
+		apply(ctx, l, peer("shop", "strict", strictMode, of("cart"), onPort(9000, permissiveMode)))
 		eventuallyDenied(ctx, l, "plain/batch")
 		Expect(observe(ctx, l, "shop/web", 8080)).To(expect.Tunnelled())
 		Expect(observe(ctx, l, "plain/batch", 9000)).To(expect.PlainInbound(), "the exempted port")
 	}, SpecTimeout(world.Budget.Spec))
 
-	It("closes live connections that it comes to deny, within a second", Label("P4-06"), func(ctx SpecContext) {
+	It("closes live connections that it comes to deny, within a second", Label("P4-06", "OB-03"), func(ctx SpecContext) {
 		l := start(ctx)
 		web, cart := l.Pod("shop/web"), l.Pod("shop/cart")
 		ended := make(chan workload.Result, 1)
@@ -95,7 +89,7 @@ var _ = Describe("policy", func() {
 		Expect(time.Since(began)).To(BeNumerically("<", time.Second))
 		Expect(res.OK).To(BeZero())
 		_, err := l.WaitEntry(ctx, cart.Node, began, func(e telemetry.Entry) bool {
-			return e.Record.Flags == telemetry.FlagDeny && e.Record.Policy == "shop/deny-all"
+			return e.Record.Flags == telemetry.FlagDeny && e.Record.Policy == "shop/deny-all" && strings.Contains(e.Error, "AuthorizationPolicyLateRejection")
 		})
 		Expect(err).NotTo(HaveOccurred())
 	}, SpecTimeout(world.Budget.Spec))
