@@ -6,13 +6,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/ambientlab/ambientlab/dataplane/catalog"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
@@ -223,52 +221,6 @@ func TestDecideAgreesWithModel(t *testing.T) {
 	for r := NoAllowPolicies; r <= NoRuleMatched; r++ {
 		if outcomes[r] < 500 {
 			t.Errorf("only %d cases of %q: the generator proves too little", outcomes[r], r)
-		}
-	}
-}
-
-// TestPoliciesOfAWorkloadAgreeWithModel adds what chooses the policies that a decision is made by: their scope. The model
-// asks of every policy that there is whether it covers the workload.
-func TestPoliciesOfAWorkloadAgreeWithModel(t *testing.T) {
-	g := gen{rand.New(rand.NewPCG(3, 4))}
-	outcomes, covered := map[Reason]int{}, map[mesh.PolicyScope]int{}
-	for range 5_000 {
-		w := &mesh.Workload{UID: "w", Name: "w", Namespace: pick(g, "a", "b")}
-		store := catalog.New()
-		var d catalog.Delta
-		var all []*mesh.Policy
-		for i := range g.IntN(6) {
-			p := g.policy(i)
-			p.Namespace, p.Scope = pick(g, "a", "b", "root"), pick(g, mesh.ScopePolicyGlobal, mesh.ScopePolicyNamespace, mesh.ScopePolicyWorkload)
-			all = append(all, p)
-			if g.IntN(2) == 0 { // workloads are told which selectors choose them
-				w.AuthorizationPolicies = append(w.AuthorizationPolicies, p.Key())
-			}
-		}
-		d.Workloads, d.Policies = []*mesh.Workload{w}, all
-		store.Apply(d)
-		var set []*mesh.Policy
-		for _, p := range all {
-			if p.Scope == mesh.ScopePolicyGlobal || p.Scope == mesh.ScopePolicyNamespace && p.Namespace == w.Namespace || slices.Contains(w.AuthorizationPolicies, p.Key()) {
-				set = append(set, p)
-				covered[p.Scope]++
-			}
-		}
-		c := g.connection()
-		got := Decide(store.Load().Policies(w), c)
-		outcomes[got.Reason]++
-		if want := model(set, c); got.Allowed != want {
-			t.Fatalf("Decide says %v, the model %v for %+v of %+v\n%s", got, want, c, w, cmp.Diff([]*mesh.Policy{}, all))
-		}
-	}
-	for r := NoAllowPolicies; r <= NoRuleMatched; r++ {
-		if outcomes[r] < 50 {
-			t.Errorf("only %d cases of %q: the generator proves too little", outcomes[r], r)
-		}
-	}
-	for s := mesh.ScopePolicyGlobal; s <= mesh.ScopePolicyWorkload; s++ {
-		if covered[s] < 1000 {
-			t.Errorf("only %d policies of scope %v cover the workload", covered[s], s)
 		}
 	}
 }
