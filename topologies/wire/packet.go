@@ -17,6 +17,7 @@ type parsed struct {
 	src, dst netip.AddrPort
 	seq      uint32
 	flags    tcpFlags
+	fragment bool   // part of an IP packet that was cut
 	payload  []byte // of TCP or UDP; points into the frame
 }
 
@@ -72,10 +73,12 @@ func (p *parser) parse(frame []byte) parsed {
 		switch l {
 		case layers.LayerTypeIPv4:
 			out.network = l
+			out.fragment = p.ip4.FragOffset > 0 || p.ip4.Flags&layers.IPv4MoreFragments != 0
 			src, _ = netip.AddrFromSlice(p.ip4.SrcIP.To4())
 			dst, _ = netip.AddrFromSlice(p.ip4.DstIP.To4())
 		case layers.LayerTypeIPv6:
 			out.network = l
+			out.fragment = p.ip6.NextHeader == layers.IPProtocolIPv6Fragment
 			src, _ = netip.AddrFromSlice(p.ip6.SrcIP)
 			dst, _ = netip.AddrFromSlice(p.ip6.DstIP)
 		case layers.LayerTypeTCP:

@@ -31,6 +31,7 @@ type Packet struct {
 	Payload   []byte // of TCP or UDP
 	Flags     string // of TCP, like "SYN ACK"
 	Seq       uint32 // of TCP
+	Fragment  bool   // part of an IP packet that was cut
 }
 
 // Read reads a pcapng recording of Ethernet frames to its end. A recording that ends within a packet is an error.
@@ -59,7 +60,7 @@ func Read(r io.Reader) (*Capture, error) {
 		seen := p.parse(frame)
 		c.packets = append(c.packets, Packet{
 			Time: info.Timestamp, Interface: intf.Name, Protocol: seen.protocol, Src: seen.src, Dst: seen.dst, Frame: frame, Payload: seen.payload,
-			Flags: seen.flags.String(), Seq: seen.seq,
+			Flags: seen.flags.String(), Seq: seen.seq, Fragment: seen.fragment,
 		})
 		table.add(intf.Name, info.Timestamp, seen)
 	}

@@ -20,6 +20,10 @@ const (
 	AskTail = "\x00tail"
 	// AskFirst <n> <token>: send n bytes and close the sending side, then read to the end and keep a Seen under token.
 	AskFirst = "\x00first"
+	// AskReset <n>: send n bytes, then reset the connection.
+	AskReset = "\x00reset"
+	// AskWatch <token>: read to the end and keep a Seen under token that says how it came.
+	AskWatch = "\x00watch"
 	// AskReport <token>: answer with the Seen kept under token, once it is there, and close.
 	AskReport = "\x00report"
 )
@@ -49,18 +53,18 @@ func readQuestion(r *bufio.Reader) (question, error) {
 func parseQuestion(line string) (question, error) {
 	f := strings.Fields(line)
 	q := question{verb: f[0]}
-	want := map[string]int{AskSeen: 1, AskTail: 2, AskFirst: 3, AskReport: 2}[q.verb]
+	want := map[string]int{AskSeen: 1, AskTail: 2, AskFirst: 3, AskReset: 2, AskWatch: 2, AskReport: 2}[q.verb]
 	if len(f) != want {
 		return question{}, fmt.Errorf("question %q is not understood", line)
 	}
-	if q.verb == AskTail || q.verb == AskFirst {
+	if q.verb == AskTail || q.verb == AskFirst || q.verb == AskReset {
 		n, err := strconv.ParseInt(f[1], 10, 64)
 		if err != nil || n < 0 {
 			return question{}, fmt.Errorf("question %q: %q is not a number of bytes", line, f[1])
 		}
 		q.n = n
 	}
-	if q.verb == AskFirst || q.verb == AskReport {
+	if q.verb == AskFirst || q.verb == AskWatch || q.verb == AskReport {
 		q.token = f[len(f)-1]
 	}
 	return q, nil

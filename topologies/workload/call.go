@@ -28,7 +28,7 @@ func Do(ctx context.Context, url string, o Options) (Result, error) {
 		return Result{}, err
 	}
 	start := time.Now()
-	col := &collector{res: Result{URL: url, Errors: map[Class]int{}}}
+	col := &collector{res: Result{URL: url, Errors: map[Class]int{}, Servers: map[string]int{}}}
 	tickets := make(chan struct{})
 	var g sync.WaitGroup
 	for range max(1, o.Concurrency) {
@@ -110,7 +110,7 @@ func callOnce(ctx context.Context, s session, o Options) Call {
 }
 
 func newSession(t target, o Options) session {
-	d := dialer{family: o.Family, escape: escape{mark: o.Mark, source: o.Bind}}
+	d := dialer{family: o.Family, escape: escape{mark: o.Mark, source: o.Bind}, mss: o.MSS}
 	switch t.scheme {
 	case "tcp", "tcp-first":
 		return &tcpSession{target: t, opts: o, dialer: d}
@@ -142,6 +142,9 @@ func (c *collector) add(call Call) {
 	} else {
 		c.res.Failed++
 		c.res.Errors[call.Class]++
+	}
+	if s := call.Seen; s != nil {
+		c.res.Servers[s.Namespace+"/"+s.Workload]++
 	}
 	switch {
 	case len(c.res.Calls)-c.failures < KeptCalls:

@@ -36,8 +36,13 @@ func (s *tcpSession) close() {
 }
 
 func (s *tcpSession) call(ctx context.Context, c *Call) error {
-	if s.opts.PeerHalfClose {
+	switch {
+	case s.opts.PeerHalfClose:
 		return s.peerHalfClose(ctx, c)
+	case s.opts.Reset:
+		return s.reset(ctx, c)
+	case s.opts.PeerReset:
+		return s.peerReset(ctx, c)
 	}
 	fresh := s.conn == nil
 	if fresh {
@@ -212,19 +217,25 @@ func (s *tcpSession) peerHalfClose(ctx context.Context, c *Call) error {
 	if err != nil {
 		return err
 	}
-	asker := &tcpSession{target: s.target, dialer: s.dialer}
-	defer asker.close()
-	if err := asker.open(ctx, &Call{Start: c.Start}); err != nil {
-		return fmt.Errorf("ask for the report: %w", err)
-	}
-	defer deadline(ctx, asker.conn)()
-	if _, err := fmt.Fprintf(asker.conn, "%s %s\n", AskReport, token); err != nil {
-		return fmt.Errorf("ask for the report: %w", err)
-	}
-	if c.Seen, err = readSeen(asker.r); err != nil {
+	if err := s.askReport(ctx, c, token); err != nil {
 		return fmt.Errorf("ask for the report: %w", err)
 	}
 	return c.Seen.got(s.opts.Size)
+}
+
+// askReport learns on a connection of its own what the server has kept.
+func (s *tcpSession) askReport(ctx context.Context, c *Call, token string) (err error) {
+	asker := &tcpSession{target: s.target, dialer: s.dialer}
+	defer asker.close()
+	if err := asker.open(ctx, &Call{Start: c.Start}); err != nil {
+		return err
+	}
+	defer deadline(ctx, asker.conn)()
+	if _, err := fmt.Fprintf(asker.conn, "%s %s\n", AskReport, token); err != nil {
+		return err
+	}
+	c.Seen, err = readSeen(asker.r)
+	return err
 }
 
 func (s *tcpSession) afterPeer(c *Call, token string) error {

@@ -21,6 +21,7 @@ import (
 type dialer struct {
 	family int
 	escape escape
+	mss    int
 }
 
 func (d dialer) dial(ctx context.Context, network, addr string, c *Call) (net.Conn, error) {
@@ -36,6 +37,7 @@ func (d dialer) dial(ctx context.Context, network, addr string, c *Call) (net.Co
 		c.RemoteAddr = netip.AddrPortFrom(ip, uint16(n)) // known even if it cannot be reached
 	}
 	nd := d.escape.dialer(network)
+	d.announce(nd)
 	conn, err := nd.DialContext(ctx, network, net.JoinHostPort(ip.String(), port))
 	if err != nil {
 		return nil, err
@@ -43,6 +45,29 @@ func (d dialer) dial(ctx context.Context, network, addr string, c *Call) (net.Co
 	c.Connect = time.Since(c.Start)
 	c.LocalAddr, c.RemoteAddr = addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr())
 	return conn, nil
+}
+
+// announce makes nd set what the peer has to learn with the first packet.
+func (d dialer) announce(nd *net.Dialer) {
+	if d.mss == 0 {
+		return
+	}
+	before := nd.Control
+	nd.Control = func(network, addr string, c syscall.RawConn) error {
+		if before != nil {
+			if err := before(network, addr, c); err != nil {
+				return err
+			}
+		}
+		if !strings.HasPrefix(network, "tcp") {
+			return nil
+		}
+		var set error
+		if err := c.Control(func(fd uintptr) { set = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, d.mss) }); err != nil {
+			return err
+		}
+		return set
+	}
 }
 
 func (d dialer) resolve(ctx context.Context, host string) (netip.Addr, error) {

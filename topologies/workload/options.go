@@ -34,14 +34,19 @@ type Options struct {
 	HalfClose bool
 	// PeerHalfClose, TCP: receive Download bytes to the end, and only then send Size bytes.
 	PeerHalfClose bool
-	Silent        time.Duration // TCP: stay silent for so long after connecting, before the first byte
-	PingPong      int           // TCP, UDP, WebSocket, gRPC: so many exchanges of Size bytes, each answered before the next
-	Size          int64         // bytes to send: HTTP body (makes it a POST), TCP, WebSocket and gRPC message, datagram
-	Download      int64         // bytes to ask for: HTTP, at /size/<n>; TCP, with a half-close
+	// Reset, TCP: send Size bytes, reset the connection, and ask on another one how the server saw it end (Seen.Ended).
+	Reset bool
+	// PeerReset, TCP: ask for Download bytes and a reset; the call fails with that.
+	PeerReset bool
+	Silent    time.Duration // TCP: stay silent for so long after connecting, before the first byte
+	PingPong  int           // TCP, UDP, WebSocket, gRPC: so many exchanges of Size bytes, each answered before the next
+	Size      int64         // bytes to send: HTTP body (makes it a POST), TCP, WebSocket and gRPC message, datagram
+	Download  int64         // bytes to ask for: HTTP, at /size/<n>; TCP, with a half-close
 
 	HTTP2  bool     // https: offer only h2
 	Method string   // HTTP: overrides GET or POST
 	Header []string // HTTP: "Name: value"
+	MSS    int      // TCP: the largest segment to announce and to send; 0 is the kernel's
 	Family int      // 4 or 6: use only addresses of this family; 0: the first that the name has
 
 	// What an honest application has no use for: see escape.
@@ -77,6 +82,8 @@ func (o Options) Args(url string) []string {
 	set("keep-open", o.KeepOpen)
 	set("half-close", o.HalfClose)
 	set("peer-half-close", o.PeerHalfClose)
+	set("reset", o.Reset)
+	set("peer-reset", o.PeerReset)
 	dur("silent", o.Silent)
 	num("ping-pong", int64(o.PingPong))
 	num("size", o.Size)
@@ -88,6 +95,7 @@ func (o Options) Args(url string) []string {
 	for _, h := range o.Header {
 		a = append(a, "--header", h)
 	}
+	num("mss", int64(o.MSS))
 	num("family", int64(o.Family))
 	num("mark", int64(o.Mark))
 	if o.Bind.IsValid() {
@@ -120,6 +128,8 @@ func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
 	fs.BoolVar(&o.KeepOpen, "keep-open", false, "reuse the connection until a call fails")
 	fs.BoolVar(&o.HalfClose, "half-close", false, "tcp: send all, close the sending side, read to the end")
 	fs.BoolVar(&o.PeerHalfClose, "peer-half-close", false, "tcp: read to the end, then send")
+	fs.BoolVar(&o.Reset, "reset", false, "tcp: send, reset, and ask the server how it saw that")
+	fs.BoolVar(&o.PeerReset, "peer-reset", false, "tcp: receive, and be reset by the server")
 	fs.DurationVar(&o.Silent, "silent", 0, "tcp: stay silent for so long before the first byte")
 	fs.IntVar(&o.PingPong, "ping-pong", 0, "exchanges of --size bytes, each answered before the next")
 	fs.Int64Var(&o.Size, "size", 0, "bytes to send")
@@ -133,6 +143,7 @@ func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
 		o.Header = append(o.Header, s)
 		return nil
 	})
+	fs.IntVar(&o.MSS, "mss", 0, "largest TCP segment (default the kernel's)")
 	fs.IntVar(&o.Family, "family", 0, "4 or 6: use only addresses of this family")
 	fs.Func("mark", "`number`: mark the packets, as a proxy would (SO_MARK)", func(s string) error {
 		n, err := strconv.ParseUint(s, 0, 32)
@@ -164,10 +175,12 @@ func (o Options) validate(url string) error {
 		return fmt.Errorf("--family %d: want 4 or 6", o.Family)
 	case o.Ledger && !strings.HasPrefix(url, "tcp"):
 		return errors.New("--ledger: only tcp connections are listed")
-	case moreThanOne(o.HalfClose, o.PeerHalfClose, o.PingPong > 0):
-		return errors.New("--half-close, --peer-half-close and --ping-pong exclude each other")
-	case (o.HalfClose || o.PeerHalfClose) && o.KeepOpen:
-		return errors.New("a half-closed connection cannot be kept open")
+	case moreThanOne(o.HalfClose, o.PeerHalfClose, o.Reset, o.PeerReset, o.PingPong > 0):
+		return errors.New("--half-close, --peer-half-close, --reset, --peer-reset and --ping-pong exclude each other")
+	case (o.HalfClose || o.PeerHalfClose || o.Reset || o.PeerReset) && o.KeepOpen:
+		return errors.New("a connection that is closed or reset cannot be kept open")
+	case o.MSS < 0 || o.MSS > 65535:
+		return fmt.Errorf("--mss %d: want at most 65535", o.MSS)
 	case o.Interval < 0 || o.Duration < 0 || o.Timeout < 0 || o.Silent < 0:
 		return errors.New("durations must not be negative")
 	}

@@ -19,6 +19,9 @@ type Result struct {
 
 	Connections []Connection `json:"connections,omitempty"` // with Options.Ledger, sorted by Opened: up to KeptConnections
 
+	// Servers counts the calls by the pod that answered, "namespace/name", as far as servers say who they are.
+	Servers map[string]int `json:"servers,omitempty"`
+
 	// Latencies over all calls that succeeded.
 	LatencyP50 time.Duration `json:"latencyP50Ns"`
 	LatencyP99 time.Duration `json:"latencyP99Ns"`
@@ -109,5 +112,6 @@ type Seen struct {
 	Workload   string         `json:"workload"`         // the pod's name
 	Namespace  string         `json:"namespace"`        // the pod's namespace
 	IP         string         `json:"ip"`               // the pod's first address
+	Ended      Class          `json:"ended,omitempty"`  // how a watched connection came to its end: ClassEOF for a FIN
 	Started    time.Time      `json:"started"`          // when the server began: another time is another process
 }

@@ -71,9 +71,27 @@ func (s *Server) handler(ctx context.Context, protocol string) http.Handler {
 		}
 		s.answer(w, r, protocol, code)
 	})
+	mux.HandleFunc("/wait/{time}", func(w http.ResponseWriter, r *http.Request) { s.answerLate(ctx, w, r, protocol) })
 	mux.HandleFunc("/ws", func(w http.ResponseWriter, r *http.Request) { s.webSocket(ctx, w, r) })
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { s.answer(w, r, protocol, http.StatusOK) })
 	return mux
+}
+
+// answerLate keeps silent for as long as it is asked to, as a long poll does.
+func (s *Server) answerLate(ctx context.Context, w http.ResponseWriter, r *http.Request, protocol string) {
+	d, err := time.ParseDuration(r.PathValue("time"))
+	if err != nil || d < 0 {
+		http.Error(w, "time is not a duration", http.StatusBadRequest)
+		return
+	}
+	late := time.NewTimer(d)
+	defer late.Stop()
+	select {
+	case <-late.C:
+		s.answer(w, r, protocol, http.StatusOK)
+	case <-r.Context().Done():
+	case <-ctx.Done():
+	}
 }
 
 // answer reads the whole request and says what was seen of it.

@@ -57,6 +57,11 @@ func (s *Server) tcpConn(ctx context.Context, c *net.TCPConn, protocol string) e
 		return tail(c, r, q.n, seen)
 	case AskFirst:
 		return s.first(c, r, q, seen)
+	case AskReset:
+		return reset(c, q.n)
+	case AskWatch:
+		s.watch(ctx, r, q.token, seen)
+		return nil
 	case AskReport:
 		rep, err := s.report.wait(ctx, q.token)
 		if err != nil {
@@ -109,6 +114,28 @@ func (s *Server) first(c *net.TCPConn, r io.Reader, q question, seen Seen) error
 	seen.Bytes, seen.SHA256 = got.n, got.sum()
 	s.report.put(q.token, seen)
 	return nil
+}
+
+// reset discards what either side has not read yet (tcp(7), SO_LINGER of zero).
+func reset(c *net.TCPConn, n int64) error {
+	if _, err := writePattern(c, n); err != nil {
+		return err
+	}
+	if err := c.SetLinger(0); err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+// watch tells an end from a reset.
+func (s *Server) watch(ctx context.Context, r io.Reader, token string, seen Seen) {
+	got := newCounter()
+	_, err := io.Copy(got, r)
+	seen.Bytes, seen.SHA256, seen.Ended = got.n, got.sum(), ClassEOF
+	if err != nil {
+		seen.Ended = classify(ctx, err)
+	}
+	s.report.put(token, seen)
 }
 
 // reports keeps what was seen on connections that could not be told any more.
