@@ -40,11 +40,31 @@ func (s *site) podSetup(p *pod) (pause.Setup, error) {
 		pause.File{Path: "/etc/resolv.conf", Content: s.resolvConf(p.ref.Namespace)},
 		s.hostsFile(p.ref.Name, nil),
 	)
+	sysctls, err := podSysctls(p.object())
+	if err != nil {
+		return pause.Setup{}, err
+	}
 	return pause.Setup{
-		Hostname: p.ref.Name, Sysctls: commonSysctls, Files: files,
+		Hostname: p.ref.Name, Sysctls: sysctls, Files: files,
 		Root:  &pause.Root{Staging: s.dir.Pod(p.uid, "root"), Hide: s.hide},
 		Binds: append([]pause.Bind{{Source: s.bin, Target: binPath, ReadOnly: true}}, s.roleBinds(p)...),
 	}, nil
+}
+
+// podSysctls are those of every namespace, and then those that a pod asks for: as on Kubernetes, only what its network
+// namespace has for itself.
+func podSysctls(obj *corev1.Pod) ([]pause.Sysctl, error) {
+	list := slices.Clone(commonSysctls)
+	if obj.Spec.SecurityContext == nil {
+		return list, nil
+	}
+	for _, s := range obj.Spec.SecurityContext.Sysctls {
+		if !strings.HasPrefix(s.Name, "net.") {
+			return nil, fmt.Errorf("spec.securityContext.sysctls: %s is no setting of a network namespace", s.Name)
+		}
+		list = append(list, pause.Sysctl{Name: s.Name, Value: s.Value})
+	}
+	return list, nil
 }
 
 // hidden are the directories of the host that no pod may see: those of all labs, of which this one may lie elsewhere.

@@ -45,7 +45,9 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload impostor [flags] take part in mutual TLS with that certificate, and then speak no HTTP/2; prints "ready"
        workload tunnel call|serve  be an HBONE peer with the certificate in the order on stdin
        workload discovery        be a control plane that sends what it is told to on stdin
-All but look, tunnel and discovery have --help.`
+       workload counters         print the kernel's TCP counters of the pod as JSON
+       workload fill N DURATION  put N connections into the pod's conntrack table, for so long; print how many it took
+All but look, tunnel, discovery, counters and fill have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -77,6 +79,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, tunnel(ctx, args[1:], os.Stdin, stdout))
 	case "discovery":
 		return fail(stderr, discover(ctx, os.Stdin, stdout))
+	case "counters", "fill":
+		return fail(stderr, kernel(args, stdout))
 	case "help", "-h", "--help":
 		_, _ = fmt.Fprintln(stdout, usage)
 		return 0

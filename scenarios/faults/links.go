@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package faults holds the scenarios about what breaks below and around the mesh: links that delay and lose packets, and
+// resources that run out.
+package faults
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/ambientlab/ambientlab/scenarios/expect"
+	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/workload"
+)
+
+// paths are what crosses from node1 to node2: a tunnel, plain text in and out of the mesh, and the control without any proxy.
+var paths = [][2]string{{"shop/web", "shop/cart"}, {"shop/web", "plain/ledger"}, {"plain/batch", "shop/cart"}, {"plain/batch", "plain/ledger"}}
+
+// quick is more than a call takes in a lab whose links are good.
+const quick = 20 * time.Millisecond
+
+var _ = Describe("a link that is not good", func() {
+	for _, link := range []struct{ name, a, b string }{{"between two nodes", "node1", "node2"}, {"of a pod", "node2", "shop/cart"}} {
+		It("delays what crosses it by as much as it says, and nothing else, "+link.name, Label("FI-01"), func(ctx SpecContext) {
+			l := twoNodes(ctx)
+			cable := l.Link(link.a, link.b)
+			for _, delay := range []time.Duration{0, 20 * time.Millisecond, 50 * time.Millisecond} {
+				trip := 2 * delay
+				if delay > 0 {
+					impair(ctx, cable, lab.Impairment{Delay: delay})
+				}
+				for _, p := range paths {
+					crosses := link.b == "node2" || p[1] == link.b
+					call(ctx, l, p[0], p[1], 9000, workload.Options{PingPong: 1}) // finds neighbours, makes the tunnel's connection
+					c := call(ctx, l, p[0], p[1], 9000, workload.Options{PingPong: 5, Size: 100})
+					if !crosses {
+						Expect(c.Latency).To(BeNumerically("<", trip+quick), "control: %s does not cross the link", p[1])
+						continue
+					}
+					// A connect and the exchange that says who is there, or the CONNECT of a stream and that; then five exchanges.
+					Expect(c.Latency).To(And(BeNumerically(">=", 7*trip), BeNumerically("<", 10*trip+7*quick)), "%v with %s", p, delay)
+					Expect(c.FirstByte).To(BeNumerically(">=", 2*trip), "%v with %s", p, delay)
+					if p[0] == "plain/batch" && p[1] == "plain/ledger" {
+						Expect(c.Connect).To(And(BeNumerically(">=", trip), BeNumerically("<", trip+quick)), "without a proxy the client waits for its SYN")
+					}
+				}
+			}
+			Expect(cable.Restore(ctx)).To(Succeed())
+			Expect(call(ctx, l, "plain/batch", "shop/cart", 9000, workload.Options{PingPong: 5}).Latency).To(BeNumerically("<", 7*quick), "control: restored")
+		}, SpecTimeout(world.Budget.Spec))
+	}
+
+	It("loses, doubles and reorders packets, and no byte", Label("FI-01"), func(ctx SpecContext) {
+		l := twoNodes(ctx)
+		cable := l.Link("node1", "node2")
+		const size = 512 << 10
+		before, after := tcpCounters(ctx, l, "shop/web"), map[string]int64{}
+		impair(ctx, cable, lab.Impairment{
+			Delay: 5 * time.Millisecond, Jitter: time.Millisecond, Loss: 0.05, Duplicate: 0.01, Reorder: 0.02, Seed: 1,
+		})
+		for _, p := range paths {
+			o, err := l.Observe(ctx, l.Pod(p[0]), url(l, "tcp", p[1], 9000), workload.Options{HalfClose: true, Size: size, Download: size, Timeout: world.Budget.Spec})
+			Expect(err).NotTo(HaveOccurred(), "%v", o)
+			Expect(o.Call.OK).To(BeTrue(), "%v: caller and server checked every byte:\n%s", p, o)
+			if p == paths[0] {
+				Expect(o).To(expect.Tunnelled())
+				after = tcpCounters(ctx, l, "shop/web")
+			}
+		}
+		traffic, err := cable.Traffic(ctx)
+		Expect(err).NotTo(HaveOccurred())
+		for _, d := range []lab.Passed{traffic.There, traffic.Back} {
+			Expect(d.Overflowed).To(BeZero())
+			Expect(float64(d.Lost)/float64(d.Packets)).To(BeNumerically("~", 0.05, 0.03), "%+v", d)
+			Expect(d.Duplicated).To(BeNumerically(">", 0), "%+v", d)
+			Expect(d.Reordered).To(BeNumerically(">", 0), "%+v", d)
+		}
+		sent := after["RetransSegs"] - before["RetransSegs"]
+		Expect(sent).To(BeNumerically(">", 0), "what was lost was sent again")
+		Expect(sent).To(BeNumerically("<=", int64(traffic.There.Lost+traffic.There.Reordered)*3), "and not much more than that: %+v", traffic)
+
+		Expect(cable.Restore(ctx)).To(Succeed())
+		clean := tcpCounters(ctx, l, "shop/web")
+		Expect(call(ctx, l, "shop/web", "shop/cart", 9000, workload.Options{HalfClose: true, Size: size, Download: size}).OK).To(BeTrue())
+		Expect(tcpCounters(ctx, l, "shop/web")["RetransSegs"]-clean["RetransSegs"]).To(BeZero(), "control: a good link needs no second sending")
+	}, SpecTimeout(world.Budget.Spec))
+
+	It("slows the control plane's word down, and loses none of it", Label("FI-01"), func(ctx SpecContext) {
+		l := twoNodes(ctx)
+		cable := l.Link("node1", "istio-system/istiod")
+		const delay = 50 * time.Millisecond
+		known := func(name string) time.Duration {
+			GinkgoHelper()
+			s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name}}
+			s.Spec.Selector = map[string]string{"app": "cart"}
+			s.Spec.Ports = []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(8080), Protocol: corev1.ProtocolTCP}}
+			began := time.Now()
+			Expect(l.Apply(ctx, s)).To(Succeed())
+			host := name + ".shop.svc.cluster.local"
+			Eventually(func() (bool, error) {
+				d, err := l.ConfigDump(ctx, "node2")
+				for _, known := range d.Services {
+					if known.Hostname == host {
+						return true, err
+					}
+				}
+				return false, err
+			}).WithContext(ctx).WithTimeout(world.Budget.Propagation).WithPolling(time.Millisecond).Should(BeTrue())
+			return time.Since(began)
+		}
+		good := known("early")
+		impair(ctx, cable, lab.Impairment{Delay: delay, Loss: 0.05, Seed: 1})
+		for i := range 5 {
+			Expect(known(fmt.Sprintf("late-%d", i))).To(BeNumerically(">=", delay), "control: with a good link it took %s", good)
+		}
+		Expect(call(ctx, l, "shop/web", "shop/cart", 8080, workload.Options{}).Latency).To(BeNumerically("<", quick*2), "control: the pods' own traffic does not wait for it")
+		Expect(cable.Restore(ctx)).To(Succeed())
+	}, SpecTimeout(world.Budget.Spec))
+})
+
+// twoNodes is a lab of the scenario's own.
+func twoNodes(ctx SpecContext) *world.World {
+	GinkgoHelper()
+	l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
+	Expect(err).NotTo(HaveOccurred())
+	l.Needs(lab.CapLink)
+	return l
+}
+
+// impair makes a link worse in both directions.
+func impair(ctx SpecContext, cable lab.Link, i lab.Impairment) {
+	GinkgoHelper()
+	Expect(cable.Impair(ctx, i, i)).To(Succeed())
+}
+
+func url(l *world.World, scheme, to string, port uint16) string {
+	return fmt.Sprintf("%s://%s", scheme, netip.AddrPortFrom(l.Pod(to).Addr(false), port))
+}
+
+func call(ctx SpecContext, l *world.World, from, to string, port uint16, o workload.Options) workload.Call {
+	GinkgoHelper()
+	scheme := map[uint16]string{8080: "http", 9000: "tcp"}[port]
+	res, err := l.Call(ctx, l.Pod(from).PodRef, url(l, scheme, to, port), o)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(res.First().OK).To(BeTrue(), "%s to %s: %s", from, to, res.First().Error)
+	return res.First()
+}
+
+// tcpCounters are the kernel's, of a pod.
+func tcpCounters(ctx SpecContext, l *world.World, pod string) map[string]int64 {
+	GinkgoHelper()
+	out, err := l.Output(ctx, l.Pod(pod).PodRef, "workload", "counters")
+	Expect(err).NotTo(HaveOccurred())
+	var counters map[string]int64
+	Expect(json.Unmarshal(out, &counters)).To(Succeed())
+	return counters
+}

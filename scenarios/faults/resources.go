@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package faults
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	. "github.com/onsi/ginkgo/v2"
+	. "github.com/onsi/gomega"
+	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
+	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/workload"
+)
+
+var _ = Describe("resources that run out", func() {
+	// A ztunnel serves every pod of its node: what one pod uses up, all of them miss (istio/ztunnel#1630).
+	It("lives on without free descriptors, and serves again once there are some", Label("FI-03"), func(ctx SpecContext) {
+		l := twoNodes(ctx)
+		zt := l.Daemon("node2", lab.DaemonZtunnel)
+		before := alive(ctx, zt)
+		held := start(ctx, l, "shop/web", "shop/cart", exchanging(4*time.Second))
+		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments("node2").WithTimeout(world.Budget.Evidence).Should(BeNumerically(">", 0))
+		limit(ctx, zt, 12)
+
+		crowd := start(ctx, l, "plain/batch", "shop/cart", silent(40, 1500*time.Millisecond))
+		Eventually(logged).WithContext(ctx).WithArguments(l, "node2", unix.EMFILE.Error()).WithTimeout(world.Budget.Propagation).
+			Should(BeTrue(), "the log says what ran out")
+		Expect(works(ctx, l, "plain/batch", "shop/cart")).To(BeFalse(), "control: there is none left for another")
+		crowd.end()
+		Eventually(works).WithContext(ctx).WithArguments(l, "plain/batch", "shop/cart").WithTimeout(world.Budget.Propagation).
+			Should(BeTrue(), "with the crowd gone, the low limit is no hindrance")
+		held.unhurt()
+		Expect(alive(ctx, zt)).To(Equal(before), "the process is the one from before")
+	}, SpecTimeout(world.Budget.Spec))
+
+	// The proxy connects to the application from the client's own address, so each client has as many connections to a port as the pod has
+	// local ports (istio/istio#52260).
+	It("refuses for want of a local port, and nobody who has one", Label("FI-03"), func(ctx SpecContext) {
+		l := twoNodes(ctx)
+		const ports = 16
+		another(ctx, l, "narrow", func(p *corev1.Pod) {
+			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{
+				{Name: "net.ipv4.ip_local_port_range", Value: fmt.Sprintf("40000 %d", 40000+ports-1)},
+				{Name: "net.ipv4.tcp_tw_reuse", Value: "1"}, // or a port would come back only after a minute
+			}}
+		})
+		began := time.Now()
+		clients := []string{"plain/batch", "shop/web"} // in plain text and by a tunnel
+		var first, crowds []*running
+		for _, from := range clients {
+			first = append(first, start(ctx, l, from, "shop/narrow", silent(ports/2, 2500*time.Millisecond)))
+		}
+		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments("node2").WithTimeout(world.Budget.Evidence).Should(BeNumerically(">=", ports))
+		for _, from := range clients {
+			crowds = append(crowds, start(ctx, l, from, "shop/narrow", silent(2*ports, time.Second)))
+		}
+		for i, from := range clients {
+			Expect(crowds[i].end().Failed).To(Equal(2*ports-ports/2), "%s: half of the ports were free", from)
+			e, err := l.WaitEntry(ctx, "node2", began, func(e telemetry.Entry) bool {
+				return e.Record.Src.Addr.Addr().Unmap() == l.Pod(from).Addr(false) && strings.Contains(e.Error, unix.EADDRNOTAVAIL.Error())
+			})
+			Expect(err).NotTo(HaveOccurred(), "from %s", from)
+			Expect(e.Record.Flags).To(Equal(telemetry.FlagConnect))
+		}
+		for i, from := range clients {
+			Expect(first[i].end().Failed).To(BeZero(), "those who had a port kept it")
+			Eventually(works).WithContext(ctx).WithArguments(l, from, "shop/narrow").WithTimeout(world.Budget.Propagation).
+				Should(BeTrue(), "control: with ports to choose from, the next connection is served")
+		}
+	}, SpecTimeout(world.Budget.Spec))
+
+	// The limit is the host's and counts each namespace for itself: this pod's table is full, nobody else's.
+	It("keeps open connections while the pod's conntrack table is full, and takes new ones after", Label("FI-03"), func(ctx SpecContext) {
+		l := twoNodes(ctx)
+		full := another(ctx, l, "full", func(p *corev1.Pod) {
+			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}
+		})
+		const most, lasting = 1 << 19, 4 * time.Second
+		held := start(ctx, l, "shop/web", "shop/full", exchanging(lasting+time.Second))
+		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments("node2").WithTimeout(world.Budget.Evidence).Should(BeNumerically(">", 0))
+		began := time.Now()
+		out, err := l.Output(ctx, full.PodRef, "workload", "fill", fmt.Sprint(most), lasting.String())
+		Expect(err).NotTo(HaveOccurred())
+		var took int
+		Expect(json.Unmarshal(out, &took)).To(Succeed())
+		if took == most {
+			Skip(fmt.Sprintf("this host's limit (nf_conntrack_max) is above %d connections: filling a table takes too much memory", most))
+		}
+		AddReportEntry("conntrack", fmt.Sprintf("%d connections filled the pod's table in %s", took, time.Since(began).Round(time.Millisecond)))
+		Expect(works(ctx, l, "plain/batch", "shop/full")).To(BeFalse(), "a full table takes nobody in")
+		Expect(works(ctx, l, "shop/web", "shop/cart")).To(BeTrue(), "control: other pods of the node have tables of their own")
+		Eventually(works).WithContext(ctx).WithArguments(l, "plain/batch", "shop/full").WithTimeout(world.Budget.Propagation).
+			Should(BeTrue(), "once what filled it has ended")
+		held.unhurt()
+	}, SpecTimeout(world.Budget.Spec))
+})
+
+// silent are n connections that are there for a while, all at once.
+func silent(n int, d time.Duration) workload.Options {
+	return workload.Options{Count: n, Concurrency: n, Silent: d, Timeout: d + 2*time.Second}
+}
+
+const exchangeEvery = 50 * time.Millisecond
+
+// exchanging is one connection that is used all the time.
+func exchanging(d time.Duration) workload.Options {
+	return workload.Options{KeepOpen: true, Interval: exchangeEvery, Duration: d, Size: 100}
+}
+
+// running are calls under way.
+type running struct {
+	o    workload.Options
+	done chan struct{}
+	res  workload.Result
+	err  error
+}
+
+func start(ctx SpecContext, l *world.World, from, to string, o workload.Options) *running {
+	r := &running{o: o, done: make(chan struct{})}
+	go func() {
+		defer close(r.done)
+		r.res, r.err = l.Call(ctx, l.Pod(from).PodRef, url(l, "tcp", to, 9000), o)
+	}()
+	return r
+}
+
+// end waits for it.
+func (r *running) end() workload.Result {
+	GinkgoHelper()
+	<-r.done
+	Expect(r.err).NotTo(HaveOccurred())
+	return r.res
+}
+
+// unhurt waits for the end of a connection that was used all the time, and was one.
+func (r *running) unhurt() {
+	GinkgoHelper()
+	res := r.end()
+	Expect(res.Failed).To(BeZero(), "the connection that was there before: %v", res.Errors)
+	Expect(res.OK).To(BeNumerically(">", int(r.o.Duration/exchangeEvery)*3/4), "it never stood still for long")
+	for _, c := range res.Calls[1:] {
+		Expect(c.Reused).To(BeTrue(), "another connection had to be opened")
+	}
+}
+
+// alive is when the daemon's process began; it must run.
+func alive(ctx SpecContext, d lab.Daemon) time.Time {
+	GinkgoHelper()
+	s, err := d.Status(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	Expect(s.Running).To(BeTrue())
+	return s.Started
+}
+
+// works makes a connection of its own.
+func works(ctx SpecContext, l *world.World, from, to string) (bool, error) {
+	res, err := l.Call(ctx, l.Pod(from).PodRef, url(l, "tcp", to, 9000), workload.Options{Timeout: time.Second})
+	return res.OK == 1, err
+}
+
+func logged(ctx SpecContext, l *world.World, node, text string) (bool, error) {
+	r, err := l.Daemon(node, lab.DaemonZtunnel).Logs(ctx, time.Time{})
+	if err != nil {
+		return false, err
+	}
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	return strings.Contains(string(b), text), err
+}
+
+// limit leaves a daemon so many descriptors more than it has open, and gives it its own limit back when the scenario ends. A limit at start would be no use:
+// a Go program raises it to the hard one.
+func limit(ctx SpecContext, d lab.Daemon, more uint64) {
+	GinkgoHelper()
+	s, err := d.Status(ctx)
+	Expect(err).NotTo(HaveOccurred())
+	if s.PID == 0 {
+		Skip("this driver cannot say which process a daemon is")
+	}
+	open, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.PID))
+	if err != nil {
+		Skip(fmt.Sprintf("a daemon's descriptors cannot be counted here: %v", err))
+	}
+	var was unix.Rlimit
+	Expect(unix.Prlimit(s.PID, unix.RLIMIT_NOFILE, nil, &was)).To(Succeed())
+	Expect(unix.Prlimit(s.PID, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: uint64(len(open)) + more, Max: was.Max}, nil)).To(Succeed())
+	DeferCleanup(func() { _ = unix.Prlimit(s.PID, unix.RLIMIT_NOFILE, &was, nil) })
+}
+
+// another is a server like cart, but for what change says.
+func another(ctx SpecContext, l *world.World, name string, change func(*corev1.Pod)) lab.PodInfo {
+	GinkgoHelper()
+	p := l.ClonePod("shop/cart", name)
+	p.Labels = map[string]string{"app": name}
+	change(p)
+	Expect(l.Apply(ctx, p)).To(Succeed())
+	info, err := l.WaitPod(ctx, lab.PodRef{Namespace: "shop", Name: name}, func(p lab.PodInfo) bool { return p.Enrolled && p.Ready })
+	Expect(err).NotTo(HaveOccurred())
+	return info
+}

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/ambientlab/ambientlab/topologies/workload"
+)
+
+// kernel looks at and fills what the pod's own kernel state is.
+func kernel(args []string, stdout io.Writer) error {
+	want := map[string]int{"counters": 1, "fill": 3}[args[0]]
+	if len(args) != want {
+		return usageError{fmt.Errorf("%s: want %d arguments\n%s", args[0], want-1, usage)}
+	}
+	if args[0] == "counters" {
+		counters, err := workload.TCPCounters()
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(stdout).Encode(counters)
+	}
+	n, err := strconv.Atoi(args[1])
+	if err != nil {
+		return usageError{fmt.Errorf("fill: %q is not a number", args[1])}
+	}
+	last, err := time.ParseDuration(args[2])
+	if err != nil {
+		return usageError{fmt.Errorf("fill: %w", err)}
+	}
+	took, err := workload.FillConntrack(n, last)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(stdout, took)
+	return err
+}
