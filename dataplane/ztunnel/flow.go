@@ -22,6 +22,8 @@ type flow struct {
 	p    *proxy
 	rec  telemetry.Record
 	live live
+
+	client *net.TCPConn // that is refused by a reset; nil inside a tunnel, where a status says it
 }
 
 func (p *proxy) begin(d telemetry.Direction, src netip.AddrPort) *flow {
@@ -98,6 +100,15 @@ func (f *flow) fail(flag string, err error) {
 	f.rec.Flags, f.rec.Err = flag, err
 	f.p.metrics.ConnFailed(&f.rec)
 	f.p.access.Failed(&f.rec)
+	f.refuse()
+}
+
+// refuse makes the client's connection end by a reset. It was accepted before its destination was tried, and an orderly end would say that
+// there was nothing to send (istio/ztunnel#1483).
+func (f *flow) refuse() {
+	if f.client != nil {
+		_ = f.client.SetLinger(0) // fails only on one that the client has closed
+	}
 }
 
 // reject ends a connection whose ends are known but that was never established, and returns why: if the proxy itself cut ctx
@@ -115,6 +126,7 @@ func (f *flow) reject(ctx context.Context, flag string, err error) error {
 	f.rec.Flags, f.rec.Err = flag, err
 	f.p.metrics.ConnFailed(&f.rec)
 	f.p.access.Complete(&f.rec)
+	f.refuse()
 	return err
 }
 

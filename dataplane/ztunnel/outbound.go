@@ -23,6 +23,7 @@ import (
 // serveOutbound carries one connection that the pod opened, by the tree of A1.4.
 func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn) {
 	f := p.begin(telemetry.Outbound, remoteOf(c))
+	f.client = c
 	dst, err := capture.OriginalDestination(c)
 	if err != nil {
 		f.fail(telemetry.FlagConnect, err)

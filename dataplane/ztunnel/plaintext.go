@@ -17,6 +17,7 @@ import (
 func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn) {
 	src := remoteOf(c)
 	f := p.begin(telemetry.Inbound, src)
+	f.client = c
 	dst, err := capture.OriginalDestination(c)
 	if err != nil {
 		f.fail(telemetry.FlagConnect, err)

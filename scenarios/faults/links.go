@@ -1,13 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package faults holds the scenarios about what breaks below and around the mesh: links that delay and lose packets, and
-// resources that run out.
 package faults
 
 import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"sync"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -29,53 +28,55 @@ var paths = [][2]string{{"shop/web", "shop/cart"}, {"shop/web", "plain/ledger"},
 const quick = 20 * time.Millisecond
 
 var _ = Describe("a link that is not good", func() {
-	for _, link := range []struct{ name, a, b string }{{"between two nodes", "node1", "node2"}, {"of a pod", "node2", "shop/cart"}} {
+	for _, link := range []struct {
+		name, a, b string
+		delays     []time.Duration
+	}{
+		{"between two nodes", "node1", "node2", []time.Duration{0, 20 * time.Millisecond, 50 * time.Millisecond}},
+		{"of a pod", "node2", "shop/cart", []time.Duration{20 * time.Millisecond}},
+	} {
 		It("delays what crosses it by as much as it says, and nothing else, "+link.name, Label("FI-01"), func(ctx SpecContext) {
 			l := twoNodes(ctx)
 			cable := l.Link(link.a, link.b)
-			for _, delay := range []time.Duration{0, 20 * time.Millisecond, 50 * time.Millisecond} {
-				trip := 2 * delay
+			for _, delay := range link.delays {
 				if delay > 0 {
 					impair(ctx, cable, lab.Impairment{Delay: delay})
 				}
+				atOnce(func(from, to string) {
+					call(ctx, l, from, to, 9000, workload.Options{PingPong: 1}) // finds neighbours, makes the tunnel's connection
+				})
+				calls := map[[2]string]workload.Call{}
+				var mu sync.Mutex
+				atOnce(func(from, to string) {
+					c := call(ctx, l, from, to, 9000, workload.Options{PingPong: exchanges, Size: 100})
+					mu.Lock()
+					defer mu.Unlock()
+					calls[[2]string{from, to}] = c
+				})
 				for _, p := range paths {
-					crosses := link.b == "node2" || p[1] == link.b
-					call(ctx, l, p[0], p[1], 9000, workload.Options{PingPong: 1}) // finds neighbours, makes the tunnel's connection
-					c := call(ctx, l, p[0], p[1], 9000, workload.Options{PingPong: 5, Size: 100})
-					if !crosses {
-						Expect(c.Latency).To(BeNumerically("<", trip+quick), "control: %s does not cross the link", p[1])
-						continue
-					}
-					// A connect and the exchange that says who is there, or the CONNECT of a stream and that; then five exchanges.
-					Expect(c.Latency).To(And(BeNumerically(">=", 7*trip), BeNumerically("<", 10*trip+7*quick)), "%v with %s", p, delay)
-					Expect(c.FirstByte).To(BeNumerically(">=", 2*trip), "%v with %s", p, delay)
-					if p[0] == "plain/batch" && p[1] == "plain/ledger" {
-						Expect(c.Connect).To(And(BeNumerically(">=", trip), BeNumerically("<", trip+quick)), "without a proxy the client waits for its SYN")
-					}
+					expectDelay(p, calls[p], delay, link.b == "node2" || p[1] == link.b)
 				}
 			}
 			Expect(cable.Restore(ctx)).To(Succeed())
-			Expect(call(ctx, l, "plain/batch", "shop/cart", 9000, workload.Options{PingPong: 5}).Latency).To(BeNumerically("<", 7*quick), "control: restored")
+			Expect(call(ctx, l, "plain/batch", "shop/cart", 9000, workload.Options{PingPong: exchanges}).Latency).To(BeNumerically("<", 7*quick), "control: restored")
 		}, SpecTimeout(world.Budget.Spec))
 	}
 
 	It("loses, doubles and reorders packets, and no byte", Label("FI-01"), func(ctx SpecContext) {
 		l := twoNodes(ctx)
 		cable := l.Link("node1", "node2")
-		const size = 512 << 10
-		before, after := tcpCounters(ctx, l, "shop/web"), map[string]int64{}
+		const size = 256 << 10
+		before := tcpCounters(ctx, l, "shop/web")
 		impair(ctx, cable, lab.Impairment{
 			Delay: 5 * time.Millisecond, Jitter: time.Millisecond, Loss: 0.05, Duplicate: 0.01, Reorder: 0.02, Seed: 1,
 		})
-		for _, p := range paths {
-			o, err := l.Observe(ctx, l.Pod(p[0]), url(l, "tcp", p[1], 9000), workload.Options{HalfClose: true, Size: size, Download: size, Timeout: world.Budget.Spec})
-			Expect(err).NotTo(HaveOccurred(), "%v", o)
-			Expect(o.Call.OK).To(BeTrue(), "%v: caller and server checked every byte:\n%s", p, o)
-			if p == paths[0] {
-				Expect(o).To(expect.Tunnelled())
-				after = tcpCounters(ctx, l, "shop/web")
-			}
-		}
+		o, err := l.Observe(ctx, l.Pod("shop/web"), url(l, "tcp", "shop/cart", 9000), bothWays(size))
+		Expect(err).NotTo(HaveOccurred(), "%v", o)
+		Expect(o).To(expect.Tunnelled()) // an echo; the rest of the evidence is that caller and server checked every byte
+		after := tcpCounters(ctx, l, "shop/web")
+		carried, err := cable.Traffic(ctx)
+		Expect(err).NotTo(HaveOccurred())
+		atOnce(func(from, to string) { call(ctx, l, from, to, 9000, bothWays(size)) })
 		traffic, err := cable.Traffic(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		for _, d := range []lab.Passed{traffic.There, traffic.Back} {
@@ -86,11 +87,11 @@ var _ = Describe("a link that is not good", func() {
 		}
 		sent := after["RetransSegs"] - before["RetransSegs"]
 		Expect(sent).To(BeNumerically(">", 0), "what was lost was sent again")
-		Expect(sent).To(BeNumerically("<=", int64(traffic.There.Lost+traffic.There.Reordered)*3), "and not much more than that: %+v", traffic)
+		Expect(sent).To(BeNumerically("<=", int64(carried.There.Lost+carried.There.Reordered)*3), "and not much more than that: %+v", carried)
 
 		Expect(cable.Restore(ctx)).To(Succeed())
 		clean := tcpCounters(ctx, l, "shop/web")
-		Expect(call(ctx, l, "shop/web", "shop/cart", 9000, workload.Options{HalfClose: true, Size: size, Download: size}).OK).To(BeTrue())
+		Expect(call(ctx, l, "shop/web", "shop/cart", 9000, bothWays(size)).OK).To(BeTrue())
 		Expect(tcpCounters(ctx, l, "shop/web")["RetransSegs"]-clean["RetransSegs"]).To(BeZero(), "control: a good link needs no second sending")
 	}, SpecTimeout(world.Budget.Spec))
 
@@ -126,6 +127,42 @@ var _ = Describe("a link that is not good", func() {
 		Expect(cable.Restore(ctx)).To(Succeed())
 	}, SpecTimeout(world.Budget.Spec))
 })
+
+// exchanges are made on one connection.
+const exchanges = 5
+
+// atOnce makes the calls of every path at the same time, and waits for them.
+func atOnce(each func(from, to string)) {
+	var wg sync.WaitGroup
+	for _, p := range paths {
+		wg.Go(func() {
+			defer GinkgoRecover()
+			each(p[0], p[1])
+		})
+	}
+	wg.Wait()
+}
+
+// expectDelay judges one path's call over a link that delays each packet.
+func expectDelay(p [2]string, c workload.Call, delay time.Duration, crosses bool) {
+	GinkgoHelper()
+	trip := 2 * delay
+	if !crosses {
+		Expect(c.Latency).To(BeNumerically("<", 7*quick), "control: %s does not cross the link", p[1])
+		return
+	}
+	// A connect and the exchange that says who is there, or the CONNECT of a stream and that; then the exchanges.
+	Expect(c.Latency).To(And(BeNumerically(">=", (exchanges+2)*trip), BeNumerically("<", (exchanges+4)*trip+7*quick)), "%v with %s", p, delay)
+	Expect(c.FirstByte).To(BeNumerically(">=", 2*trip), "%v with %s", p, delay)
+	if p[0] == "plain/batch" && p[1] == "plain/ledger" {
+		Expect(c.Connect).To(And(BeNumerically(">=", trip), BeNumerically("<", trip+2*quick)), "without a proxy the client waits for its SYN")
+	}
+}
+
+// bothWays sends and receives so much, and both sides check it.
+func bothWays(size int64) workload.Options {
+	return workload.Options{HalfClose: true, Size: size, Download: size, Timeout: world.Budget.Spec}
+}
 
 // twoNodes is a lab of the scenario's own.
 func twoNodes(ctx SpecContext) *world.World {

@@ -27,11 +27,11 @@ var _ = Describe("resources that run out", func() {
 		l := twoNodes(ctx)
 		zt := l.Daemon("node2", lab.DaemonZtunnel)
 		before := alive(ctx, zt)
-		held := start(ctx, l, "shop/web", "shop/cart", exchanging(4*time.Second))
+		held := start(ctx, l, "shop/web", "shop/cart", exchanging(2500*time.Millisecond))
 		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments("node2").WithTimeout(world.Budget.Evidence).Should(BeNumerically(">", 0))
 		limit(ctx, zt, 12)
 
-		crowd := start(ctx, l, "plain/batch", "shop/cart", silent(40, 1500*time.Millisecond))
+		crowd := start(ctx, l, "plain/batch", "shop/cart", silent(40, time.Second))
 		Eventually(logged).WithContext(ctx).WithArguments(l, "node2", unix.EMFILE.Error()).WithTimeout(world.Budget.Propagation).
 			Should(BeTrue(), "the log says what ran out")
 		Expect(works(ctx, l, "plain/batch", "shop/cart")).To(BeFalse(), "control: there is none left for another")
@@ -57,11 +57,11 @@ var _ = Describe("resources that run out", func() {
 		clients := []string{"plain/batch", "shop/web"} // in plain text and by a tunnel
 		var first, crowds []*running
 		for _, from := range clients {
-			first = append(first, start(ctx, l, from, "shop/narrow", silent(ports/2, 2500*time.Millisecond)))
+			first = append(first, start(ctx, l, from, "shop/narrow", silent(ports/2, 1500*time.Millisecond)))
 		}
 		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments("node2").WithTimeout(world.Budget.Evidence).Should(BeNumerically(">=", ports))
 		for _, from := range clients {
-			crowds = append(crowds, start(ctx, l, from, "shop/narrow", silent(2*ports, time.Second)))
+			crowds = append(crowds, start(ctx, l, from, "shop/narrow", silent(2*ports, 500*time.Millisecond)))
 		}
 		for i, from := range clients {
 			Expect(crowds[i].end().Failed).To(Equal(2*ports-ports/2), "%s: half of the ports were free", from)
@@ -84,8 +84,8 @@ var _ = Describe("resources that run out", func() {
 		full := another(ctx, l, "full", func(p *corev1.Pod) {
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}
 		})
-		const most, lasting = 1 << 19, 4 * time.Second
-		held := start(ctx, l, "shop/web", "shop/full", exchanging(lasting+time.Second))
+		const most, lasting = 1 << 19, 3 * time.Second
+		held := start(ctx, l, "shop/web", "shop/full", exchanging(lasting))
 		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments("node2").WithTimeout(world.Budget.Evidence).Should(BeNumerically(">", 0))
 		began := time.Now()
 		out, err := l.Output(ctx, full.PodRef, "workload", "fill", fmt.Sprint(most), lasting.String())

@@ -161,6 +161,7 @@ func expectSharesAt(ctx SpecContext, from, url string, want map[string]float64) 
 		return res.OK == 5
 	}).WithTimeout(world.Budget.Propagation).Should(BeTrue(), "%s: the service has not come to be known as it is", from)
 	res := call(workload.Options{Count: draws, Concurrency: 4})
+	Expect(w.Settle(ctx)).To(Succeed())
 	Expect(res.OK).To(Equal(draws), "failures: %v", res.Errors)
 	for pod, n := range res.Servers {
 		Expect(want).To(HaveKey(pod), "%s: %d of %d connections went to %s: %v", from, n, draws, pod, res.Servers)

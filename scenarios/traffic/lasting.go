@@ -57,7 +57,7 @@ var _ = Describe("connections that last", func() {
 			Expect(probes(packets, func(p wire.Packet) bool { return p.Src.Addr() == batch })).
 				To(BeNumerically("<=", int(idle/(15*time.Second))+1), "control: past the mesh there are only the application's own, every 15 s")
 		},
-		Entry("shortened", SpecTimeout(world.Budget.Spec), 4*time.Second, time.Second),
+		Entry("shortened", SpecTimeout(world.Budget.Spec), 3500*time.Millisecond, time.Second),
 		Entry("for an hour", Label("slow"), SpecTimeout(time.Hour+world.Budget.LongSpec), time.Hour, 180*time.Second),
 	)
 })

@@ -23,7 +23,7 @@ var _ = Describe("packets of other sizes", func() {
 		l, err := world.Start(ctx, "mixed-mtu", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())
 		l.Needs(lab.CapCapture)
-		const size = 2 * megabyte
+		const size = megabyte
 		transfer := func(from, to string, v6 bool, o workload.Options) *world.Observation {
 			GinkgoHelper()
 			o.HalfClose, o.Size, o.Download = true, size, size

@@ -20,7 +20,7 @@ const nobody = 9999
 
 // connectTimeout is what the scenario's ztunnels are told, and slack what else a refusal may take.
 const (
-	connectTimeout = time.Second
+	connectTimeout = 500 * time.Millisecond
 	slack          = 2 * time.Second
 )
 
@@ -45,11 +45,12 @@ var _ = Describe("connections that end badly", func() {
 
 			orderly := call(workload.Options{HalfClose: true, Size: kilobyte, Download: kilobyte})
 			Expect(orderly.OK).To(BeTrue(), "control: an orderly end arrives as one: %s", orderly.Error)
+			Expect(w.Settle(ctx)).To(Succeed())
 		}, SpecTimeout(world.Budget.Spec))
 
 		It("answers for a port that nobody listens on, "+o.name, Label("TR-07"), func(ctx SpecContext) {
 			obs := observe(ctx, o.from, url(nobody), workload.Options{})
-			Expect(obs.Call.Class).To(BeElementOf(workload.ClassRefused, workload.ClassReset), obs.String())
+			Expect(obs.Call.Class).To(BeElementOf(workload.ClassRefused, workload.ClassReset), "not an orderly end:\n%s", obs)
 			Expect(obs.Call.Latency).To(BeNumerically("<", slack), obs.String())
 			for _, e := range []*telemetry.Entry{obs.Outbound, obs.Inbound} {
 				if e != nil {

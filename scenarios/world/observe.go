@@ -98,6 +98,19 @@ func (o *Observation) missing() error {
 	return nil
 }
 
+// Settle waits until every connection that the lab's ztunnels counted as opened is counted as closed: calls that nobody observed have
+// then no part in what is observed next. In a lab where connections last, it fails.
+func (w *World) Settle(ctx context.Context) error {
+	return Wait(ctx, Budget.Evidence, func(ctx context.Context) (bool, error) {
+		all, err := w.scrapeAll(ctx)
+		var opened, closed float64
+		for _, s := range all {
+			opened, closed = opened+s.Sum(Opened, nil), closed+s.Sum(Closed, nil)
+		}
+		return err == nil && opened == closed, err
+	})
+}
+
 func (w *World) scrapeAll(ctx context.Context) (map[string]Samples, error) {
 	nodes := w.Nodes()
 	samples := make([]Samples, len(nodes))

@@ -61,10 +61,21 @@ func (l *Link) Passed() ([]lab.Passed, error) {
 }
 
 // Close gives the packets back to the kernel, sends those that were still held, and waits.
-func (l *Link) Close() error {
+func (l *Link) Close() error { return errors.Join(l.release(), l.finish()) }
+
+// release gives the packets back to the kernel, while they are still forwarded too.
+func (l *Link) release() error {
 	var errs []error
 	for _, f := range l.forwarders {
-		errs = append(errs, f.path.release(), f.restore(), f.close())
+		errs = append(errs, f.path.release(), f.restore())
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Link) finish() error {
+	var errs []error
+	for _, f := range l.forwarders {
+		errs = append(errs, f.close())
 	}
 	l.running.Wait()
 	return errors.Join(append(errs, l.err)...)

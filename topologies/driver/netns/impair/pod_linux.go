@@ -157,13 +157,14 @@ func (p *PodLink) move(l netlink.Link) error {
 	return nil
 }
 
-// Close puts the cable together again: first the routes, so that no packet goes where nobody takes it on.
+// Close puts the cable together again: first the kernel listens at the old end, then routes lead there, and only then nobody forwards any
+// more. In another order the end would miss the pod's answer to who it is, and ask again only after a second.
 func (p *PodLink) Close() error {
-	var errs []error
+	errs := []error{p.Link.release()}
 	if p.plug != nil {
 		errs = append(errs, p.node.Do(func() error { return p.move(p.end) }))
 	}
-	errs = append(errs, p.Link.Close())
+	errs = append(errs, p.Link.finish())
 	if p.plug != nil {
 		errs = append(errs, p.node.Do(func() error {
 			l, err := netlink.LinkByName(p.plug.Name)
