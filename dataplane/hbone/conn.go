@@ -91,6 +91,7 @@ type conn struct {
 const (
 	keepPing  = 0x616d62_6c616200
 	drainPing = 0x616d62_6c616201
+	firstID   = 1 // of a client's streams
 	lastAny   = 1<<31 - 1
 )
 
@@ -120,7 +121,7 @@ func newConn(cfg Config, o owner, client bool, rec *recordConn, tc *tls.Conn) *c
 		remote: addrPort(rec.RemoteAddr()), local: addrPort(rec.LocalAddr()),
 		since:   time.Now(),
 		streams: make(map[uint32]*stream),
-		nextID:  1, peerStreams: cfg.MaxStreams,
+		nextID:  firstID, peerStreams: cfg.MaxStreams,
 		goAwayLast: lastAny,
 	}
 	c.idleSince = c.since

@@ -18,7 +18,7 @@ func (c *conn) tick() {
 	}
 	late := !c.pingSent.IsZero() && now.Sub(c.pingSent) >= c.cfg.PingTimeout
 	deaf := !c.acked && now.Sub(c.since) >= c.cfg.PingTimeout
-	idle := c.idleFor > 0 && c.active == 0 && now.Sub(c.idleSince) >= c.idleFor
+	idle := c.idleFor > 0 && c.active == 0 && !now.Before(c.idleUntil())
 	ping := c.pingSent.IsZero() && !now.Before(c.pingAt)
 	if ping {
 		c.pingSent, c.pingAt = now, now.Add(c.cfg.PingInterval)
@@ -42,6 +42,18 @@ func (c *conn) tick() {
 	}
 }
 
+// firstUse is how long a connection is kept at least for the stream that it was made for: on a busy machine that comes
+// later than a short IdleFor ends.
+const firstUse = time.Second
+
+// idleUntil is when a connection without streams ends. c.mu is held.
+func (c *conn) idleUntil() time.Time {
+	if c.client && c.nextID == firstID {
+		return c.idleSince.Add(max(c.idleFor, firstUse))
+	}
+	return c.idleSince.Add(c.idleFor)
+}
+
 // nextTick is how long tick may sleep. c.mu is held.
 func (c *conn) nextTick(now time.Time) time.Duration {
 	next := c.pingAt
@@ -52,7 +64,7 @@ func (c *conn) nextTick(now time.Time) time.Duration {
 		next = t
 	}
 	if c.idleFor > 0 && c.active == 0 {
-		if t := c.idleSince.Add(c.idleFor); t.Before(next) {
+		if t := c.idleUntil(); t.Before(next) {
 			next = t
 		}
 	}

@@ -37,6 +37,9 @@ var _ = Describe("a control plane that is away", func() {
 			Expect(c.Cut()).To(BeFalse(), "cut though only the control plane is away: %+v", c)
 			Expect(c.Calls).To(BeNumerically(">", 0))
 		}
+		for _, node := range l.Nodes() { // the kept connections are still to be counted as closed
+			Eventually(l.OpenTunnels).WithContext(ctx).WithArguments(node).WithTimeout(world.Budget.Evidence).Should(BeZero())
+		}
 		observed(ctx, l, "shop/web", url)
 		Expect(observe(ctx, l, "plain/batch", url)).To(expect.PlainInbound())
 
