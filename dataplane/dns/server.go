@@ -123,15 +123,16 @@ func (s *Server) ServePackets(ctx context.Context, c *net.UDPConn) {
 		q := query{raw: (*b)[:n], client: from, local: local}
 		out := take()
 		answer, done := s.quick(&q, *out)
-		if done {
+		switch {
+		case done:
 			send(answer, from)
-		} else if s.enter() {
+		case s.enter():
 			q.raw = append([]byte(nil), q.raw...)
 			waiting.Go(func() {
 				defer s.leave()
 				send(s.slow(ctx, &q), from)
 			})
-		} else {
+		default:
 			send(s.refuse(&q, errBusy), from)
 		}
 		give(out)

@@ -333,14 +333,14 @@ func TestEDNSAndSizes(t *testing.T) {
 	for i := range 100 {
 		large = append(large, fmt.Sprintf("large.example.org. 5 IN A 192.0.2.%d", i))
 	}
-	r := newRig(t, zoneOf(large...), nil)
-	many := r.mesh.names.(*fakeNames)
-	s := many.add(service("shop", "many.shop.svc.cluster.local"))
-	var pods []*mesh.Workload
-	for i := range 100 {
-		pods = append(pods, pod("shop", fmt.Sprintf("m-%d", i), fmt.Sprintf("10.1.0.%d", i)))
-	}
-	many.endpoint(s, pods...)
+	r := newRig(t, zoneOf(large...), func(_ *Config, m *fakeMesh, _ *fakeTransport) {
+		n := m.names.(*fakeNames)
+		var pods []*mesh.Workload
+		for i := range 100 {
+			pods = append(pods, pod("shop", fmt.Sprintf("m-%d", i), fmt.Sprintf("10.1.0.%d", i)))
+		}
+		n.endpoint(n.add(service("shop", "many.shop.svc.cluster.local")), pods...)
+	})
 	for _, name := range []string{"many", "large.example.org"} {
 		for _, c := range []struct {
 			network string

@@ -27,7 +27,7 @@ var automatic = netip.MustParsePrefix("240.240.0.0/16")
 var _ = Describe("ServiceEntries", func() {
 	It("gives a host without an address one of its own, which leads to the pods behind it", Label("DN-03"), func(ctx SpecContext) {
 		apply(ctx, entryOf("auto", "shop", []string{"auto.test"}, nil))
-		r := eventually(ctx, w, inside, "auto.test", options{}, has("A", 1))
+		r := eventually(ctx, w, inside, "auto.test", options{}, known)
 		Expect(automatic.Contains(netip.MustParseAddr(r.Data("A")[0]))).To(BeTrue(), "%v", r)
 		Expect(resolve(ctx, w, inside, "auto.test", options{Type: "AAAA"}).Data("AAAA")).To(HaveLen(1))
 		Expect(untouched(ctx, "auto.test", options{}).Rcode).To(Equal("NXDOMAIN"), "control: outside the mesh there is no such name")
@@ -67,10 +67,10 @@ var _ = Describe("ServiceEntries", func() {
 			entryOf("same", "plain", []string{"same.test"}, []string{"240.240.201.2"}),
 			entryOf("hidden", "shop", []string{"hidden.test"}, []string{"240.240.201.3"}, private))
 		for from, want := range map[string]string{inside: "240.240.201.1", guest: "240.240.201.2"} {
-			r := eventually(ctx, w, from, "same.test", options{}, has("A", 1))
+			r := eventually(ctx, w, from, "same.test", options{}, known)
 			Expect(r.Data("A")).To(ConsistOf(want), from)
 		}
-		r := eventually(ctx, w, inside, "hidden.test", options{}, has("A", 1))
+		r := eventually(ctx, w, inside, "hidden.test", options{}, known)
 		Expect(r.Data("A")).To(ConsistOf("240.240.201.3"), "control: in its own namespace it is there")
 		Expect(resolve(ctx, w, guest, "hidden.test", options{}).Rcode).To(Equal("NXDOMAIN"))
 	}, SpecTimeout(world.Budget.Spec))

@@ -17,7 +17,7 @@ var _ = Describe("DNS messages", func() {
 	// that question is the cluster's, asked as it stands: with the search domain it is answered, without it is not.
 	It("passes on what it does not answer itself, and brings the answer back", Label("DN-02"), func(ctx SpecContext) {
 		const srv = "_http._tcp.cart-headless.shop.svc.cluster.local"
-		r, passedOn := told(ctx, inside, srv, options{Type: "SRV"})
+		r, passedOn := told(ctx, srv, options{Type: "SRV"})
 		Expect(passedOn).To(BeTrue())
 		Expect(r.Data("SRV")).To(HaveLen(6), "each pod has a name for each of its addresses: %+v", r)
 		Expect(sorted(r, "SRV")).To(Equal(sorted(untouched(ctx, srv, options{Type: "SRV"}), "SRV")), "control: as the cluster's DNS says")
@@ -47,7 +47,7 @@ var _ = Describe("DNS messages", func() {
 				}
 			}
 		}
-		_, passedOn := told(ctx, inside, "lab.test", options{Type: "UPDATE", Server: w.Pod(outside).Addr(false).String()})
+		_, passedOn := told(ctx, "lab.test", options{Type: "UPDATE", Server: w.Pod(outside).Addr(false).String()})
 		Expect(passedOn).To(BeTrue(), "control: it went through the mesh's proxy")
 	}, SpecTimeout(world.Budget.Spec))
 
@@ -69,7 +69,7 @@ var _ = Describe("DNS messages", func() {
 			}
 		}
 		// The mesh's own answers keep to it too.
-		r, passedOn := told(ctx, inside, "cart-headless", options{EDNS: 1232})
+		r, passedOn := told(ctx, "cart-headless", options{EDNS: 1232})
 		Expect(passedOn).To(BeFalse())
 		Expect(r.EDNS).To(BeNumerically(">", 0), "EDNS is answered with EDNS")
 		Expect(r.Data("A")).To(HaveLen(3))

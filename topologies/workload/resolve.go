@@ -96,7 +96,7 @@ func ParseResolve(args []string, stderr io.Writer) (ResolveOptions, string, erro
 	if fs.NArg() != 1 {
 		return o, "", fmt.Errorf("want one name, got %d arguments", fs.NArg())
 	}
-	_, _, err := o.message(fs.Arg(0))
+	_, err := o.message(fs.Arg(0))
 	return o, fs.Arg(0), err
 }
 
@@ -119,7 +119,7 @@ func Resolve(ctx context.Context, name string, o ResolveOptions) (Resolution, er
 	}
 	var r Resolution
 	for _, n := range names {
-		q, _, err := o.message(n)
+		q, err := o.message(n)
 		if err != nil {
 			return r, err
 		}
@@ -130,17 +130,17 @@ func Resolve(ctx context.Context, name string, o ResolveOptions) (Resolution, er
 	return r, nil
 }
 
-func (o ResolveOptions) message(name string) (*dns.Msg, string, error) {
+func (o ResolveOptions) message(name string) (*dns.Msg, error) {
 	name = dns.Fqdn(name)
 	if _, ok := dns.IsDomainName(name); !ok {
-		return nil, "", fmt.Errorf("%q is no domain name", name)
+		return nil, fmt.Errorf("%q is no domain name", name)
 	}
 	q := new(dns.Msg)
 	switch kind := strings.ToUpper(cmp.Or(o.Type, "A")); kind {
 	case "UPDATE":
 		rr, err := dns.NewRR("added." + name + " 30 IN A 192.0.2.1")
 		if err != nil {
-			return nil, "", err
+			return nil, err
 		}
 		q.SetUpdate(name)
 		q.Insert([]dns.RR{rr})
@@ -149,14 +149,14 @@ func (o ResolveOptions) message(name string) (*dns.Msg, string, error) {
 	default:
 		t, ok := dns.StringToType[kind]
 		if !ok {
-			return nil, "", fmt.Errorf("unknown type %q", o.Type)
+			return nil, fmt.Errorf("unknown type %q", o.Type)
 		}
 		q.SetQuestion(name, t)
 	}
 	if o.EDNS > 0 {
 		q.SetEdns0(uint16(min(o.EDNS, dns.MaxMsgSize)), false)
 	}
-	return q, name, nil
+	return q, nil
 }
 
 func (o ResolveOptions) exchange(ctx context.Context, q *dns.Msg, server string) Resolution {

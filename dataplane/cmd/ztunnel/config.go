@@ -174,7 +174,7 @@ func transport(e *env, c *ztunnel.Config) {
 func names(e *env, c *ztunnel.Config) {
 	c.DNS = ztunnel.DNS{
 		Off:                !e.flag("ISTIO_META_DNS_CAPTURE", true),
-		PreferredNamespace: e.text("PREFERED_SERVICE_NAMESPACE", ""),
+		PreferredNamespace: e.text("PREFERED_SERVICE_NAMESPACE", ""), //nolint:misspell // the name is upstream's
 		Attempt:            e.duration("DNS_UPSTREAM_TIMEOUT", 2*time.Second),
 	}
 	if e.text("ISTIO_META_DNS_PROXY_ADDR", "") != "" {
