@@ -24,6 +24,11 @@ type abuse struct {
 	updates allowance
 
 	sent atomic.Int64 // bytes since updates ran short the last time
+
+	// refusal is when the next refusal may be answered, in nanoseconds since the connection's start. A peer may need
+	// many answers of that kind (a policy changed), so they are not counted but paced: who does not wait for them runs
+	// into the limit on streams.
+	refusal atomic.Int64
 }
 
 func newAbuse(now time.Time) abuse {
@@ -44,6 +49,9 @@ const (
 	bytesPerUpdate = 2 << 10
 	// settingsMax bounds the entries of one SETTINGS frame, each of which may touch every stream.
 	settingsMax = 64
+	// Refusals of one connection keep this distance once more of them have come at once.
+	refusalGap   = time.Millisecond
+	refusalBurst = 200 * refusalGap
 )
 
 // allowance is a token bucket that looks at the clock only when it is empty. Owned by the read loop.
@@ -115,4 +123,26 @@ func (c *conn) updated() error {
 func (c *conn) opened() {
 	c.abuse.noise.earn(earnOpen)
 	c.abuse.updates.earn(earnOpen)
+}
+
+// pace waits until s, which is to be refused, may be answered, or has ended.
+func (s *stream) pace() {
+	c := s.c
+	now := int64(time.Since(c.since))
+	at := int64(0)
+	for {
+		last := c.abuse.refusal.Load()
+		at = max(last+int64(refusalGap), now-int64(refusalBurst))
+		if c.abuse.refusal.CompareAndSwap(last, at) {
+			break
+		}
+	}
+	if at <= now {
+		return
+	}
+	t := time.AfterFunc(time.Duration(at-now), s.signal)
+	defer t.Stop()
+	for int64(time.Since(c.since)) < at && !s.isDead() {
+		<-s.wake
+	}
 }

@@ -25,6 +25,7 @@ const (
 	outKeepMax = 512 << 10
 
 	queueChunk = 16 << 10
+	queueSmall = 512 // for what comes before the application is connected, most of the time
 )
 
 // pool is a typed sync.Pool.
@@ -45,6 +46,7 @@ var (
 	plainBufs    pool[[plainBufSize]byte]
 	appBufs      pool[[appBufSize]byte]
 	chunks       pool[chunk]
+	smallChunks  pool[chunk]
 	smallOuts    pool[outBuf]
 	largeOuts    pool[outBuf]
 )
@@ -109,7 +111,29 @@ func (o *outBuf) free() {
 type chunk struct {
 	next *chunk
 	r, w int
-	buf  [queueChunk]byte
+	buf  []byte // queueChunk or queueSmall
+}
+
+// newChunk returns an empty chunk, a small one if n bytes fit in that.
+func newChunk(n int) *chunk {
+	p, size := &chunks, queueChunk
+	if n <= queueSmall {
+		p, size = &smallChunks, queueSmall
+	}
+	c := p.get()
+	if c.buf == nil {
+		c.buf = make([]byte, size)
+	}
+	c.next, c.r, c.w = nil, 0, 0
+	return c
+}
+
+func (c *chunk) free() {
+	if len(c.buf) == queueSmall {
+		smallChunks.put(c)
+		return
+	}
+	chunks.put(c)
 }
 
 // queue holds bytes that the kernel did not take yet, in order. The zero value is empty.
@@ -121,9 +145,8 @@ type queue struct {
 func (q *queue) append(b []byte) {
 	q.size += len(b)
 	for len(b) > 0 {
-		if q.tail == nil || q.tail.w == queueChunk {
-			c := chunks.get()
-			c.next, c.r, c.w = nil, 0, 0
+		if q.tail == nil || q.tail.w == len(q.tail.buf) {
+			c := newChunk(q.size)
 			if q.tail == nil {
 				q.head = c
 			} else {
@@ -157,7 +180,7 @@ func (q *queue) consume(n int) {
 	if q.head == nil {
 		q.tail = nil
 	}
-	chunks.put(c)
+	c.free()
 }
 
 // clear drops everything and reports how much that was.
@@ -165,7 +188,7 @@ func (q *queue) clear() int {
 	n := q.size
 	for c := q.head; c != nil; {
 		next := c.next
-		chunks.put(c)
+		c.free()
 		c = next
 	}
 	*q = queue{}

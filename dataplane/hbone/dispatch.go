@@ -89,8 +89,7 @@ func (c *conn) collect(s *stream, b []byte) {
 		c.deliverSmall()
 	}
 	if c.small == nil {
-		c.small, c.smallOf = chunks.get(), s
-		c.small.w = 0
+		c.small, c.smallOf = newChunk(queueChunk), s
 	}
 	c.small.w += copy(c.small.buf[c.small.w:], b)
 }
@@ -104,7 +103,7 @@ func (c *conn) deliverSmall() {
 	c.small = nil
 	c.deliver(c.smallOf, k.buf[:k.w])
 	c.smallOf = nil
-	chunks.put(k)
+	k.free()
 }
 
 // padding implements sink. Padding costs window, so it is given back like bytes that were taken.

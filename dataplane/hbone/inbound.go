@@ -69,6 +69,7 @@ func (in *Inbound) Refuse(status int, h ...Header) {
 	}
 	in.answered = true
 	s := in.s
+	s.pace()
 	sent := s.respond(status, true, h)
 	ended := s.inputEnded()
 	if s.die(errRefused, false) && sent && !ended {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -20,6 +21,7 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 	"github.com/ambientlab/ambientlab/topologies/workload/attack"
+	"github.com/ambientlab/ambientlab/topologies/workload/forge"
 )
 
 // What an attack may do to its victim: a ztunnel may grow by so much, and its other clients' calls may take so long at
@@ -28,6 +30,7 @@ const (
 	growth         = 20_000 // kB
 	growthHalfOpen = 55_000 // kB, with 3 000 handshakes under way
 	latency        = 25 * time.Millisecond
+	fullLength     = 10 * time.Second
 )
 
 var _ = Describe("a hostile peer", func() {
@@ -50,9 +53,31 @@ var _ = Describe("a hostile peer", func() {
 		s := besiege(ctx)
 		s.attack(ctx, "plain", 500*time.Millisecond, growth)
 		s.attack(ctx, "half-open", time.Second, growthHalfOpen)
+		s.attack(ctx, "http1", 200*time.Millisecond, growth)
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("does everything it can for ten seconds each", Label("FI-06", "FI-07", "SE-05", "slow"), func(ctx SpecContext) {
+	It("with a certificate but no CONNECT gets 400", Label("SE-05"), func(ctx SpecContext) {
+		pod, cart := attacker(ctx, w, "asker"), w.Pod("shop/cart")
+		to := netip.AddrPortFrom(cart.Addr(false), mesh.PortHBONE).String()
+		ask := func(method string, fields ...forge.Field) forge.Answer {
+			c := forge.ConnectCommand{CertDir: "/tmp/cert", Request: forge.Request{
+				To: to, Timeout: 5 * time.Second, Fields: append([]forge.Field{{Name: ":method", Value: method}}, fields...),
+			}}
+			out, err := w.Output(ctx, pod.PodRef, append([]string{"workload", "connect"}, c.Args()...)...)
+			Expect(err).NotTo(HaveOccurred())
+			var a forge.Answer
+			Expect(json.Unmarshal(out, &a)).To(Succeed())
+			return a
+		}
+		authority := forge.Field{Name: ":authority", Value: netip.AddrPortFrom(cart.Addr(false), 8080).String()}
+		for _, method := range []string{"GET", "POST", "connect"} {
+			a := ask(method, forge.Field{Name: ":scheme", Value: "https"}, forge.Field{Name: ":path", Value: "/"}, authority)
+			Expect(a.Status).To(Equal(http.StatusBadRequest), "%s: %+v", method, a)
+		}
+		Expect(ask("CONNECT", authority).Status).To(Equal(http.StatusOK), "control")
+	}, SpecTimeout(world.Budget.Spec))
+
+	It("does everything it can for ten seconds each, and calls of others take no longer", Label("FI-06", "FI-07", "SE-05", "slow"), func(ctx SpecContext) {
 		s := besiege(ctx)
 		for _, certificate := range []bool{true, false} {
 			for _, kind := range attack.Kinds(certificate) {
@@ -60,7 +85,7 @@ var _ = Describe("a hostile peer", func() {
 				if kind == "half-open" || kind == "hello" {
 					limit = growthHalfOpen
 				}
-				s.attack(ctx, kind, 10*time.Second, limit)
+				s.attack(ctx, kind, fullLength, limit)
 			}
 		}
 	}, SpecTimeout(20*time.Minute))
@@ -124,7 +149,7 @@ func (s *siege) attack(ctx context.Context, kind string, d time.Duration, limit 
 		honest.OK, honest.Failed, honest.LatencyP50, honest.LatencyP99, honest.LatencyMax))
 	Expect(attacked.res.Opened).To(BeNumerically(">", 0))
 	Expect(honest.Failed).To(BeZero(), "%s: calls of another client failed: %v", kind, honest.Errors)
-	if d >= 10*time.Second { // a short attack is all beginning, and whatever else the machine does shows
+	if d >= fullLength { // a short attack is all beginning, and whatever else the machine does shows
 		Expect(honest.LatencyP99).To(BeNumerically("<=", latency), "%s: %d calls of another client", kind, honest.OK)
 	}
 	Expect(grew).To(BeNumerically("<=", limit), "%s: kB that the victim grew by", kind)
