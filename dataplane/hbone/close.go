@@ -73,6 +73,7 @@ func (c *conn) fail(err error) {
 		return
 	}
 	c.failed, c.draining, c.cutOff = true, true, ours
+	c.offended = ours && ce.Code != http2.ErrCodeNo
 	if !c.finishing.Load() || c.active > 0 {
 		c.err = err
 	}
@@ -135,8 +136,8 @@ const (
 	lingerBytes = 1 << 20
 )
 
-func (c *conn) linger(err error) {
-	if !offence(err) {
+func (c *conn) linger() {
+	if !c.hasOffended() {
 		return
 	}
 	t := c.rec.TCPConn
@@ -150,6 +151,13 @@ func (c *conn) linger(err error) {
 			return
 		}
 	}
+}
+
+// hasOffended reports whether the connection ended for what the peer did, its end having been agreed on before or not.
+func (c *conn) hasOffended() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.offended
 }
 
 // isCut reports whether the connection has ended and no stream outlives it.

@@ -74,6 +74,7 @@ type conn struct {
 	peerStreams uint32 // client: how many streams the peer allows
 	failed      bool
 	cutOff      bool  // failed, and every stream with it
+	offended    bool  // failed for what the peer did
 	err         error // why, once failed
 	ready       bool  // the peer's SETTINGS came
 	acked       bool  // and its acknowledgement of ours
@@ -144,7 +145,7 @@ func (c *conn) run() error {
 	c.fail(err)
 	c.rec.wakeFlusher()
 	c.flusherWork.Wait()
-	c.linger(err)
+	c.linger()
 	c.rec.TCPConn.Close() // before the drainers are done: the peer may be waiting for it
 	c.drainers.Wait()
 	c.mu.Lock()

@@ -4,7 +4,6 @@ package hbone
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -124,12 +123,6 @@ func (c *caller) wait() time.Duration {
 		return 0
 	}
 	return min(offenceWaitMax, time.Duration((c.offences-offencesFree)*float64(offenceWait)))
-}
-
-// offence reports whether a connection ended for what its client sent.
-func offence(err error) bool {
-	var ce *ConnectionError
-	return errors.As(err, &ce) && ce.ours && ce.Code != 0
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -142,7 +142,7 @@ func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
 			c.cut("drain time is over")
 		}
 	})
-	if err = c.run(); offence(err) {
+	if err = c.run(); c.hasOffended() {
 		s.cfg.Guard.offend(remote.Addr())
 	}
 	handlers.Wait()
