@@ -20,8 +20,6 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/dataplane/netns"
@@ -79,15 +77,16 @@ func TestForeignClients(t *testing.T) {
 	t.Run("400: curl, with GET", func(t *testing.T) { curl(t, web, "400") })
 }
 
-// connectByStock opens a tunnel with golang.org/x/net/http2's Transport and, if it can, checks that bytes come back.
+// connectByStock opens a tunnel with net/http's Transport and, if it can, checks that bytes come back.
 func connectByStock(t *testing.T, from *netns.NS, account, authority string) (int, error) {
 	cert := certificate(t, account)
-	tr := &http2.Transport{
-		TLSClientConfig: &tls.Config{
-			Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
-			InsecureSkipVerify: true, // a SPIFFE certificate has no host name
-		},
-		DialTLSContext: func(ctx context.Context, _, addr string, cfg *tls.Config) (net.Conn, error) {
+	cfg := &tls.Config{
+		Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"},
+		InsecureSkipVerify: true, // a SPIFFE certificate has no host name
+	}
+	tr := &http.Transport{
+		ForceAttemptHTTP2: true,
+		DialTLSContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			c, err := from.DialTCP(ctx, netip.MustParseAddrPort(addr), netns.SocketOptions{})
 			if err != nil {
 				return nil, err

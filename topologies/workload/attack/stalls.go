@@ -50,9 +50,7 @@ func slowRead(p *peer) error {
 			}
 		}
 	}
-	sent, err := p.fill()
-	switch {
-	case err != nil || sent > 0:
+	if sent, err := p.fill(); err != nil || sent > 0 {
 		return errors.Join(err, p.w.Flush())
 	}
 	return errors.Join(p.w.Flush(), hold(p, 10*time.Millisecond))
