@@ -185,9 +185,10 @@ func testStalled(t *testing.T, stalled, flowing int, grown bool) {
 	if *slow {
 		end = end.Add(60 * time.Second)
 	}
-	limit := 1.10
-	if scale > 1 {
-		limit = 2 // under the race detector times say little more than that nothing starves
+	// On a machine that others use, and under the race detector, times say little more than that nothing starves.
+	limit := 2.0
+	if *slow && scale == 1 {
+		limit = 1.10
 	}
 	var ratios []float64
 	ratio := 0.0
