@@ -54,7 +54,7 @@ var _ = Describe("a change of the mesh's root", func() {
 		for name, ld := range map[string]*loading{"new connections": fresh, "a connection that is kept": kept} {
 			ok, failed := ld.finish()
 			Expect(failed).To(BeEmpty(), name)
-			Expect(ok).To(BeNumerically(">", 20), "control: %s", name)
+			Expect(ok).To(BeNumerically(">", 10), "control: %s", name)
 		}
 		Expect(observe(ctx, l, url)).To(expect.Tunnelled())
 		now := held(ctx, l, "node1")

@@ -47,7 +47,12 @@ var _ = Describe("a control plane that is away", func() {
 		Expect(l.Apply(ctx, l.ClonePod("shop/web", "late"))).To(Succeed())
 		late, err := l.WaitPod(ctx, lab.PodRef{Namespace: "shop", Name: "late"}, func(p lab.PodInfo) bool { return p.Ready && p.Enrolled })
 		Expect(err).NotTo(HaveOccurred())
-		waiting := begin(ctx, l, "shop/late", url, workload.Options{Timeout: 30 * time.Second})
+		near := l.Pod("plain/batch") // on the same node: no other ztunnel is needed for it
+		if near.Node != late.Node {
+			near = l.Pod("plain/ledger")
+		}
+		Expect(near.Node).To(Equal(late.Node))
+		waiting := begin(ctx, l, "shop/late", at(near, "http", 8080), workload.Options{Timeout: 30 * time.Second})
 		Consistently(waiting.done).WithTimeout(300 * time.Millisecond).ShouldNot(BeClosed())
 		waiting.stop()
 

@@ -13,6 +13,7 @@ var Budget = struct {
 	LongSpec    time.Duration // one that moves a gigabyte or runs traffic through a change
 	Evidence    time.Duration // log records and metrics of a connection that has ended
 	Propagation time.Duration // a changed object, until every proxy acts on it
+	Settle      time.Duration // connections that have ended, until they are counted as closed
 	Poll        time.Duration // between two looks at a condition
 }{
 	Up:          60 * time.Second,
@@ -21,5 +22,6 @@ var Budget = struct {
 	LongSpec:    180 * time.Second,
 	Evidence:    5 * time.Second,
 	Propagation: 10 * time.Second,
+	Settle:      250 * time.Millisecond,
 	Poll:        10 * time.Millisecond,
 }
