@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -68,7 +69,7 @@ func Serve(ctx context.Context, o Options, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	if err := loopbackUp(); err != nil {
 		return err
 	}
@@ -138,7 +139,7 @@ func run(ctx context.Context, o Options, dir string, env []string) (res Result, 
 	var log strings.Builder
 	cmd := exec.CommandContext(ctx, o.Ztunnel)
 	cmd.Dir = dir
-	cmd.Env = append(env, "FAKE_CA=true", "INPOD_UDS="+filepath.Join(dir, "z.sock"), "NODE_NAME=node", "LOG_LEVEL=warn")
+	cmd.Env = append(slices.Clone(env), "FAKE_CA=true", "INPOD_UDS="+filepath.Join(dir, "z.sock"), "NODE_NAME=node", "LOG_LEVEL=warn")
 	cmd.Stdout, cmd.Stderr = io.Discard, &log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
