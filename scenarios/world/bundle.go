@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/onsi/ginkgo/v2"
 
@@ -33,12 +34,16 @@ func collectIfFailed(ctx context.Context, w *World) error {
 	if !spec.Failed() {
 		return w.trim(ctx)
 	}
+	end := time.Now() // what the bundle's questions cause is no part of the story
+	if at := spec.Failure.TimelineLocation.Time; !at.IsZero() {
+		end = at
+	}
 	dir := filepath.Join(failures(), slug(spec.FullText()), w.Spec.Name)
 	facts := map[string]string{"seed": strconv.FormatInt(ginkgo.GinkgoRandomSeed(), 10), "scenario": spec.FullText(), "revision": settings.Revision, "driver": w.driver}
 	if _, err := w.Bundle(ctx, lab.DirSink(dir), lab.BundleOptions{Each: Budget.Evidence, Facts: facts}); err != nil {
 		ginkgo.GinkgoWriter.Println("the bundle lacks something:", err)
 	}
-	if err := w.tell(ctx, lab.DirSink(dir), spec.StartTime); err != nil {
+	if err := w.tell(ctx, lab.DirSink(dir), spec.StartTime, end); err != nil {
 		ginkgo.GinkgoWriter.Println("the timeline lacks something:", err)
 	}
 	bundles[spec.FullText()] = filepath.Dir(dir)

@@ -155,8 +155,8 @@ func (n *nodeWire) events(ctx context.Context, source string) (lab.Timeline, err
 }
 
 // tell draws the timeline of a failed scenario on stderr and leaves the whole of it in its bundle.
-func (w *World) tell(ctx context.Context, bundle lab.Sink, begin time.Time) error {
-	t, err := w.Timeline(ctx, begin, time.Now())
+func (w *World) tell(ctx context.Context, bundle lab.Sink, begin, end time.Time) error {
+	t, err := w.Timeline(ctx, begin, end)
 	var text bytes.Buffer
 	errs := []error{err, t.Draw(&text, 0), bundle.Put("timeline.txt", text.Bytes())}
 	doc, err := json.MarshalIndent(t, "", "  ")

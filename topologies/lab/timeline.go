@@ -183,7 +183,7 @@ func named(r telemetry.Record) string {
 	return b.String()
 }
 
-// PacketEvents are the packets of a recording but those to many. One that passed several interfaces of the place is told once.
+// PacketEvents are the packets of a recording but those to many and to itself. One that passed several interfaces of the place is told once.
 func PacketEvents(source string, c *wire.Capture) Timeline {
 	type sight struct {
 		src, dst, flags string
@@ -193,8 +193,8 @@ func PacketEvents(source string, c *wire.Capture) Timeline {
 	last := map[sight]time.Time{}
 	var t Timeline
 	for _, p := range c.Packets() {
-		if p.Dst.Addr().IsMulticast() {
-			continue // neighbours that talk about the link
+		if p.Dst.Addr().IsMulticast() || p.Dst.Addr().IsLoopback() {
+			continue // neighbours that talk about the link, and a host that talks to itself
 		}
 		s := sight{p.Src.String(), p.Dst.String(), p.Flags, p.Seq}
 		at, seen := last[s]
