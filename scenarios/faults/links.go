@@ -24,24 +24,22 @@ import (
 // paths are what crosses from node1 to node2: a tunnel, plain text in and out of the mesh, and the control without any proxy.
 var paths = [][2]string{{"shop/web", "shop/cart"}, {"shop/web", "plain/ledger"}, {"plain/batch", "shop/cart"}, {"plain/batch", "plain/ledger"}}
 
-// quick is more than a call takes in a lab whose links are good.
-const quick = 20 * time.Millisecond
+// quick is more than a call takes in a lab whose links are good, on a machine that has other work.
+const quick = 50 * time.Millisecond
 
 var _ = Describe("a link that is not good", func() {
 	for _, link := range []struct {
 		name, a, b string
 		delays     []time.Duration
 	}{
-		{"between two nodes", "node1", "node2", []time.Duration{0, 20 * time.Millisecond, 50 * time.Millisecond}},
+		{"between two nodes", "node1", "node2", []time.Duration{20 * time.Millisecond, 50 * time.Millisecond}},
 		{"of a pod", "node2", "shop/cart", []time.Duration{20 * time.Millisecond}},
 	} {
 		It("delays what crosses it by as much as it says, and nothing else, "+link.name, Label("FI-01"), func(ctx SpecContext) {
 			l := twoNodes(ctx)
 			cable := l.Link(link.a, link.b)
 			for _, delay := range link.delays {
-				if delay > 0 {
-					impair(ctx, cable, lab.Impairment{Delay: delay})
-				}
+				impair(ctx, cable, lab.Impairment{Delay: delay})
 				atOnce(func(from, to string) {
 					call(ctx, l, from, to, 9000, workload.Options{PingPong: 1}) // finds neighbours, makes the tunnel's connection
 				})
@@ -66,14 +64,14 @@ var _ = Describe("a link that is not good", func() {
 		l := twoNodes(ctx)
 		cable := l.Link("node1", "node2")
 		const size = 256 << 10
-		before := tcpCounters(ctx, l, "shop/web")
+		before := tcpCounters(ctx, l)
 		impair(ctx, cable, lab.Impairment{
 			Delay: 5 * time.Millisecond, Jitter: time.Millisecond, Loss: 0.05, Duplicate: 0.01, Reorder: 0.02, Seed: 1,
 		})
 		o, err := l.Observe(ctx, l.Pod("shop/web"), url(l, "tcp", "shop/cart", 9000), bothWays(size))
 		Expect(err).NotTo(HaveOccurred(), "%v", o)
 		Expect(o).To(expect.Tunnelled()) // an echo; the rest of the evidence is that caller and server checked every byte
-		after := tcpCounters(ctx, l, "shop/web")
+		after := tcpCounters(ctx, l)
 		carried, err := cable.Traffic(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		atOnce(func(from, to string) { call(ctx, l, from, to, 9000, bothWays(size)) })
@@ -86,13 +84,13 @@ var _ = Describe("a link that is not good", func() {
 			Expect(d.Reordered).To(BeNumerically(">", 0), "%+v", d)
 		}
 		sent := after["RetransSegs"] - before["RetransSegs"]
-		Expect(sent).To(BeNumerically(">", 0), "what was lost was sent again")
+		Expect(sent).To(BeNumerically(">=", 4), "what was lost was sent again")
 		Expect(sent).To(BeNumerically("<=", int64(carried.There.Lost+carried.There.Reordered)*3), "and not much more than that: %+v", carried)
 
 		Expect(cable.Restore(ctx)).To(Succeed())
-		clean := tcpCounters(ctx, l, "shop/web")
+		clean := tcpCounters(ctx, l)
 		Expect(call(ctx, l, "shop/web", "shop/cart", 9000, bothWays(size)).OK).To(BeTrue())
-		Expect(tcpCounters(ctx, l, "shop/web")["RetransSegs"]-clean["RetransSegs"]).To(BeZero(), "control: a good link needs no second sending")
+		Expect(tcpCounters(ctx, l)["RetransSegs"]-clean["RetransSegs"]).To(BeNumerically("<=", sent/4), "control: a good link needs hardly any second sending")
 	}, SpecTimeout(world.Budget.Spec))
 
 	It("slows the control plane's word down, and loses none of it", Label("FI-01"), func(ctx SpecContext) {
@@ -192,10 +190,10 @@ func call(ctx SpecContext, l *world.World, from, to string, port uint16, o workl
 	return res.First()
 }
 
-// tcpCounters are the kernel's, of a pod.
-func tcpCounters(ctx SpecContext, l *world.World, pod string) map[string]int64 {
+// tcpCounters are the kernel's, of the pod whose calls are judged by them.
+func tcpCounters(ctx SpecContext, l *world.World) map[string]int64 {
 	GinkgoHelper()
-	out, err := l.Output(ctx, l.Pod(pod).PodRef, "workload", "counters")
+	out, err := l.Output(ctx, l.Pod("shop/web").PodRef, "workload", "counters")
 	Expect(err).NotTo(HaveOccurred())
 	var counters map[string]int64
 	Expect(json.Unmarshal(out, &counters)).To(Succeed())

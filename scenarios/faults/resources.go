@@ -27,11 +27,11 @@ var _ = Describe("resources that run out", func() {
 		l := twoNodes(ctx)
 		zt := l.Daemon("node2", lab.DaemonZtunnel)
 		before := alive(ctx, zt)
-		held := start(ctx, l, "shop/web", "shop/cart", exchanging(2500*time.Millisecond))
+		held := start(ctx, l, "shop/web", "shop/cart", exchanging(2*time.Second))
 		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments("node2").WithTimeout(world.Budget.Evidence).Should(BeNumerically(">", 0))
 		limit(ctx, zt, 12)
 
-		crowd := start(ctx, l, "plain/batch", "shop/cart", silent(40, time.Second))
+		crowd := start(ctx, l, "plain/batch", "shop/cart", silent(40, 700*time.Millisecond))
 		Eventually(logged).WithContext(ctx).WithArguments(l, "node2", unix.EMFILE.Error()).WithTimeout(world.Budget.Propagation).
 			Should(BeTrue(), "the log says what ran out")
 		Expect(works(ctx, l, "plain/batch", "shop/cart")).To(BeFalse(), "control: there is none left for another")
@@ -85,7 +85,7 @@ var _ = Describe("resources that run out", func() {
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}
 		})
 		const most, lasting = 1 << 19, 3 * time.Second
-		held := start(ctx, l, "shop/web", "shop/full", exchanging(lasting))
+		held := start(ctx, l, "shop/web", "shop/full", exchanging(lasting-500*time.Millisecond))
 		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments("node2").WithTimeout(world.Budget.Evidence).Should(BeNumerically(">", 0))
 		began := time.Now()
 		out, err := l.Output(ctx, full.PodRef, "workload", "fill", fmt.Sprint(most), lasting.String())

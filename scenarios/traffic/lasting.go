@@ -47,7 +47,7 @@ var _ = Describe("connections that last", func() {
 			waitIdle(ctx, l, idle)
 			packets := recording{c}.stop(ctx)
 
-			want := int(idle/keepalive) - 2 // the first comes a whole time after the last byte
+			want := int(idle/keepalive) - 1 // the first comes a whole time after the last byte
 			Expect(want).To(BeNumerically(">", 0))
 			web, batch := l.Pod("shop/web").Addr(false), l.Pod("plain/batch").Addr(false)
 			for _, port := range []uint16{mesh.PortHBONE, 9000} {
@@ -57,7 +57,7 @@ var _ = Describe("connections that last", func() {
 			Expect(probes(packets, func(p wire.Packet) bool { return p.Src.Addr() == batch })).
 				To(BeNumerically("<=", int(idle/(15*time.Second))+1), "control: past the mesh there are only the application's own, every 15 s")
 		},
-		Entry("shortened", SpecTimeout(world.Budget.Spec), 3500*time.Millisecond, time.Second),
+		Entry("shortened", SpecTimeout(world.Budget.Spec), 2500*time.Millisecond, time.Second),
 		Entry("for an hour", Label("slow"), SpecTimeout(time.Hour+world.Budget.LongSpec), time.Hour, 180*time.Second),
 	)
 })

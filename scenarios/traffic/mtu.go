@@ -23,7 +23,7 @@ var _ = Describe("packets of other sizes", func() {
 		l, err := world.Start(ctx, "mixed-mtu", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())
 		l.Needs(lab.CapCapture)
-		const size = megabyte
+		const size = megabyte / 2
 		transfer := func(from, to string, v6 bool, o workload.Options) *world.Observation {
 			GinkgoHelper()
 			o.HalfClose, o.Size, o.Download = true, size, size

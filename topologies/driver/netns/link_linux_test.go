@@ -28,6 +28,14 @@ func TestLinksAreImpaired(t *testing.T) {
 		}
 		return c.Connect
 	}
+	quick := func(from, url string) bool { // once of a few times, for the machine may have other work
+		for range 5 {
+			if connect(from, url) < linkDelay {
+				return true
+			}
+		}
+		return false
+	}
 	// On node1 and node3, without proxies; by address, for DNS would take the cable too.
 	batch, ledger := "plain/batch", fmt.Sprintf("http://%s", address(t, l, "plain/ledger", false, 8080))
 	for _, x := range []struct{ a, b, url, other string }{
@@ -38,20 +46,20 @@ func TestLinksAreImpaired(t *testing.T) {
 		{"node3", "plain/ledger", ledger, "http://203.0.113.80"},
 	} {
 		link := l.Link(x.a, x.b)
-		if took := connect(batch, x.url); took > linkDelay {
-			t.Errorf("control: before %s-%s is impaired, %s takes %s", x.a, x.b, x.url, took)
+		if !quick(batch, x.url) {
+			t.Errorf("control: before %s-%s is impaired, %s is slow", x.a, x.b, x.url)
 		}
 		if err := link.Impair(within(t), lab.Impairment{Delay: linkDelay}, lab.Impairment{}); err != nil {
 			t.Fatal(err)
 		}
 		for range 2 {
-			if took := connect(batch, x.url); took < linkDelay || took > 3*linkDelay {
+			if took := connect(batch, x.url); took < linkDelay {
 				t.Errorf("%s-%s is impaired, %s takes %s", x.a, x.b, x.url, took)
 			}
 		}
 		if x.other != "" {
-			if took := connect(batch, x.other); took > linkDelay {
-				t.Errorf("control: %s-%s is impaired, and %s takes %s", x.a, x.b, x.other, took)
+			if !quick(batch, x.other) {
+				t.Errorf("control: %s-%s is impaired, and %s is slow", x.a, x.b, x.other)
 			}
 		}
 		traffic, err := link.Traffic(within(t))
@@ -61,8 +69,8 @@ func TestLinksAreImpaired(t *testing.T) {
 		if err := link.Restore(within(t)); err != nil {
 			t.Fatal(err)
 		}
-		if took := connect(batch, x.url); took > linkDelay {
-			t.Errorf("%s-%s is restored, %s takes %s", x.a, x.b, x.url, took)
+		if !quick(batch, x.url) {
+			t.Errorf("%s-%s is restored, %s is slow", x.a, x.b, x.url)
 		}
 		if _, err := link.Traffic(within(t)); err == nil {
 			t.Errorf("%s-%s is restored and has traffic", x.a, x.b)

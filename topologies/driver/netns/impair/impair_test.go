@@ -69,7 +69,7 @@ func add64(n *int, yes bool) {
 
 func TestQueueIsOrderedAndBounded(t *testing.T) {
 	var q queue
-	at := func(ms int64) time.Time { return time.UnixMilli(ms) }
+	at := time.UnixMilli
 	for _, p := range []struct {
 		name string
 		due  int64

@@ -133,21 +133,32 @@ func (b *bench) trip(to int, v6 bool, size int) (connect, whole time.Duration) {
 
 const delay = 20 * time.Millisecond
 
+// quick reports whether a connection is up in less than the delay: once of a few times, for the machine may have other work.
+func (b *bench) quick(to int, v6 bool) bool {
+	b.t.Helper()
+	for range 5 {
+		if connect, _ := b.trip(to, v6, 1); connect < delay {
+			return true
+		}
+	}
+	return false
+}
+
 func TestLinkDelaysOneNeighbourOnly(t *testing.T) {
 	b := newBench(t)
 	for _, v6 := range []bool{false, true} {
-		if connect, _ := b.trip(1, v6, 1); connect > delay {
-			t.Fatalf("control: a good link takes %s to connect", connect)
+		if !b.quick(1, v6) {
+			t.Fatal("control: a good link is slow")
 		}
 	}
 	l := b.impair(lab.Impairment{Delay: delay}, lab.Impairment{Delay: 2 * delay})
 	for _, v6 := range []bool{false, true} {
 		connect, whole := b.trip(1, v6, 1)
-		if connect < 3*delay || whole < 6*delay || whole > 12*delay {
-			t.Errorf("IPv6 %v: %s to connect, %s for one trip more; want %s and %s", v6, connect, whole, 3*delay, 6*delay)
+		if connect < 3*delay || whole < 6*delay {
+			t.Errorf("IPv6 %v: %s to connect, %s for one trip more; want at least %s and %s", v6, connect, whole, 3*delay, 6*delay)
 		}
-		if connect, _ := b.trip(2, v6, 1); connect > delay {
-			t.Errorf("control: another neighbour takes %s to connect", connect)
+		if !b.quick(2, v6) {
+			t.Error("control: another neighbour is slow too")
 		}
 	}
 	passed, err := l.Passed()
@@ -157,8 +168,8 @@ func TestLinkDelaysOneNeighbourOnly(t *testing.T) {
 	if err := l.Close(); err != nil {
 		t.Error(err)
 	}
-	if connect, _ := b.trip(1, false, 1); connect > delay {
-		t.Errorf("restored, it takes %s to connect", connect)
+	if !b.quick(1, false) {
+		t.Error("restored, it is slow")
 	}
 }
 
