@@ -80,7 +80,7 @@ type issuer struct {
 	path string // of its JWKS
 }
 
-func newIssuer(t *testing.T) *issuer {
+func newIssuer(t testing.TB) *issuer {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -113,7 +113,7 @@ func claims(namespace, account, pod, uid, node string) map[string]any {
 	}
 }
 
-func (i *issuer) sign(t *testing.T, claims map[string]any) string {
+func (i *issuer) sign(t testing.TB, claims map[string]any) string {
 	t.Helper()
 	key := jose.SigningKey{Algorithm: jose.ES256, Key: jose.JSONWebKey{Key: i.key, KeyID: "k1"}}
 	signer, err := jose.NewSigner(key, (&jose.SignerOptions{}).WithType("JWT"))

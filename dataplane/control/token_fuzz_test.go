@@ -20,9 +20,9 @@ func FuzzToken(f *testing.F) {
 	f.Add(`{"iss":"https://kubernetes.default.svc.cluster.local","sub":"system:serviceaccount:a:b","aud":"istio-ca","exp":9e9,"kubernetes.io":{"namespace":"a"}}`)
 	f.Add("x.y.z")
 	f.Add(`{"exp":1e400}`)
+	i := newIssuer(f)
+	a := NewJWKS(i.path, "https://kubernetes.default.svc.cluster.local")
 	f.Fuzz(func(t *testing.T, text string) {
-		i := newIssuer(t)
-		a := NewJWKS(i.path, "https://kubernetes.default.svc.cluster.local")
 		if c, err := a.Authenticate(t.Context(), text); err == nil {
 			t.Fatalf("%q was believed to be %+v", text, c)
 		}

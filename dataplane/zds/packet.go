@@ -78,6 +78,9 @@ func descriptors(oob []byte) (fds []int, err error) {
 		return nil, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	for i := range messages {
+		if len(messages[i].Data)%4 != 0 { // no kernel says so; ParseUnixRights would panic
+			return fds, fmt.Errorf("%w: descriptors of %d bytes", ErrProtocol, len(messages[i].Data))
+		}
 		got, err := unix.ParseUnixRights(&messages[i])
 		if err != nil {
 			return fds, fmt.Errorf("%w: %w", ErrProtocol, err)

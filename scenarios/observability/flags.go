@@ -184,7 +184,9 @@ func impostor(ctx SpecContext, l *world.World) string {
 	}()
 	DeferCleanup(func() {
 		stop()
-		<-ended
+		if err := <-ended; err == nil {
+			GinkgoWriter.Println("the impostor ended before it was stopped")
+		}
 	})
 	Eventually(ready.C).WithTimeout(world.Budget.Evidence).Should(BeClosed())
 	return at("http", p, 8080)

@@ -106,7 +106,7 @@ func notThisWay(call func(lab.PodInfo, workload.Options) *world.Observation, pod
 		{Mark: mesh.MarkConn}, {Mark: mesh.MarkConn, Bind: pod.Addr(false)},
 		{Bind: mesh.ProbeSourceV4}, {Bind: mesh.ProbeSourceV4, Mark: mesh.MarkProxy},
 	} {
-		o.Timeout = 150 * time.Millisecond // an answer cannot find its way
+		o.Timeout = 100 * time.Millisecond // an answer cannot find its way
 		obs := call(pod, o)
 		Expect(obs.Call.OK).To(BeFalse(), "mark %#x from %s\n%s", o.Mark, o.Bind, obs)
 		Expect(obs.Metrics.Sum(world.Opened, nil)).To(BeZero(), "mark %#x from %s\n%s", o.Mark, o.Bind, obs)

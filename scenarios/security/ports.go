@@ -105,7 +105,7 @@ func callAll(ctx SpecContext, calls []malicious) map[malicious]workload.Call {
 		g.Go(func() error {
 			ns, name, _ := strings.Cut(c.from, "/")
 			url := "http://" + net.JoinHostPort(c.host, strconv.Itoa(int(c.port)))
-			res, err := w.Call(ctx, lab.PodRef{Namespace: ns, Name: name}, url, workload.Options{Timeout: 2 * time.Second})
+			res, err := w.Call(ctx, lab.PodRef{Namespace: ns, Name: name}, url, workload.Options{Timeout: time.Second})
 			mu.Lock()
 			defer mu.Unlock()
 			out[c] = res.First()

@@ -5,8 +5,8 @@ package forge
 import (
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"io"
-	"net"
 	"net/http"
 	"net/netip"
 	"testing"
@@ -14,7 +14,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
-	"golang.org/x/net/http2"
 
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
@@ -89,14 +88,14 @@ func TestConnect(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	served := make(chan struct{})
-	go func() {
-		defer close(served)
-		serveHTTP2(l)
-	}()
+	stock := &http.Server{Handler: http.HandlerFunc(echo), ReadHeaderTimeout: 5 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- stock.Serve(l) }()
 	t.Cleanup(func() {
-		_ = l.Close()
-		<-served
+		_ = stock.Close()
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 	client := identity.ClientTLS(sign("web"), []mesh.Identity{server.Identity})
 	for authority, want := range map[string]int{"10.0.0.9:80": 200, "refused:1": 503} {
@@ -112,24 +111,14 @@ func TestConnect(t *testing.T) {
 	}
 }
 
-func serveHTTP2(l net.Listener) {
-	for {
-		c, err := l.Accept()
-		if err != nil {
-			return
-		}
-		if c.(*tls.Conn).Handshake() == nil {
-			(&http2.Server{}).ServeConn(c, &http2.ServeConnOpts{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("x-baggage", r.Header.Get("baggage"))
-				if r.Host == "refused:1" {
-					w.WriteHeader(http.StatusServiceUnavailable)
-					return
-				}
-				w.WriteHeader(http.StatusOK)
-				_ = http.NewResponseController(w).Flush()
-				_, _ = io.Copy(w, r.Body)
-			})})
-		}
-		_ = c.Close()
+// echo refuses one authority and sends back what it gets from any other.
+func echo(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("x-baggage", r.Header.Get("baggage"))
+	if r.Host == "refused:1" {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
 	}
+	w.WriteHeader(http.StatusOK)
+	_ = http.NewResponseController(w).Flush()
+	_, _ = io.Copy(w, r.Body)
 }
