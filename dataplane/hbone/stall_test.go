@@ -180,20 +180,20 @@ func testStalled(t *testing.T, stalled, flowing int, grown bool) {
 	})
 	waitStalled(t, &sent)
 
-	size := 64 << 20 / flowing / scale
+	// On a machine that others use, and under the race detector, times say little more than that nothing starves.
+	size, rounds, limit := 16<<20/flowing/scale, 3, 3.0
 	end := time.Now()
 	if *slow {
 		end = end.Add(60 * time.Second)
+		size, rounds = 64<<20/flowing/scale, 11
 	}
-	// On a machine that others use, and under the race detector, times say little more than that nothing starves.
-	limit := 2.0
 	if *slow && scale == 1 {
 		limit = 1.10
 	}
 	var ratios []float64
 	ratio := 0.0
 	// Rounds alternate, so that a noisy machine is noisy for both; when it is very noisy, more of them decide.
-	for n := 0; n < 11 || time.Now().Before(end) || (ratio > limit && n < 55); n++ {
+	for n := 0; n < rounds || time.Now().Before(end) || (ratio > limit && n < 55); n++ {
 		var a, b time.Duration
 		if n%2 == 0 {
 			a = moveAll(t, free, size)
