@@ -22,7 +22,7 @@ const (
 	AskFirst = "\x00first"
 	// AskReset <n>: send n bytes, then reset the connection.
 	AskReset = "\x00reset"
-	// AskWatch <token>: read to the end and keep a Seen under token that says how it came.
+	// AskWatch <token>: answer with a Seen, read to the end, and keep a Seen under token that says how it came.
 	AskWatch = "\x00watch"
 	// AskReport <token>: answer with the Seen kept under token, once it is there, and close.
 	AskReport = "\x00report"

@@ -32,6 +32,9 @@ func (s *tcpSession) sendAndReset(c *Call, token string) error {
 	if _, err := fmt.Fprintf(s.conn, "%s %s\n", AskWatch, token); err != nil {
 		return err
 	}
+	if _, err := readSeen(s.r); err != nil { // else the reset may overtake the question
+		return err
+	}
 	n, err := writePattern(s.conn, s.opts.Size)
 	c.BytesSent = n
 	if err != nil {

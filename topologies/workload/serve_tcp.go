@@ -60,6 +60,9 @@ func (s *Server) tcpConn(ctx context.Context, c *net.TCPConn, protocol string) e
 	case AskReset:
 		return reset(c, q.n)
 	case AskWatch:
+		if err := seen.writeLine(c); err != nil {
+			return err
+		}
 		s.watch(ctx, r, q.token, seen)
 		return nil
 	case AskReport:
