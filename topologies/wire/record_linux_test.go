@@ -255,7 +255,7 @@ func TestFilterIsKept(t *testing.T) {
 func TestControlPackets(t *testing.T) {
 	w := newWires(t)
 	for _, host := range []string{"10.9.0.2", "fd09::2"} {
-		c, stats := w.record("any", "syn or fin or rst or icmp", func() {
+		c, stats := w.record("any", "syn or fin or rst", func() { // neighbours find each other by ICMPv6
 			up, down := w.connect(host)
 			exchange(t, up, down, secret, secret)
 		})
