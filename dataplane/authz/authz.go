@@ -58,39 +58,3 @@ func (d Decision) Policy() string {
 	}
 	return d.By.Key()
 }
-
-// Decide judges c by policies, which must be the whole set for the destination workload, in any order.
-// A matching DENY wins over any ALLOW; of several matching policies of one action the first one given is named.
-// Dry-run policies decide nothing. Decide allocates only to report dry-run matches.
-func Decide(policies []*mesh.Policy, c Connection) Decision {
-	var d Decision
-	var allow *mesh.Policy
-	haveAllow := false
-	for _, p := range policies {
-		switch {
-		case p.DryRun:
-			if matches(p, &c) {
-				d.DryRun = append(d.DryRun, p.Key())
-			}
-		case p.Action == mesh.Deny:
-			if d.By == nil && matches(p, &c) {
-				d.By, d.Reason = p, DenyMatched
-			}
-		default:
-			haveAllow = true
-			if allow == nil && d.By == nil && matches(p, &c) {
-				allow = p
-			}
-		}
-	}
-	switch {
-	case d.By != nil:
-	case allow != nil:
-		d.Allowed, d.By, d.Reason = true, allow, AllowMatched
-	case haveAllow:
-		d.Reason = NoRuleMatched
-	default:
-		d.Allowed, d.Reason = true, NoAllowPolicies
-	}
-	return d
-}

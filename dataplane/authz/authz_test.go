@@ -91,11 +91,16 @@ func TestMatchFields(t *testing.T) {
 		{"both twins of a field", mesh.Match{Namespaces: prefix("s"), NotNamespaces: exact("shop")}, conn(web), false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := Decide([]*mesh.Policy{policy("p", mesh.Deny, tt.m)}, tt.c); got.Allowed == tt.want {
+			if got := decide([]*mesh.Policy{policy("p", mesh.Deny, tt.m)}, tt.c); got.Allowed == tt.want {
 				t.Errorf("a DENY with it decided %+v, want match %v", got, tt.want)
 			}
 		})
 	}
+}
+
+// decide is the decision by one index of policies.
+func decide(policies []*mesh.Policy, c Connection) Decision {
+	return Set{NewIndex(policies)}.Decide(c)
 }
 
 func TestDecide(t *testing.T) {
@@ -128,7 +133,7 @@ func TestDecide(t *testing.T) {
 		{"a dry-run allow is no allow", []*mesh.Policy{dryAllow}, Decision{Allowed: true}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if diff := cmp.Diff(tt.want, Decide(tt.policies, conn(web))); diff != "" {
+			if diff := cmp.Diff(tt.want, decide(tt.policies, conn(web))); diff != "" {
 				t.Errorf("decision (-want +got):\n%s", diff)
 			}
 		})
@@ -136,10 +141,10 @@ func TestDecide(t *testing.T) {
 }
 
 func TestDecisionNamesItsPolicy(t *testing.T) {
-	if got := Decide([]*mesh.Policy{policy("deny", mesh.Deny, mesh.Match{Namespaces: present})}, conn(web)).Policy(); got != "shop/deny" {
+	if got := decide([]*mesh.Policy{policy("deny", mesh.Deny, mesh.Match{Namespaces: present})}, conn(web)).Policy(); got != "shop/deny" {
 		t.Errorf("policy %q", got)
 	}
-	if got := Decide(nil, conn(web)).Policy(); got != "" {
+	if got := decide(nil, conn(web)).Policy(); got != "" {
 		t.Errorf("policy %q, want none", got)
 	}
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // Index is an immutable list of policies, arranged so that a connection is compared with few of them. The zero value and
-// nil hold none. Its decisions are those of Decide on the same list.
+// nil hold none.
 //
 // A rule that can match only connections of certain principals, accounts, namespaces, addresses or ports is filed under
 // those, and looked at only for such a connection; of several ways to file a rule the one is taken whose places hold the
@@ -68,7 +68,9 @@ func (x *Index) Policies() []*mesh.Policy {
 // Set is the indices that hold the policies of one workload, in their order; nil ones hold none.
 type Set [3]*Index
 
-// Decide judges c as the function Decide does, by the policies of all indices in turn.
+// Decide judges c by the policies of all indices, which must be the whole set for the destination workload. A matching DENY
+// wins over any ALLOW; of several matching policies of one action the first is named. Dry-run policies decide nothing.
+// It allocates only to report dry-run matches.
 func (s Set) Decide(c Connection) Decision {
 	d := Decision{Allowed: true, Reason: NoAllowPolicies}
 	var allow *mesh.Policy

@@ -34,7 +34,7 @@ func TestIndexDecidesAsTheList(t *testing.T) {
 		}
 		for range 4 {
 			c := g.connection()
-			want, got := Decide(all, c), set.Decide(c)
+			want, got := byList(all, c), set.Decide(c)
 			outcomes[got.Reason]++
 			if got.Allowed != want.Allowed || got.Reason != want.Reason || got.By != want.By || !slices.Equal(got.DryRun, want.DryRun) {
 				t.Fatalf("%+v, %d policies: the list says %+v, the index %+v", c, len(all), want, got)
@@ -116,7 +116,7 @@ func BenchmarkDecideMany(b *testing.B) {
 		b.Run(name+"/list", func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				Decide(policies, c)
+				byList(policies, c)
 			}
 		})
 		b.Run(name+"/build", func(b *testing.B) {

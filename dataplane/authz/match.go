@@ -10,16 +10,6 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
-// matches reports whether any rule of p does; a policy without rules never matches.
-func matches(p *mesh.Policy, c *Connection) bool {
-	for i := range p.Rules {
-		if ruleMatches(&p.Rules[i], c) {
-			return true
-		}
-	}
-	return false
-}
-
 func ruleMatches(r *mesh.Rule, c *Connection) bool {
 	for i := range r.Clauses {
 		if !clauseMatches(&r.Clauses[i], c) {

@@ -206,7 +206,7 @@ func TestDecideAgreesWithModel(t *testing.T) {
 			policies = append(policies, g.policy(i))
 		}
 		c := g.connection()
-		got := Decide(policies, c)
+		got := decide(policies, c)
 		outcomes[got.Reason]++
 		if want := model(policies, c); got.Allowed != want {
 			t.Fatalf("Decide says %v, the model %v for %+v\n%s", got, want, c, cmp.Diff([]*mesh.Policy{}, policies))
@@ -244,9 +244,9 @@ func BenchmarkDecide(b *testing.B) {
 	} {
 		b.Run(bb.name, func(b *testing.B) {
 			b.ReportAllocs()
-			c := conn(web)
+			set, c := Set{NewIndex(bb.policies)}, conn(web)
 			for b.Loop() {
-				if !Decide(bb.policies, c).Allowed {
+				if !set.Decide(c).Allowed {
 					b.Fatal("refused")
 				}
 			}
@@ -255,11 +255,11 @@ func BenchmarkDecide(b *testing.B) {
 }
 
 func TestDecideDoesNotAllocate(t *testing.T) {
-	policies := []*mesh.Policy{
+	set := Set{NewIndex([]*mesh.Policy{
 		policy("strict", mesh.Deny, mesh.Match{NotPrincipals: present}),
 		policy("allow", mesh.Allow, mesh.Match{Principals: prefix("cluster.local/ns/shop/"), DestinationPorts: []uint16{8080}}),
-	}
-	if n := testing.AllocsPerRun(100, func() { Decide(policies, conn(web)) }); n != 0 {
+	})}
+	if n := testing.AllocsPerRun(100, func() { set.Decide(conn(web)) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 }

@@ -161,7 +161,7 @@ func (b *builder) clause(c *mesh.Clause) (all []place, cost int, ok bool) {
 	}
 	for i := range c.Matches {
 		m := &c.Matches[i]
-		if never(m) {
+		if m.Empty() { // never true
 			continue
 		}
 		var best []place
@@ -181,12 +181,6 @@ func (b *builder) clause(c *mesh.Clause) (all []place, cost int, ok bool) {
 		all, cost = append(all, best...), cost+least
 	}
 	return all, cost, true
-}
-
-// never reports whether m has no field set, and so is never true.
-func never(m *mesh.Match) bool {
-	return len(m.Namespaces)+len(m.NotNamespaces)+len(m.Principals)+len(m.NotPrincipals)+len(m.ServiceAccounts)+len(m.NotServiceAccounts)+
-		len(m.SourceIPs)+len(m.NotSourceIPs)+len(m.DestinationIPs)+len(m.NotDestinationIPs)+len(m.DestinationPorts)+len(m.NotDestinationPorts) == 0
 }
 
 // ways lists, for each field of m that is set and bounds what it agrees with, the places of its values.

@@ -7,7 +7,6 @@ import (
 	"runtime"
 	"testing"
 
-	"github.com/ambientlab/ambientlab/dataplane/authz"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
@@ -83,15 +82,18 @@ func BenchmarkLookup(b *testing.B) {
 
 // TestLookupDoesNotAllocate: among 100 000 workloads.
 func TestLookupDoesNotAllocate(t *testing.T) {
-	s := storeOf(bigCatalog(many)).Load()
-	w := bigWorkload(4711, many)
+	d, w := bigCatalog(many), bigWorkload(4711, many)
+	own := namespacePolicy(1)
+	own.Namespace = w.Namespace
+	d.Policies = []*mesh.Policy{namespacePolicy(0), own}
+	s := storeOf(d).Load()
 	vip := addr("10.96.1.1")
 	for name, look := range map[string]func() bool{
 		"uid":      func() bool { return s.WorkloadByUID(w.UID) != nil },
 		"name":     func() bool { return s.WorkloadByName(w.Namespace, w.Name, w.ServiceAccount) != nil },
 		"address":  func() bool { return s.WorkloadByAddr("", w.Addresses[0]) != nil },
 		"vip":      func() bool { return s.ServiceByVIP("", vip, "ns-1") != nil },
-		"policies": func() bool { return s.PolicySet(w) == authz.Set{} },
+		"policies": func() bool { p := s.PolicySet(w)[0].Policies(); return len(p) == 1 && p[0] == own },
 	} {
 		if !look() {
 			t.Errorf("%s: found nothing", name)

@@ -10,14 +10,9 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
-// Policies are the policies that apply to w: those of its namespace, the global ones and those that it names. A name
-// that is not known (yet) is left out, as upstream does.
-func (s *Snapshot) Policies(w *mesh.Workload) []*mesh.Policy {
-	return slices.Concat(s.namespacePolicies(w.Namespace).Policies(), s.global.Policies(), s.named(w))
-}
-
-// PolicySet is Policies(w), ready to judge connections. It makes nothing unless w names policies itself: then a caller
-// with many connections keeps the set for as long as w and PolicyGeneration stay what they are.
+// PolicySet is the policies that apply to w, ready to judge connections: those of its namespace, the global ones and those
+// that it names. A name that is not known (yet) is left out, as upstream does. It makes nothing unless w names policies
+// itself: then a caller with many connections keeps the set for as long as w and PolicyGeneration stay what they are.
 func (s *Snapshot) PolicySet(w *mesh.Workload) authz.Set {
 	set := authz.Set{s.namespacePolicies(w.Namespace), s.global, nil}
 	if named := s.named(w); len(named) > 0 {

@@ -83,7 +83,7 @@ func convertRule(r *security.Rule, namespace string) (mesh.Rule, outcome) {
 	for _, c := range rule.Clauses {
 		some := false
 		for i := range c.Matches {
-			some = some || !empty(&c.Matches[i])
+			some = some || !c.Matches[i].Empty()
 		}
 		o.inert = o.inert || !some
 	}
@@ -93,19 +93,13 @@ func convertRule(r *security.Rule, namespace string) (mesh.Rule, outcome) {
 func (o *outcome) note(m mesh.Match, unsupported []string) mesh.Match {
 	if len(unsupported) > 0 {
 		o.unsupported = append(o.unsupported, unsupported...)
-		if empty(&m) {
+		if m.Empty() {
 			o.lost = true
 		} else {
 			o.widened = true
 		}
 	}
 	return m
-}
-
-func empty(m *mesh.Match) bool {
-	return len(m.Namespaces)+len(m.NotNamespaces)+len(m.Principals)+len(m.NotPrincipals)+
-		len(m.ServiceAccounts)+len(m.NotServiceAccounts)+len(m.SourceIPs)+len(m.NotSourceIPs)+
-		len(m.DestinationIPs)+len(m.NotDestinationIPs)+len(m.DestinationPorts)+len(m.NotDestinationPorts) == 0
 }
 
 func convertOperation(o *security.Operation) (m mesh.Match, unsupported []string) {

@@ -13,7 +13,6 @@ import (
 
 // guards finds the policies that a workload must name, because nothing in them says whom they cover.
 type guards struct {
-	root     string
 	selected *selectors[*guard]
 	peers    *peers
 }
@@ -48,7 +47,7 @@ func (c *compiler) policies() {
 			selected = append(selected, c.guard(p, policy))
 		}
 	}
-	c.guards = &guards{root: c.RootNamespace, selected: newSelectors(selected), peers: c.peerAuthentications()}
+	c.guards = &guards{selected: newSelectors(selected), peers: c.peerAuthentications()}
 	slices.SortFunc(c.out.Policies, func(a, b *mesh.Policy) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})

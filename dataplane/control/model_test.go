@@ -333,10 +333,10 @@ func TestConversionAgreesWithModel(t *testing.T) {
 		}
 		compiled := Compile(objectsOf(objs...), Settings{RootNamespace: modelRoot})
 		snapshot := served(t, compiled)
-		policies := snapshot.Policies(snapshot.WorkloadByUID("Kubernetes//Pod/" + m.namespace + "/w"))
+		set := snapshot.PolicySet(snapshot.WorkloadByUID("Kubernetes//Pod/" + m.namespace + "/w"))
 		for range 10 {
 			c := d.connection()
-			got := authz.Decide(policies, c)
+			got := set.Decide(c)
 			outcomes[fmt.Sprint(got.Reason, " plaintext=", c.Source.IsZero())]++
 			if want := m.allows(c); got.Allowed != want {
 				t.Fatalf("decided %v (%s, %s), the model says %v\nto %s %v from %+v\n%s", got.Allowed, got.Reason, got.Policy(), want, m.namespace, m.labels, c, describe(objs[1:]))

@@ -60,6 +60,13 @@ type Match struct {
 	DestinationPorts, NotDestinationPorts []uint16
 }
 
+// Empty reports whether no field is set, so that m is never true.
+func (m *Match) Empty() bool {
+	return len(m.Namespaces)+len(m.NotNamespaces)+len(m.Principals)+len(m.NotPrincipals)+
+		len(m.ServiceAccounts)+len(m.NotServiceAccounts)+len(m.SourceIPs)+len(m.NotSourceIPs)+
+		len(m.DestinationIPs)+len(m.NotDestinationIPs)+len(m.DestinationPorts)+len(m.NotDestinationPorts) == 0
+}
+
 // StringMatchKind is how a StringMatch compares.
 type StringMatchKind uint8
 
