@@ -62,10 +62,19 @@ func (a *Authority) load() *signing {
 // own subject is ignored; names in it other than id are refused. The result is PEM, one certificate to an element: leaf
 // first, roots last.
 func (a *Authority) SignCSR(csrPEM []byte, id mesh.Identity, ttl time.Duration) (chain [][]byte, err error) {
+	s, err := a.signerOf(id)
+	if err != nil {
+		return nil, err
+	}
+	return s.signCSR(csrPEM, id, ttl)
+}
+
+// signerOf is what signs for id, which must be of the authority's trust domain.
+func (a *Authority) signerOf(id mesh.Identity) (*signing, error) {
 	if id.TrustDomain != a.trustDomain {
 		return nil, fmt.Errorf("sign %s: not of trust domain %q", id, a.trustDomain)
 	}
-	return a.load().signCSR(csrPEM, id, ttl)
+	return a.load(), nil
 }
 
 func (s *signing) signCSR(csrPEM []byte, id mesh.Identity, ttl time.Duration) (chain [][]byte, err error) {

@@ -47,8 +47,8 @@ func (c *Cache) await(ctx context.Context, failure error) {
 		if e.err == nil || e.flying || e.due.IsZero() && e.waiters == 0 {
 			continue
 		}
-		if p := e.prio; e.due.IsZero() || e.due.After(now) {
-			c.schedule(e, p, now)
+		if e.due.IsZero() || e.due.After(now) {
+			c.schedule(e, e.prio, now)
 		}
 	}
 	c.cfg.Log.Info("certificate authority can be reached again")

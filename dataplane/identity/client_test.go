@@ -208,11 +208,7 @@ func TestFailedFetchesFollowTheReturnOfTheAuthority(t *testing.T) {
 	if err := get("cart"); err != nil {
 		t.Error("the authority is back, yet:", err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); client.(*caClient).connected(); {
-		if time.Now().After(deadline) {
-			t.Fatal("a connection is held though nothing failed")
-		}
-	}
+	eventually(t, "the connection is given back", func() bool { return !client.(*caClient).connected() })
 }
 
 func (c *caClient) connected() bool {

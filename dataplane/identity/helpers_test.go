@@ -3,7 +3,6 @@
 package identity
 
 import (
-	"context"
 	"io"
 	"log/slog"
 	"strings"
@@ -32,28 +31,11 @@ func newAuthority(t testing.TB) *Authority {
 // sign has a certify who, as if a's trust domain were who's.
 func sign(t testing.TB, a *Authority, who mesh.Identity, ttl time.Duration) *Certificate {
 	t.Helper()
-	c, err := authoritySigner{a.load(), ttl}.Sign(context.Background(), who)
+	c, err := a.load().certify(who, ttl)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return c
-}
-
-type authoritySigner struct {
-	a   *signing
-	ttl time.Duration
-}
-
-func (s authoritySigner) Sign(_ context.Context, who mesh.Identity) (*Certificate, error) {
-	key, csr, err := newRequest(who)
-	if err != nil {
-		return nil, err
-	}
-	chain, err := s.a.signCSR(csr, who, s.ttl)
-	if err != nil {
-		return nil, err
-	}
-	return newCertificate(who, key, chain)
 }
 
 // syncBuffer is a log that can be waited for.
@@ -70,19 +52,24 @@ func (b *syncBuffer) Write(p []byte) (int, error) {
 
 func (b *syncBuffer) await(t *testing.T, want string) {
 	t.Helper()
+	eventually(t, want+" in the log", func() bool {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return strings.Contains(b.text.String(), want)
+	})
+}
+
+// eventually waits for what cannot be waited for otherwise.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for late := time.After(10 * time.Second); ; {
-		b.mu.Lock()
-		found := strings.Contains(b.text.String(), want)
-		b.mu.Unlock()
-		if found {
-			return
-		}
+	late := time.After(10 * time.Second)
+	for !ok() {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatalf("no %q in the log within 10 s", want)
+			t.Fatalf("%s: not within 10 s", what)
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 // The steps by which one root of an authority's directory takes another's place. Each is one rename at its core, so that a
 // crash leaves the directory before or after it; whoever serves the directory reloads it. Between two steps everybody
-// who holds a certificate must have a new one: AuthorityState.Version says which are old.
+// who holds a certificate must have a new one: AuthorityState.Trust says which are old.
 
 // ErrNoStep says that a rotation is not at the point where the step is next.
 var ErrNoStep = errors.New("not the next step")

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -188,7 +189,7 @@ func restore(t *testing.T, dir string, names ...string) func() {
 	}
 }
 
-// follow starts what follows files; the returned function ends it and waits.
+// follow runs what follows files until the test ends, and waits for it then.
 func follow(t *testing.T, run func(context.Context)) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan struct{})
@@ -246,6 +247,7 @@ func TestRootsAreWatchedThroughALink(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	var log syncBuffer
 	one, two := newAuthority(t).RootsPEM(), newAuthority(t).RootsPEM()
 	put("v1", one)
 	path := filepath.Join(dir, "root.pem")
@@ -254,7 +256,7 @@ func TestRootsAreWatchedThroughALink(t *testing.T) {
 	}
 	seen, changed := make(chan struct{}), make(chan struct{}, 8)
 	follow(t, func(ctx context.Context) {
-		f := &rootsFile{path: path, log: quiet, changed: func() { changed <- struct{}{} }}
+		f := &rootsFile{path: path, log: slog.New(slog.NewTextHandler(&log, nil)), changed: func() { changed <- struct{}{} }}
 		first := true
 		watchDir(ctx, dir, quiet, func() {
 			f.look()
@@ -266,6 +268,7 @@ func TestRootsAreWatchedThroughALink(t *testing.T) {
 	})
 	soon(t, "the first look", seen)
 	put("v2", []byte("no bundle"))
+	log.await(t, "bundle of roots is no bundle")
 	put("v3", one)
 	put("v4", two)
 	soon(t, "the other root", changed)
