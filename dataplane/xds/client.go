@@ -36,8 +36,9 @@ type Rejection struct {
 type Metrics struct {
 	// Message counts a response of the type and its size on the wire.
 	Message func(typeURL string, bytes int)
-	// Terminated counts the end of a stream, or that none came about: "ConnectionError" (there was no connection), "Reconnect" (the connection broke or the
-	// server went away), "Error" (the server refused) or "Complete" (the server ended it).
+	// Terminated counts the end of a stream, or that none came about: "ConnectionError" (there was no connection),
+	// "Reconnect" (the connection broke or the server went away), "Error" (the server refused) or "Complete" (the server
+	// ended it).
 	Terminated func(reason string)
 }
 
@@ -60,7 +61,7 @@ type ClientConfig struct {
 	// OnDemand subscribes to nothing of TypeAddress but what Demand names.
 	OnDemand bool
 
-	BackoffMin, BackoffMax time.Duration // between streams; 10 ms doubling to 15 s
+	BackoffMin, BackoffMax time.Duration // between streams; 10 ms doubling to 15 s. Connections are tried once a second at least
 	KeepaliveTime          time.Duration // of silence before a PING; 30 s
 	KeepaliveTimeout       time.Duration // 10 s
 

@@ -188,6 +188,17 @@ func run(t *testing.T, c *Client) {
 	})
 }
 
+// subscribed is a client of a control plane and the stream between them, on which both types were asked for.
+func subscribed(t *testing.T) (*ads, *collector, *adsStream) {
+	t.Helper()
+	a, h := serve(t), &collector{}
+	start(t, ClientConfig{Address: "http://" + a.addr, Handler: h})
+	s := a.next(t)
+	s.request()
+	s.request()
+	return a, h, s
+}
+
 func isReady(c *Client) bool {
 	select {
 	case <-c.Ready():
@@ -248,11 +259,7 @@ func TestStreamFromSubscriptionToReadiness(t *testing.T) {
 }
 
 func TestRefusedResourcesAreNamed(t *testing.T) {
-	a, h := serve(t), &collector{}
-	start(t, ClientConfig{Address: "http://" + a.addr, Handler: h})
-	s := a.next(t)
-	s.request()
-	s.request()
+	a, h, s := subscribed(t)
 	s.send(TypeAddress, "n1", nil, "a", "1", "A", "b", "1", "bad one", "c", "1", "C", "d", "1", "bad two")
 	r := s.request()
 	if r.GetResponseNonce() != "n1" || r.GetErrorDetail().GetCode() != int32(codes.InvalidArgument) {
@@ -275,11 +282,7 @@ func TestRefusedResourcesAreNamed(t *testing.T) {
 }
 
 func TestResourcesThatDoNotBelong(t *testing.T) {
-	a, h := serve(t), &collector{}
-	start(t, ClientConfig{Address: "http://" + a.addr, Handler: h})
-	s := a.next(t)
-	s.request()
-	s.request()
+	_, h, s := subscribed(t)
 	s.send(TypeWorkload, "n1", nil, "a", "1", "A")
 	if r := s.request(); !strings.Contains(r.GetErrorDetail().GetMessage(), "did not subscribe") || r.GetTypeUrl() != TypeWorkload {
 		t.Errorf("answered with %v", r)
@@ -379,11 +382,7 @@ func TestOnDemand(t *testing.T) {
 }
 
 func TestLargeResponse(t *testing.T) {
-	a, h := serve(t), &collector{}
-	start(t, ClientConfig{Address: "http://" + a.addr, Handler: h})
-	s := a.next(t)
-	s.request()
-	s.request()
+	_, h, s := subscribed(t)
 	var list []string
 	want := map[string]string{}
 	for i := range 2000 {

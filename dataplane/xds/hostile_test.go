@@ -18,11 +18,7 @@ import (
 )
 
 func TestResourcesThatSayNothing(t *testing.T) {
-	a, h := serve(t), &collector{}
-	start(t, ClientConfig{Address: "http://" + a.addr, Handler: h})
-	s := a.next(t)
-	s.request()
-	s.request()
+	a, h, s := subscribed(t)
 	s.send(TypeAddress, "n1", nil, "a", "1", "A", "b", "1", "B")
 	s.request()
 	for _, tc := range []struct {
@@ -59,11 +55,7 @@ func TestResourcesThatSayNothing(t *testing.T) {
 }
 
 func TestAResponseWithoutANonceEndsTheStream(t *testing.T) {
-	a, h := serve(t), &collector{}
-	start(t, ClientConfig{Address: "http://" + a.addr, Handler: h})
-	s := a.next(t)
-	s.request()
-	s.request()
+	a, h, s := subscribed(t)
 	s.send(TypeAddress, "n1", nil, "a", "1", "A")
 	s.request()
 	if err := s.s.Send(&discovery.DeltaDiscoveryResponse{TypeUrl: TypeAddress, RemovedResources: []string{"a"}}); err != nil {
