@@ -4,7 +4,6 @@ package perf
 
 import (
 	"bytes"
-	"context"
 	"strings"
 	"testing"
 	"time"
@@ -93,7 +92,7 @@ func TestPrint(t *testing.T) {
 
 func TestOptionsAreChecked(t *testing.T) {
 	for _, o := range []Options{{}, {Repeats: 1}, {Repeats: 1, Duration: time.Second, Cases: []string{"nonsense"}}} {
-		if _, err := Run(context.Background(), o); err == nil {
+		if _, err := Run(t.Context(), o); err == nil {
 			t.Errorf("%+v was accepted", o)
 		}
 	}

@@ -40,7 +40,6 @@ type Options struct {
 // Result is what a ztunnel holds, Settle after it said that it is ready.
 type Result struct {
 	RSSBytes, PeakBytes int64
-	ReadyAfter          time.Duration
 }
 
 // readyTimeout is generous: a hundred thousand workloads are written, read and compiled first.
@@ -143,7 +142,6 @@ func run(ctx context.Context, o Options, dir string, env []string) (res Result, 
 	cmd.Stdout, cmd.Stderr = io.Discard, &log
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 10 * time.Second
-	began := time.Now()
 	if err := cmd.Start(); err != nil {
 		return res, fmt.Errorf("start ztunnel: %w", err)
 	}
@@ -162,7 +160,6 @@ func run(ctx context.Context, o Options, dir string, env []string) (res Result, 
 	if err := awaitReady(ctx, ended); err != nil {
 		return res, err
 	}
-	res.ReadyAfter = time.Since(began)
 	select {
 	case <-time.After(o.Settle):
 	case <-ended:

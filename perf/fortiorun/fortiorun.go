@@ -8,7 +8,6 @@ package fortiorun
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -127,5 +126,5 @@ func (f *firstError) text() string {
 	if f.err == nil {
 		return ""
 	}
-	return fmt.Sprint(f.err)
+	return f.err.Error()
 }

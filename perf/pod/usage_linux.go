@@ -21,16 +21,12 @@ func usage() (Usage, error) {
 	return Usage{Process: Identity{PID: os.Getpid(), Namespace: ns}, Link: uplink()}, nil
 }
 
-// CPUTime is the CPU time that a process has used, user and system, to the nanosecond; 0 means this one. It needs no rights, only that
-// the process is in this PID namespace (clock_getcpuclockid(3)).
+// CPUTime is the CPU time that a process has used, user and system, to the nanosecond. It needs no rights, only that the
+// process is in this PID namespace (clock_getcpuclockid(3)).
 func CPUTime(pid int) (time.Duration, error) {
-	clock := int32(unix.CLOCK_PROCESS_CPUTIME_ID)
-	if pid != 0 {
-		const schedClock = 2
-		clock = int32(^pid<<3) | schedClock
-	}
+	const schedClock = 2
 	var ts unix.Timespec
-	if err := unix.ClockGettime(clock, &ts); err != nil {
+	if err := unix.ClockGettime(int32(^pid<<3)|schedClock, &ts); err != nil {
 		return 0, fmt.Errorf("read the CPU clock of process %d: %w", pid, err)
 	}
 	return time.Duration(ts.Nano()), nil
