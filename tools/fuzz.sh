@@ -19,7 +19,7 @@ keep() { # package target
   local from="$cache/${1#./}/$2" to="$1/testdata/fuzz/$2"
   [ -d "$from" ] || return 0
   mkdir -p "$to"
-  find "$from" -type f -size -8 -printf '%s %f\n' | sort -n | head -n "$KEEP" | while read -r _ name; do cp -n "$from/$name" "$to/"; done
+  find "$from" -type f -size -4097c -printf '%s %f\n' | sort -n | head -n "$KEEP" | while read -r _ name; do cp -n "$from/$name" "$to/"; done
 }
 
 while read -r pkg target; do
