@@ -3,26 +3,18 @@
 package netns
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
@@ -91,26 +83,6 @@ func up(t *testing.T, spec *topologies.Spec) *lab.Lab {
 	return &lab.Lab{Driver: d, Spec: spec, Dir: dir}
 }
 
-// Whenever Up is interrupted, nothing is left: neither before the holder has spoken, nor while its nodes are half made.
-func TestUpInterrupted(t *testing.T) {
-	bin := binariesForTest(t)
-	root := labRoot(t)
-	spec := open(t, "three-nodes")
-	for after := time.Duration(0); after < 120*time.Millisecond; after += 4 * time.Millisecond {
-		ctx, cancel := context.WithTimeout(t.Context(), after)
-		dir := filepath.Join(root, after.String())
-		err := New(Options{Detach: after%(8*time.Millisecond) == 0}).Up(ctx, spec, lab.UpOptions{Dir: dir, Bin: bin})
-		cancel()
-		if !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("Up, interrupted after %s: %v", after, err)
-		}
-		if _, err := os.Stat(dir); !errors.Is(err, os.ErrNotExist) {
-			log, _ := os.ReadFile(labdir.Dir(dir).Log("hold"))
-			t.Errorf("Up, interrupted after %s, left %s: %v\n%s", after, dir, err, log)
-		}
-	}
-}
-
 var web = lab.PodRef{Namespace: "shop", Name: "web"}
 
 func TestLab(t *testing.T) {
@@ -168,77 +140,6 @@ func testCall(t *testing.T, l *lab.Lab) {
 	}
 }
 
-func testExec(t *testing.T, l *lab.Lab) {
-	var out, errOut bytes.Buffer
-	exit, err := l.Exec(within(t), web, []string{"sh", "-c", "cat; echo complaint >&2; exit 3"}, lab.Stdio{In: strings.NewReader("said"), Out: &out, Err: &errOut})
-	if err != nil || exit != 3 || out.String() != "said" || errOut.String() != "complaint\n" {
-		t.Errorf("exit %d, %v, stdout %q, stderr %q", exit, err, out.String(), errOut.String())
-	}
-	if exit, err := l.Exec(within(t), web, []string{"sh", "-c", "kill -TERM $$"}, lab.Stdio{}); err != nil || exit != 143 {
-		t.Errorf("a process that a signal ended: exit %d, %v; want 143", exit, err)
-	}
-	for name, errno := range map[string]syscall.Errno{
-		"no-such-thing": syscall.ENOENT, "/no/such/thing": syscall.ENOENT, "/etc/passwd": syscall.EACCES, "/etc": syscall.EACCES,
-	} {
-		_, err := l.Exec(within(t), web, []string{name}, lab.Stdio{})
-		if refused := (*lab.StartError)(nil); !errors.As(err, &refused) || refused.Errno != errno || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: %v, want %v", name, err, errno)
-		}
-	}
-	if _, err := l.Exec(within(t), lab.PodRef{Namespace: "shop", Name: "nobody"}, []string{"true"}, lab.Stdio{}); err == nil || !strings.Contains(err.Error(), "shop/nobody") {
-		t.Errorf("a pod that is not there: %v", err)
-	}
-}
-
-// What a command leaves behind keeps its streams open, but nobody waiting; what was printed by its end has arrived.
-func testExecLeavesSomething(t *testing.T, l *lab.Lab) {
-	for name, c := range map[string]struct {
-		script string
-		ctx    func() (context.Context, context.CancelFunc)
-		want   error
-	}{
-		"it ends": {"setsid sleep 1000 & echo done", func() (context.Context, context.CancelFunc) { return context.WithCancel(within(t)) }, nil},
-		"its caller gives up": {"setsid sleep 1000 & echo done; wait", func() (context.Context, context.CancelFunc) {
-			return context.WithTimeout(within(t), 200*time.Millisecond)
-		}, context.DeadlineExceeded},
-	} {
-		var out bytes.Buffer
-		ctx, cancel := c.ctx()
-		_, err := l.Exec(ctx, web, []string{"sh", "-c", c.script}, lab.Stdio{Out: &out})
-		cancel()
-		if !errors.Is(err, c.want) || out.String() != "done\n" {
-			t.Errorf("%s: %v, %q; want %v and what it said", name, err, out.String(), c.want)
-		}
-	}
-	if _, err := l.Output(within(t), web, "sh", "-c", "for p in /proc/[0-9]*; do grep -q sleep $p/comm && kill ${p#/proc/}; done; true"); err != nil {
-		t.Error(err)
-	}
-}
-
-func testExecKilled(t *testing.T, l *lab.Lab) {
-	ctx, cancel := context.WithCancel(within(t))
-	r, w := io.Pipe()
-	done := make(chan error, 1)
-	go func() {
-		_, err := l.Exec(ctx, web, []string{"sh", "-c", "echo started; sleep 1000 & wait"}, lab.Stdio{Out: w})
-		done <- err
-	}()
-	if _, err := bufio.NewReader(r).ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("exec after cancel: %v", err)
-	}
-	if log, err := os.ReadFile(labdir.Dir(l.Dir).Log("hold")); err != nil || strings.Contains(string(log), "canceled") {
-		t.Errorf("the holder makes a fuss: %v\n%s", err, log)
-	}
-	eventually(t, "the process and its child are gone", func() bool {
-		out, err := l.Output(within(t), web, "sh", "-c", "cat /proc/[0-9]*/comm")
-		return err == nil && !strings.Contains(string(out), "sleep")
-	})
-}
-
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -269,7 +170,6 @@ func testIsolation(t *testing.T, l *lab.Lab) {
 	}
 }
 
-// A lab may lie elsewhere than others of this user, which its pods see as little of; those that come later too.
 // visibleToPods is a directory of this user that pods see: they have a /tmp and a /run of their own.
 func visibleToPods(t *testing.T) string {
 	t.Helper()
@@ -284,6 +184,7 @@ func visibleToPods(t *testing.T) string {
 	return ""
 }
 
+// A lab may lie elsewhere than others of this user, which its pods see as little of; those that come later too.
 func TestPodsSeeNoOtherLab(t *testing.T) {
 	bin := binariesForTest(t)
 	home, err := os.MkdirTemp(visibleToPods(t), ".ambientlab-test-")
@@ -408,142 +309,6 @@ func testInspect(t *testing.T, l *lab.Lab) {
 	}
 }
 
-func testApply(t *testing.T, l *lab.Lab) {
-	ctx := within(t)
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "late", Labels: map[string]string{"app": "late"}},
-		Spec:       corev1.PodSpec{Containers: []corev1.Container{{Name: "app", Command: []string{"workload", "serve", "--http", "8080"}}}},
-	}
-	svc := &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "late"},
-		Spec:       corev1.ServiceSpec{Selector: map[string]string{"app": "late"}, Ports: []corev1.ServicePort{{Name: "http", Port: 8080}}},
-	}
-	if err := l.Apply(ctx, pod, svc); err != nil {
-		t.Fatal(err)
-	}
-	ref := lab.PodRef{Namespace: "shop", Name: "late"}
-	info, err := l.AwaitPod(ctx, ref, "ready", func(p lab.PodInfo) bool { return p.Ready && p.Enrolled })
-	if err != nil || info.Node != "node1" {
-		t.Fatalf("%+v, %v", info, err)
-	}
-	eventually(t, "the new service answers", func() bool {
-		res, err := l.Call(ctx, web, "http://late:8080", workload.Options{})
-		return err == nil && res.First().OK
-	})
-	pod.Labels["istio.io/dataplane-mode"] = "none"
-	if err := l.Apply(ctx, pod); err != nil {
-		t.Fatal(err)
-	}
-	after, err := l.AwaitPod(ctx, ref, "out of the mesh", func(p lab.PodInfo) bool { return p.Ready && !p.Enrolled })
-	if err != nil || after.UID != info.UID {
-		t.Errorf("%+v, %v; want the same pod", after, err)
-	}
-	if err := l.Delete(ctx, pod, svc); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := l.Find(ctx, ref); err == nil {
-		t.Error("the pod is still there")
-	}
-	if err := l.Delete(ctx, pod, svc); err != nil {
-		t.Errorf("a second Delete: %v", err)
-	}
-	if err := errors.Join(l.Apply(ctx, pod), l.Delete(ctx, pod)); err != nil {
-		t.Errorf("a pod that is deleted while it starts: %v", err)
-	}
-	if err := l.Apply(ctx, pod); err != nil {
-		t.Fatal(err)
-	}
-	if again, err := l.AwaitPod(ctx, ref, "ready", func(p lab.PodInfo) bool { return p.Ready }); err != nil || again.UID == info.UID {
-		t.Errorf("%+v, %v; want a new pod of that name", again, err)
-	}
-	if err := l.Delete(ctx, pod); err != nil {
-		t.Fatal(err)
-	}
-	if err := l.Apply(ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "lost"}, Spec: corev1.PodSpec{NodeName: "node9"}}); err == nil {
-		t.Error("a pod on a node that is not there was accepted")
-	}
-}
-
-// A pod that is being deleted is taken away wholly, whether or not its deleter waits.
-func testDeleterGone(t *testing.T, l *lab.Lab) {
-	grace := int64(1)
-	pod := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "stubborn", Labels: map[string]string{"istio.io/dataplane-mode": "none"}},
-		Spec: corev1.PodSpec{
-			TerminationGracePeriodSeconds: &grace,
-			Containers:                    []corev1.Container{{Name: "app", Command: []string{"sh", "-c", "trap '' TERM; echo deaf; while :; do sleep 0.05; done"}}},
-		},
-	}
-	if err := l.Apply(within(t), pod); err != nil {
-		t.Fatal(err)
-	}
-	ref := lab.PodRef{Namespace: pod.Namespace, Name: pod.Name}
-	info, err := l.AwaitPod(within(t), ref, "ready", func(p lab.PodInfo) bool { return p.Ready })
-	if err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, "it is deaf", func() bool {
-		log, err := os.ReadFile(labdir.Dir(l.Dir).PodLog(ref.Namespace, ref.Name))
-		return err == nil && strings.Contains(string(log), "deaf")
-	})
-	leases := func() (held []string) {
-		for _, ip := range info.IPs {
-			files, err := filepath.Glob(labdir.Dir(l.Dir).Node(info.Node, "ipam", "*", strings.ReplaceAll(ip.String(), ":", "?")))
-			if err != nil {
-				t.Fatal(err)
-			}
-			held = append(held, files...)
-		}
-		return held
-	}
-	if len(leases()) != len(info.IPs) {
-		t.Fatalf("leases %v of %v", leases(), info.IPs)
-	}
-	ctx, cancel := context.WithTimeout(within(t), 100*time.Millisecond)
-	defer cancel()
-	if err := l.Delete(ctx, pod); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("Delete: %v; want it given up", err)
-	}
-	eventually(t, "the pod is gone", func() bool { _, err := l.Find(within(t), ref); return err != nil })
-	if held := leases(); len(held) > 0 {
-		t.Errorf("the pod is gone, but not its leases %v", held)
-	}
-}
-
-// A service that wants another's frontend gets a line in the log; the rest of the cluster goes on changing.
-func testServiceConflict(t *testing.T, l *lab.Lab) {
-	ctx := within(t)
-	service := func(name, clusterIP string) *corev1.Service {
-		return &corev1.Service{
-			ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name},
-			Spec: corev1.ServiceSpec{
-				ClusterIP: clusterIP, Selector: map[string]string{"app": "cart"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80, TargetPort: intstr.FromInt32(8080)}},
-			},
-		}
-	}
-	first, second, other := service("first", "10.96.77.1"), service("second", "10.96.77.1"), service("other", "10.96.77.2")
-	if err := l.Apply(ctx, first, second, other); err != nil {
-		t.Fatal(err)
-	}
-	for _, ip := range []string{"10.96.77.1", "10.96.77.2"} {
-		eventually(t, ip+" answers", func() bool {
-			res, err := l.Call(ctx, web, "http://"+ip, workload.Options{})
-			return err == nil && res.First().OK
-		})
-	}
-	eventually(t, "the log names the second service", func() bool {
-		log, err := os.ReadFile(labdir.Dir(l.Dir).Log("hold"))
-		return err == nil && strings.Contains(string(log), "shop/second")
-	})
-	eventually(t, "the node has what comes after it", func() bool {
-		in, err := l.Inspect(ctx, lab.Target{Node: "node1"})
-		return err == nil && strings.Contains(in.Rules, "10.96.77.2")
-	})
-	if err := l.Delete(ctx, first, second, other); err != nil {
-		t.Error(err)
-	}
-}
-
 func testAttach(t *testing.T, l *lab.Lab) {
 	other, err := Attach(within(t), labdir.Dir(l.Dir))
 	if err != nil {
@@ -553,91 +318,6 @@ func testAttach(t *testing.T, l *lab.Lab) {
 		t.Errorf("%+v, %v", other.Spec, other.Capabilities())
 	}
 	testCall(t, other)
-}
-
-func testTaken(t *testing.T, l *lab.Lab) {
-	err := New(Options{}).Up(within(t), l.Spec, lab.UpOptions{Dir: l.Dir})
-	if !errors.Is(err, labdir.ErrTaken) || !strings.Contains(err.Error(), "lab down") {
-		t.Errorf("%v, want ErrTaken and the cure", err)
-	}
-	testCall(t, l)
-}
-
-// Who comes while a lab boots finds what is there by then, and disturbs nothing: a pod that is deleted is not waited for.
-func TestLabIsUsedWhileItBoots(t *testing.T) {
-	bin := binariesForTest(t)
-	d := New(Options{})
-	dir := filepath.Join(labRoot(t), "boots")
-	booted := make(chan error, 1)
-	go func() { booted <- d.Up(within(t), open(t, "three-nodes"), lab.UpOptions{Dir: dir, Bin: bin}) }()
-	t.Cleanup(func() { _ = d.Down(context.Background()) }) // after the test's own context
-	early := &Driver{dir: labdir.Dir(dir)}
-	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: web.Namespace, Name: web.Name}}
-	eventually(t, "the pod is known", func() bool {
-		_, _ = early.Inspect(within(t), lab.Target{Node: "node1"})
-		_, _ = early.Daemon("node1", lab.DaemonCNIAgent).Status(within(t))
-		pods, err := early.Pods(within(t))
-		return err == nil && slices.ContainsFunc(pods, func(p lab.PodInfo) bool { return p.PodRef == web })
-	})
-	if err := early.Delete(within(t), pod); err != nil {
-		t.Error(err)
-	}
-	if err := <-booted; err != nil {
-		t.Fatal(err)
-	}
-	pods, err := d.Pods(within(t))
-	if err != nil || len(pods) == 0 || slices.ContainsFunc(pods, func(p lab.PodInfo) bool { return p.PodRef == web }) {
-		t.Errorf("after the boot: %v, %v; want all pods but the one that was deleted", pods, err)
-	}
-}
-
-func TestLabsStandSideBySide(t *testing.T) {
-	binariesForTest(t)
-	a, b := up(t, open(t, "two-pods")), up(t, open(t, "two-pods"))
-	testCall(t, a)
-	testCall(t, b)
-}
-
-// Labs that the driver names itself find room beside each other, and gc finds all of them.
-func TestUniqueLabsOfOneName(t *testing.T) {
-	bin, root := binariesForTest(t), labRoot(t)
-	t.Setenv("AMBIENTLAB_DIR", root)
-	const n = 3
-	drivers := make([]*Driver, n)
-	errs := make(chan error, n)
-	for i := range drivers {
-		drivers[i] = New(Options{})
-		go func() { errs <- drivers[i].Up(within(t), open(t, "two-pods"), lab.UpOptions{Bin: bin, Unique: true}) }()
-	}
-	for range drivers {
-		if err := <-errs; err != nil {
-			t.Error(err)
-		}
-	}
-	var dirs []string
-	for _, d := range drivers {
-		dirs = append(dirs, d.Dir())
-	}
-	slices.Sort(dirs)
-	want := []string{root + "/two-pods", root + "/two-pods-2", root + "/two-pods-3"}
-	if !slices.Equal(dirs, want) {
-		t.Errorf("labs in %v, want %v", dirs, want)
-	}
-	if labs, err := labdir.List(root); err != nil || len(labs) != n {
-		t.Errorf("listed %v, %v", labs, err)
-	}
-	err := New(Options{}).Up(within(t), open(t, "two-pods"), lab.UpOptions{Bin: bin})
-	if !errors.Is(err, labdir.ErrTaken) {
-		t.Errorf("not unique: %v, want ErrTaken", err)
-	}
-	for _, d := range drivers {
-		if err := d.Down(within(t)); err != nil {
-			t.Error(err)
-		}
-	}
-	if left, _ := filepath.Glob(root + "/*"); len(left) > 0 {
-		t.Errorf("Down left %v", left)
-	}
 }
 
 func TestLinkIsCut(t *testing.T) {
@@ -674,91 +354,6 @@ func TestLinkIsCut(t *testing.T) {
 	}
 }
 
-// descendants are all processes below pid.
-func descendants(pid int) []int {
-	children := map[int][]int{}
-	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
-	for _, path := range stats {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			continue
-		}
-		fields := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
-		child, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
-		parent, _ := strconv.Atoi(fields[1])
-		children[parent] = append(children[parent], child)
-	}
-	var all []int
-	for next := []int{pid}; len(next) > 0; next = next[1:] {
-		all = append(all, children[next[0]]...)
-		next = append(next, children[next[0]]...)
-	}
-	return all
-}
-
-func awaitGone(t *testing.T, pids []int) {
-	t.Helper()
-	if len(pids) < 5 {
-		t.Fatalf("only %d processes in the lab", len(pids))
-	}
-	for _, pid := range pids {
-		eventually(t, fmt.Sprintf("process %d is gone", pid), func() bool { return syscall.Kill(pid, 0) != nil })
-	}
-}
-
-func TestKilledHolderLeavesNothingButFiles(t *testing.T) {
-	bin := binariesForTest(t)
-	root := labRoot(t)
-	d := New(Options{})
-	if err := d.Up(within(t), open(t, "two-pods"), lab.UpOptions{Dir: filepath.Join(root, "dies"), Bin: bin}); err != nil {
-		t.Fatal(err)
-	}
-	pid := d.holder.cmd.Process.Pid
-	pids := descendants(pid)
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
-		t.Fatal(err)
-	}
-	<-d.Ended()
-	awaitGone(t, pids)
-	if _, err := d.Pods(within(t)); err == nil {
-		t.Error("a lab without a holder answers")
-	}
-	if removed, err := labdir.Collect(root); err != nil || !slices.Equal(removed, []string{"dies"}) {
-		t.Errorf("gc removed %v, %v", removed, err)
-	}
-	if err := d.Down(within(t)); err != nil {
-		t.Errorf("Down afterwards: %v", err)
-	}
-}
-
-// Whoever holds the pipe, here `lab up`, is killed: the holder notices and takes the lab down.
-func TestLabEndsWithWhoHoldsItsPipe(t *testing.T) {
-	bin := binariesForTest(t)
-	root := labRoot(t)
-	cmd := exec.Command(filepath.Join(bin, "lab"), "up", "two-pods")
-	cmd.Env = append(os.Environ(), "AMBIENTLAB_DIR="+root, "AMBIENTLAB_BIN="+bin)
-	said, err := cmd.StderrPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	for lines := bufio.NewScanner(said); lines.Scan() && !strings.Contains(lines.Text(), "Ctrl-C"); {
-		t.Log(lines.Text())
-	}
-	pids := descendants(cmd.Process.Pid)
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait()
-	awaitGone(t, pids)
-	eventually(t, "the lab's files are gone", func() bool {
-		left, _ := filepath.Glob(filepath.Join(root, "*"))
-		return len(left) == 0
-	})
-}
-
 func TestMissingBinariesNameThemselves(t *testing.T) {
 	_, err := FindBinaries(t.TempDir())
 	var missing *BinaryError
@@ -772,13 +367,5 @@ func TestOneClusterOnly(t *testing.T) {
 	spec.Clusters = append(spec.Clusters, spec.Clusters[0])
 	if err := New(Options{}).Up(t.Context(), &spec, lab.UpOptions{}); err == nil || !strings.Contains(err.Error(), "one cluster") {
 		t.Errorf("%v", err)
-	}
-}
-
-func TestOnlyThisUsersHolderIsTrusted(t *testing.T) {
-	for uid, ok := range map[uint32]bool{0: true, uint32(os.Geteuid()): true, uint32(os.Geteuid()) + 1: false} {
-		if err := trustedUID(uid); (err == nil) != ok {
-			t.Errorf("user %d: %v", uid, err)
-		}
 	}
 }
