@@ -102,7 +102,7 @@ func (a *app) capture(ctx context.Context, names []string, o captureOptions) (er
 	}
 	defer func() {
 		for _, p := range places {
-			err = errors.Join(err, p.drop())
+			err = errors.Join(err, p.drop(context.WithoutCancel(ctx)))
 		}
 	}()
 	if err := a.record(ctx, l, places, o); err != nil {
@@ -237,10 +237,10 @@ func (p *place) stop(ctx context.Context) (err error) {
 }
 
 // drop gives back what a recording holds.
-func (p *place) drop() error {
+func (p *place) drop(ctx context.Context) error {
 	var err error
 	if p.capture != nil {
-		err = p.stop(context.Background())
+		err = p.stop(ctx)
 	}
 	if p.packets != nil {
 		err = errors.Join(err, p.packets.Close(), os.Remove(p.packets.Name()))

@@ -33,7 +33,111 @@ func emptyRoot(t *testing.T) string {
 	return root
 }
 
+// exits are what the program makes of command lines where no lab stands.
+var exits = []struct {
+	args string
+	code int
+	want []string // on either stream
+}{
+	{"", 2, []string{"no command"}},
+	{"frob", 2, []string{`"frob"`}},
+	{"up --frob", 2, []string{"--frob"}},
+	{"-o xml ps", 2, []string{"text or json"}},
+	{"exec web", 2, []string{"exec"}},
+	{"exec web --", 2, []string{"no command"}},
+	{"up a b", 2, []string{"up"}},
+	{"up two-pods --name a/b", 2, []string{"plain name"}},
+	{"up no-such-topology", 1, []string{"no-such-topology", "three-nodes"}},
+	{"check two-pods", 0, []string{"two-pods is good"}},
+	{"topologies", 0, []string{"three-nodes", "two-pods"}},
+	{"check two-pods -o json", 0, []string{`"name": "two-pods"`, `"podSubnets"`, `"8080"`}},
+	{"topologies -o json", 0, []string{`"name": "two-pods"`}},
+	{"ps", 0, []string{"no lab stands", "lab up"}},
+	{"ps -o json", 0, []string{"[]"}},
+	{"--lab x ps -o json", 1, []string{`"x"`}},
+	{"list", 0, []string{"no lab stands"}},
+	{"list -o json", 0, []string{"[]"}},
+	{"gc", 0, nil},
+	{"gc -o json", 0, []string{"[]"}},
+	{"inspect web", 1, []string{"no lab stands"}},
+	{"exec -o json web -- true", 2, []string{"means nothing", "lab exec --help"}},
+	{"logs", 2, []string{"--all"}},
+	{"logs web --all", 2, []string{"--all"}},
+	{"logs web --since yesterday", 2, []string{"--since yesterday"}},
+	{"up -o json", 2, []string{"means nothing"}},
+	{"exec -t web -- sh", 2, []string{"is no terminal: run without -t"}},
+	{"exec web -it -- sh", 2, []string{"is no terminal: run without -t"}},
+	{"exec web --frob -- sh", 2, []string{"--frob"}},
+	{"exec -i web -- cat", 1, []string{"no lab stands"}},
+	{"call web http://cart --count 3", 2, []string{"--count", "after --", "lab call --help"}},
+	{"call web http://cart -- --bogus", 2, []string{"-bogus", "lab call --help"}},
+	{"call web cart", 2, []string{`call: parse URL "cart"`}},
+	{"call web http://cart -- --help", 0, []string{"-ping-pong"}},
+	{"call --help", 0, []string{"-ping-pong", "udp"}},
+	{"trace web ftp://cart", 2, []string{`trace: parse URL "ftp://cart"`}},
+	{"trace web http://cart -- --family 5", 2, []string{"want 4 or 6"}},
+	{"trace web http://cart -- --count 3", 2, []string{"one call"}},
+	{"trace web http://cart -- --family 6", 1, []string{"no lab stands"}},
+	{"zc", 2, []string{"what to show is missing", "connections"}},
+	{"zc --help", 0, []string{"workloads", "certificates", "--node", "Examples"}},
+	{"zc frob", 2, []string{"frob"}},
+	{"zc workloads", 1, []string{"no lab stands"}},
+	{"zc workloads a b", 2, []string{"zc workloads: ", "lab zc workloads --help"}},
+	{"zc workloads -o frob", 2, []string{"text, json, table, short, wide or yaml"}},
+	{"zc connections --direction up", 2, []string{"inbound or outbound"}},
+	{"zc workloads -f zc/testdata/upstream.json", 0, []string{"NAMESPACE  POD NAME  ADDRESS", "shop       web"}},
+	{"zc workloads web -f zc/testdata/upstream.json -o json", 0, []string{`"name": "web"`}},
+	{"zc policies -f zc/testdata/upstream.json -o yaml", 0, []string{"name: named"}},
+	{"zc all -f zc/testdata/upstream.json", 0, []string{"# workloads", "# certificates", "WORKLOAD"}},
+	{"zc all -f zc/testdata/upstream.json -o json", 0, []string{`"zc/testdata/upstream.json": {`}},
+	{"zc services -f none.json", 1, []string{"read config dump"}},
+	{"zc log --level loud", 1, []string{"no lab stands"}},
+	{"dump", 1, []string{"no lab stands"}},
+	{"dump a -o b.tar.gz", 2, []string{"both"}},
+	{"dump -o b.zip", 2, []string{"*.tar.gz"}},
+	{"debug", 2, []string{"want a daemon"}},
+	{"debug control --listen 127.0.0.1:0", 2, []string{"name none"}},
+	{"debug --listen 0.0.0.0:80", 2, []string{"loopback"}},
+	{"debug control --format xml", 2, []string{"json or html"}},
+	{"debug control", 1, []string{"no lab stands"}},
+	{"graph", 1, []string{"no lab stands"}},
+	{"graph --svg --dot", 2, []string{"one form"}},
+	{"graph --svg -o x.dot", 2, []string{"one form"}},
+	{"graph -o x.png", 2, []string{"*.svg"}},
+	{"graph --by colour", 2, []string{"namespace or node"}},
+	{"graph --theme pink", 2, []string{"light or dark"}},
+	{"graph --since yesterday", 2, []string{"--since"}},
+	{"completion bash", 0, []string{"__start_lab"}},
+	{"__complete zc ", 0, []string{"connections", "workloads"}},
+	{"down", 1, []string{"no lab stands"}},
+	{"--lab x call web http://cart", 1, []string{`"x"`}},
+	{"logs web", 1, []string{"no lab stands"}},
+	{"hold", 1, []string{"lab up"}},
+	{"--help", 0, []string{"up", "down", "trace"}},
+}
+
 func TestExitCodes(t *testing.T) {
+	emptyRoot(t)
+	for _, c := range exits {
+		expectExit(t, c.args, c.code, c.want...)
+	}
+}
+
+func expectExit(t *testing.T, args string, wantCode int, wants ...string) {
+	t.Helper()
+	code, out, errOut := runLab(t, strings.Fields(args)...)
+	if code != wantCode {
+		t.Errorf("lab %s: exit %d, want %d\n%s%s", args, code, wantCode, out, errOut)
+	}
+	for _, want := range wants {
+		if !strings.Contains(out+errOut, want) {
+			t.Errorf("lab %s: no %q in\n%s%s", args, want, out, errOut)
+		}
+	}
+}
+
+// All that is wrong with a topology is said at once.
+func TestCheckOfABadTopology(t *testing.T) {
 	emptyRoot(t)
 	bad := filepath.Join(t.TempDir(), "bad.yaml")
 	err := os.WriteFile(bad, []byte(`apiVersion: ambientlab.dev/v1alpha1
@@ -48,100 +152,8 @@ clusters:
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []struct {
-		args string
-		code int
-		want []string // on either stream
-	}{
-		{"", 2, []string{"no command"}},
-		{"frob", 2, []string{`"frob"`}},
-		{"up --frob", 2, []string{"--frob"}},
-		{"-o xml ps", 2, []string{"text or json"}},
-		{"exec web", 2, []string{"exec"}},
-		{"exec web --", 2, []string{"no command"}},
-		{"up a b", 2, []string{"up"}},
-		{"up two-pods --name a/b", 2, []string{"plain name"}},
-		{"up no-such-topology", 1, []string{"no-such-topology", "three-nodes"}},
-		{"check " + bad, 1, []string{
-			"name:", "clusters[0].ipFamily:", "clusters[0].workloads[0].namespace:", "clusters[0].workloads[0].node:", "clusters[0].workloads[0].colour:",
-		}},
-		{"check two-pods", 0, []string{"two-pods is good"}},
-		{"topologies", 0, []string{"three-nodes", "two-pods"}},
-		{"check two-pods -o json", 0, []string{`"name": "two-pods"`, `"podSubnets"`, `"8080"`}},
-		{"topologies -o json", 0, []string{`"name": "two-pods"`}},
-		{"ps", 0, []string{"no lab stands", "lab up"}},
-		{"ps -o json", 0, []string{"[]"}},
-		{"--lab x ps -o json", 1, []string{`"x"`}},
-		{"list", 0, []string{"no lab stands"}},
-		{"list -o json", 0, []string{"[]"}},
-		{"gc", 0, nil},
-		{"gc -o json", 0, []string{"[]"}},
-		{"inspect web", 1, []string{"no lab stands"}},
-		{"exec -o json web -- true", 2, []string{"means nothing", "lab exec --help"}},
-		{"logs", 2, []string{"--all"}},
-		{"logs web --all", 2, []string{"--all"}},
-		{"logs web --since yesterday", 2, []string{"--since yesterday"}},
-		{"up -o json", 2, []string{"means nothing"}},
-		{"exec -t web -- sh", 2, []string{"is no terminal: run without -t"}},
-		{"exec web -it -- sh", 2, []string{"is no terminal: run without -t"}},
-		{"exec web --frob -- sh", 2, []string{"--frob"}},
-		{"exec -i web -- cat", 1, []string{"no lab stands"}},
-		{"call web http://cart --count 3", 2, []string{"--count", "after --", "lab call --help"}},
-		{"call web http://cart -- --bogus", 2, []string{"-bogus", "lab call --help"}},
-		{"call web cart", 2, []string{`call: parse URL "cart"`}},
-		{"call web http://cart -- --help", 0, []string{"-ping-pong"}},
-		{"call --help", 0, []string{"-ping-pong", "udp"}},
-		{"trace web ftp://cart", 2, []string{`trace: parse URL "ftp://cart"`}},
-		{"trace web http://cart -- --family 5", 2, []string{"want 4 or 6"}},
-		{"trace web http://cart -- --count 3", 2, []string{"one call"}},
-		{"trace web http://cart -- --family 6", 1, []string{"no lab stands"}},
-		{"zc", 2, []string{"what to show is missing", "connections"}},
-		{"zc --help", 0, []string{"workloads", "certificates", "--node", "Examples"}},
-		{"zc frob", 2, []string{"frob"}},
-		{"zc workloads", 1, []string{"no lab stands"}},
-		{"zc workloads a b", 2, []string{"zc workloads: ", "lab zc workloads --help"}},
-		{"zc workloads -o frob", 2, []string{"text, json, table, short, wide or yaml"}},
-		{"zc connections --direction up", 2, []string{"inbound or outbound"}},
-		{"zc workloads -f zc/testdata/upstream.json", 0, []string{"NAMESPACE  POD NAME  ADDRESS", "shop       web"}},
-		{"zc workloads web -f zc/testdata/upstream.json -o json", 0, []string{`"name": "web"`}},
-		{"zc policies -f zc/testdata/upstream.json -o yaml", 0, []string{"name: named"}},
-		{"zc all -f zc/testdata/upstream.json", 0, []string{"# workloads", "# certificates", "WORKLOAD"}},
-		{"zc all -f zc/testdata/upstream.json -o json", 0, []string{`"zc/testdata/upstream.json": {`}},
-		{"zc services -f none.json", 1, []string{"read config dump"}},
-		{"zc log --level loud", 1, []string{"no lab stands"}},
-		{"dump", 1, []string{"no lab stands"}},
-		{"dump a -o b.tar.gz", 2, []string{"both"}},
-		{"dump -o b.zip", 2, []string{"*.tar.gz"}},
-		{"debug", 2, []string{"want a daemon"}},
-		{"debug control --listen 127.0.0.1:0", 2, []string{"name none"}},
-		{"debug --listen 0.0.0.0:80", 2, []string{"loopback"}},
-		{"debug control --format xml", 2, []string{"json or html"}},
-		{"debug control", 1, []string{"no lab stands"}},
-		{"graph", 1, []string{"no lab stands"}},
-		{"graph --svg --dot", 2, []string{"one form"}},
-		{"graph --svg -o x.dot", 2, []string{"one form"}},
-		{"graph -o x.png", 2, []string{"*.svg"}},
-		{"graph --by colour", 2, []string{"namespace or node"}},
-		{"graph --theme pink", 2, []string{"light or dark"}},
-		{"graph --since yesterday", 2, []string{"--since"}},
-		{"completion bash", 0, []string{"__start_lab"}},
-		{"__complete zc ", 0, []string{"connections", "workloads"}},
-		{"down", 1, []string{"no lab stands"}},
-		{"--lab x call web http://cart", 1, []string{`"x"`}},
-		{"logs web", 1, []string{"no lab stands"}},
-		{"hold", 1, []string{"lab up"}},
-		{"--help", 0, []string{"up", "down", "trace"}},
-	} {
-		code, out, errOut := runLab(t, strings.Fields(c.args)...)
-		if code != c.code {
-			t.Errorf("lab %s: exit %d, want %d\n%s%s", c.args, code, c.code, out, errOut)
-		}
-		for _, want := range c.want {
-			if !strings.Contains(out+errOut, want) {
-				t.Errorf("lab %s: no %q in\n%s%s", c.args, want, out, errOut)
-			}
-		}
-	}
+	expectExit(t, "check "+bad, 1,
+		"name:", "clusters[0].ipFamily:", "clusters[0].workloads[0].namespace:", "clusters[0].workloads[0].node:", "clusters[0].workloads[0].colour:")
 }
 
 // What is wrong with a call's flags is said once, in two lines.

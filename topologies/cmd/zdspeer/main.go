@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command zdspeer is a hostile peer on a node's ZDS socket: `zdspeer ztunnel NAME` talks to the agent as no ztunnel should,
-// `zdspeer agent NAME...` waits for a ztunnel and talks to it as no agent should, one connection for each name. It prints what
-// the other side did, as JSON. Messages are made by hand, for no library makes them as wrong as they have to be.
+// Command zdspeer is a hostile peer on a node's ZDS socket: `zdspeer ztunnel NAME...` talks to the agent as no ztunnel should,
+// `zdspeer agent NAME...` waits for a ztunnel and talks to it as no agent should, one connection for each name; "all" is every
+// attack that ends by itself. It prints what the other side did, as JSON. Messages are made by hand, for no library makes them
+// as wrong as they have to be.
 // Source: reference, "ZDS".
 package main
 
@@ -35,7 +36,7 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage: zdspeer [--socket PATH] ztunnel|agent NAME")
+var errUsage = errors.New("usage: zdspeer [--socket PATH] ztunnel|agent NAME...|all")
 
 // Outcome is what became of one connection.
 type Outcome struct {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/reports/schema"
 	"github.com/ambientlab/ambientlab/topologies"
@@ -99,7 +100,9 @@ func (b *builder) workloads() {
 			n.Enrolment = schema.Outside
 		}
 		if w != nil && n.Enrolment == schema.Ambient {
-			n.Identity = "spiffe://" + cmp.Or(w.TrustDomain, "cluster.local") + "/ns/" + w.Namespace + "/sa/" + cmp.Or(w.ServiceAccount, "default")
+			n.Identity = mesh.Identity{
+				TrustDomain: cmp.Or(w.TrustDomain, "cluster.local"), Namespace: w.Namespace, ServiceAccount: cmp.Or(w.ServiceAccount, "default"),
+			}.String()
 		}
 		b.nodes[n.ID] = n
 	}

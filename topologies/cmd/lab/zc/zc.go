@@ -15,6 +15,7 @@ import (
 	"strings"
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
 // Table is rows for people.
@@ -118,7 +119,6 @@ func (u *union) notes() []string {
 type Filter struct {
 	Namespace    string
 	Address      string // of a workload or a service
-	Node         string // of a workload
 	Direction    string // of a connection: inbound or outbound
 	Pod, PodUID  string // what concerns this pod: PodUID is of the lab, "" if it is not known
 	PodNamespace string // "" fits any
@@ -129,7 +129,7 @@ func Pick(d *admin.Dump, f Filter) *admin.Dump {
 	out := *d
 	self := f.self(d)
 	out.Workloads = keep(d.Workloads, func(w *admin.Workload) bool {
-		return f.inNamespace(w.Namespace) && (f.Node == "" || w.Node == f.Node) && (f.Address == "" || slices.Contains(w.WorkloadIPs, f.Address)) &&
+		return f.inNamespace(w.Namespace) && (f.Address == "" || slices.Contains(w.WorkloadIPs, f.Address)) &&
 			(f.Pod == "" || self != nil && workloadKey(w) == workloadKey(self))
 	})
 	out.Services = keep(d.Services, func(s *admin.Service) bool {
@@ -223,7 +223,9 @@ func applies(p *admin.Policy, w *admin.Workload) bool {
 }
 
 func identity(w *admin.Workload) string {
-	return "spiffe://" + cmp.Or(w.TrustDomain, "cluster.local") + "/ns/" + w.Namespace + "/sa/" + cmp.Or(w.ServiceAccount, "default")
+	return mesh.Identity{
+		TrustDomain: cmp.Or(w.TrustDomain, "cluster.local"), Namespace: w.Namespace, ServiceAccount: cmp.Or(w.ServiceAccount, "default"),
+	}.String()
 }
 
 // address is the part of "network/address" that people know.
