@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
@@ -48,10 +47,7 @@ type Page struct {
 }
 
 func (p Page) String() string {
-	if p.Node == "" {
-		return p.Daemon + p.Path
-	}
-	return p.Daemon + "." + p.Node + p.Path
+	return daemonName(p.Node, p.Daemon) + p.Path
 }
 
 // OpenPage asks a daemon for a page. A status that is not 2xx is an error that holds what was answered. The caller closes it.
@@ -119,5 +115,5 @@ func (l *Lab) Nodes() []string {
 			names = append(names, n.Name)
 		}
 	}
-	return slices.Clip(names)
+	return names
 }

@@ -164,8 +164,8 @@ type Link interface {
 	Restore(ctx context.Context) error
 }
 
-// Impairment is what one direction of a link does to its packets; neighbour discovery between two nodes is spared. The zero
-// value lets everything pass.
+// Impairment is what one direction of a link does to its packets; what is sent to many, such as a neighbour's
+// question who has an address, is spared between two machines of the underlay. The zero value lets everything pass.
 type Impairment struct {
 	Delay  time.Duration
 	Jitter time.Duration // a packet's delay is within Delay ± Jitter, in the order of sending

@@ -69,17 +69,3 @@ func pathMTU(t *testing.T, c *cluster, to netip.Addr, want int) (mtu int) {
 	})
 	return mtu
 }
-
-// With offloads a link carries packets of many segments; without them none is larger than its MTU.
-func TestPlainPackets(t *testing.T) {
-	a, b := nstest.New(t), nstest.New(t)
-	nstest.Connect(t, nstest.End{NS: a, Name: "plain0"}, nstest.End{NS: b, Name: "plain1"})
-	for range 2 { // a second time changes nothing
-		if err := nodenet.PlainPackets(t.Context(), a, "plain0"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := nodenet.PlainPackets(t.Context(), a, "none0"); err == nil {
-		t.Error("a link that is not there was changed")
-	}
-}

@@ -13,8 +13,10 @@ import (
 // wholeFrame is more than any frame has.
 const wholeFrame = 1 << 18
 
-// controlProgram lets the kernel drop all but TCP segments with SYN, FIN or RST, ICMP, and what it cannot tell: fragments
-// and IPv6 extension headers. Recording beside a transfer of gigabytes then costs next to nothing.
+// controlProgram lets the kernel drop what is not IP, UDP, and TCP segments without SYN, FIN and RST. ICMP passes, and so
+// does what follows an IPv6 extension header, a fragment's too. A later fragment of an IPv4 segment has no TCP header, and
+// may pass or not by its bytes; no filter that is for control packets alone chooses it. Recording beside a transfer of
+// gigabytes then costs next to nothing.
 func controlProgram() []bpf.Instruction {
 	const (
 		ipv4, ipv6 = 0x0800, 0x86dd

@@ -41,7 +41,7 @@ type Options struct {
 	Silent    time.Duration // TCP: stay silent for so long after connecting, before the first byte
 	PingPong  int           // TCP, UDP, WebSocket, gRPC: so many exchanges of Size bytes, each answered before the next
 	Size      int64         // bytes to send: HTTP body (makes it a POST), TCP, WebSocket and gRPC message, datagram
-	Download  int64         // bytes to ask for: HTTP, at /size/<n>; TCP, with a half-close
+	Download  int64         // bytes to ask for: HTTP, at /size/<n>; TCP, with a half-close or PeerReset
 
 	HTTP2  bool     // https: offer only h2
 	Method string   // HTTP: overrides GET or POST
@@ -133,7 +133,7 @@ func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
 	fs.DurationVar(&o.Silent, "silent", 0, "tcp: stay silent for so long before the first byte")
 	fs.IntVar(&o.PingPong, "ping-pong", 0, "exchanges of --size bytes, each answered before the next")
 	fs.Int64Var(&o.Size, "size", 0, "bytes to send")
-	fs.Int64Var(&o.Download, "download", 0, "bytes to ask for and check (http; tcp with a half-close)")
+	fs.Int64Var(&o.Download, "download", 0, "bytes to ask for (http; tcp with a half-close or --peer-reset)")
 	fs.BoolVar(&o.HTTP2, "http2", false, "https: offer only h2")
 	fs.StringVar(&o.Method, "method", "", "http: method (default GET, with --size POST)")
 	fs.Func("header", "http: `Name: value`, repeatable", func(s string) error {

@@ -21,9 +21,9 @@ func TestOptionsRoundTrip(t *testing.T) {
 		Count: 3, Concurrency: 2, Interval: time.Second, Duration: time.Minute, Timeout: 3 * time.Second, KeepOpen: true,
 		Ledger: true, UntilEOF: true,
 		Silent: time.Millisecond, PingPong: 4, Size: 5, Download: 6, HTTP2: true, Method: "PUT",
-		Header: []string{"A: b", "C: d e"}, Family: 6, Mark: 0x539, Bind: netip.MustParseAddr("169.254.7.127"),
+		Header: []string{"A: b", "C: d e"}, Family: 6, MSS: 1400, Mark: 0x539, Bind: netip.MustParseAddr("169.254.7.127"),
 	}
-	for _, o := range []Options{want, {}, {HalfClose: true}, {PeerHalfClose: true}} {
+	for _, o := range []Options{want, {}, {HalfClose: true}, {PeerHalfClose: true}, {Reset: true}, {PeerReset: true}} {
 		got, url, err := ParseCall(o.Args("tcp://cart:9000"), io.Discard)
 		if err != nil || url != "tcp://cart:9000" {
 			t.Errorf("ParseCall: %q, %v", url, err)

@@ -69,14 +69,14 @@ func discover(ctx context.Context, stdin io.Reader, stdout io.Writer) error {
 	go func() { done <- s.Run(ctx, func() { _, _ = fmt.Fprintln(stdout, `{"step":"listening"}`) }) }()
 	for out := json.NewEncoder(stdout); in.Scan(); {
 		report, err := s.Step(ctx, in.Text())
+		if err == nil {
+			err = out.Encode(report)
+		}
 		if err != nil {
 			cancel()
 			return errors.Join(err, <-done)
 		}
-		if err := out.Encode(report); err != nil {
-			break
-		}
 	}
 	cancel()
-	return <-done
+	return errors.Join(in.Err(), <-done)
 }
