@@ -49,6 +49,8 @@ type conn struct {
 	abuse     abuse
 	small     *chunk // small payloads of smallOf that came together
 	smallOf   *stream
+	calmBegun uint // see calm
+	calmSince time.Time
 	preface   int    // bytes of the client's preface still expected
 	highestID uint32 // opened by the peer; read by others under mu
 

@@ -49,6 +49,7 @@ type parser struct {
 	header  [frameHeaderLen]byte
 	headerN int
 	started bool // the first frame was seen
+	begun   uint // how many frames
 
 	// The frame being read.
 	kind     http2.FrameType
@@ -117,6 +118,7 @@ func (p *parser) begin() error {
 	p.kind, p.flags = http2.FrameType(h[3]), http2.Flags(h[4])
 	p.id = binary.BigEndian.Uint32(h[5:]) & (1<<31 - 1)
 	p.reading = true
+	p.begun++
 	if p.left > int(p.maxFrameSize) {
 		return connErr(http2.ErrCodeFrameSize, "%v frame of %d bytes", p.kind, p.left)
 	}

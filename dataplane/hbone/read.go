@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"errors"
+	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -60,10 +61,34 @@ func (c *conn) drainInput() error {
 			return err
 		}
 		w = copy(plain[:], plain[used:w])
+		c.calm()
 		if blocked {
 			return nil
 		}
 	}
+}
+
+// A connection may bring so many frames per second; then its read loop rests. Loops that are never done with reading
+// starve whoever waits for the network: the scheduler looks at that only when nothing else can run, or every 10 ms.
+// Frames of honest peers are larger, or fewer.
+const (
+	calmFrames  = 1024                 // looked at together
+	calmTime    = 5 * time.Microsecond // for each
+	calmTimeMax = 50 * time.Millisecond
+)
+
+// calm rests if the last frames came faster than they may.
+func (c *conn) calm() {
+	n := c.parser.begun - c.calmBegun
+	if n < calmFrames {
+		return
+	}
+	now := time.Now()
+	if rest := min(time.Duration(n)*calmTime-now.Sub(c.calmSince), calmTimeMax); rest > 0 {
+		time.Sleep(rest)
+		now = now.Add(rest)
+	}
+	c.calmBegun, c.calmSince = c.parser.begun, now
 }
 
 // consume parses b; see parser.feed.
