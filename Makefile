@@ -9,6 +9,7 @@ TOPOLOGY ?= three-nodes
 FOCUS    ?=
 LABELS   ?= !slow
 SEED     ?=
+PROCS    ?= 3
 FUZZTIME ?= 30s
 FUZZ     ?= .
 KEEP     ?= 0
@@ -22,15 +23,15 @@ DAEMONS  := ztunnel control cni-agent ambient-cni
 PLUGINS  := ptp host-local
 LINT      = cd tools/lint && go build -o $(BIN)/tools/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-E2E_FLAGS = -ginkgo.randomize-all -ginkgo.fail-on-empty -ginkgo.fail-on-pending -ginkgo.label-filter='$(LABELS)' \
-	$(if $(MAKE_TERMOUT),,-ginkgo.no-color) $(if $(FOCUS),-ginkgo.focus='$(FOCUS)') $(if $(SEED),-ginkgo.seed=$(SEED))
+E2E_FLAGS = --procs=$(PROCS) --timeout=20m -v --randomize-all --fail-on-empty --fail-on-pending --label-filter='$(LABELS)' \
+	$(if $(MAKE_TERMOUT),,--no-color) $(if $(FOCUS),--focus='$(FOCUS)') $(if $(SEED),--seed=$(SEED))
 
 ##@ People's three
 
 .PHONY: e2e
-e2e: deps build ## Run the scenarios on a lab (LAB=netns), results in OUT=; FOCUS= and LABELS= choose, SEED= repeats an order
+e2e: deps build ## Run the scenarios on labs (LAB=netns), PROCS= at a time, results in OUT=; FOCUS= and LABELS= choose, SEED= repeats an order
 	@mkdir -p $(OUT)
-	AMBIENTLAB_E2E=$(LAB) AMBIENTLAB_OUT=$(OUT) AMBIENTLAB_REVISION=$$(git describe --always --dirty 2>/dev/null) go test ./scenarios -count=1 -timeout 20m -v $(E2E_FLAGS)
+	AMBIENTLAB_E2E=$(LAB) AMBIENTLAB_OUT=$(OUT) AMBIENTLAB_REVISION=$$(git describe --always --dirty 2>/dev/null) go tool ginkgo run $(E2E_FLAGS) ./scenarios
 
 .PHONY: lab-up
 lab-up: deps build ## Leave a mesh standing to poke at (TOPOLOGY=, a file or a name of `bin/lab topologies`)

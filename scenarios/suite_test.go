@@ -40,10 +40,11 @@ func TestScenarios(t *testing.T) {
 	}
 	settings := world.Settings{Driver: driver, Bin: os.Getenv("AMBIENTLAB_BIN"), Out: out, Revision: os.Getenv("AMBIENTLAB_REVISION"), New: newDriver}
 
-	if err := world.Prepare(settings); err != nil {
-		t.Fatal(err)
-	}
-	ginkgo.BeforeSuite(func(ctx context.Context) {
+	// Every process of a parallel run has a lab of its own; what the first of them does before comes before all labs.
+	world.Prepare(settings)
+	ginkgo.SynchronizedBeforeSuite(func() {
+		gomega.Expect(world.Clear()).To(gomega.Succeed())
+	}, func(ctx context.Context) {
 		gomega.Expect(world.Init(ctx, topology)).To(gomega.Succeed())
 	}, ginkgo.NodeTimeout(world.Budget.Up+world.Budget.Down))
 	ginkgo.AfterSuite(func(ctx context.Context) {

@@ -14,6 +14,7 @@ fi
 PATH=$PATH:/usr/sbin:/sbin
 command -v nft >/dev/null || missing+=(nftables) # golden tests compare with it; failure bundles use it
 command -v ip >/dev/null || missing+=(iproute2)  # failure bundles: links, routes, sockets
+command -v curl >/dev/null || missing+=(curl)    # an HTTP/2 client that is not ours calls a ztunnel
 [ ${#missing[@]} -gt 0 ] || exit 0
 
 if ! command -v apt-get >/dev/null; then

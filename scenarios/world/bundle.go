@@ -5,7 +5,6 @@ package world
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -15,9 +14,6 @@ import (
 
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
-
-// bundles are the directories that failed scenarios left, by their full text.
-var bundles = map[string]string{}
 
 // CollectIfFailed leaves a bundle of the suite's lab if the current scenario failed: call it after each.
 func CollectIfFailed(ctx context.Context) {
@@ -46,8 +42,8 @@ func collectIfFailed(ctx context.Context, w *World) error {
 	if err := w.tell(ctx, lab.DirSink(dir), spec.StartTime, end); err != nil {
 		ginkgo.GinkgoWriter.Println("the timeline lacks something:", err)
 	}
-	bundles[spec.FullText()] = filepath.Dir(dir)
-	fmt.Fprintf(os.Stderr, "\nevidence of the failure: %s\n", filepath.Dir(dir))
+	ginkgo.AddReportEntry(bundleEntry, filepath.Dir(dir), ginkgo.ReportEntryVisibilityNever)
+	fmt.Fprintf(ginkgo.GinkgoWriter, "\nevidence of the failure: %s\n", filepath.Dir(dir))
 	return w.recordWires(ctx)
 }
 

@@ -114,8 +114,8 @@ func (w *World) Settle(ctx context.Context) error {
 // baseline is what the counters say before a call. Connections that have just ended are given a moment to be counted as
 // closed; others may stay open.
 func (w *World) baseline(ctx context.Context) (samples map[string]Samples, err error) {
-	err = Wait(ctx, Budget.Settle, func(ctx context.Context) (bool, error) {
-		now, err := w.scrapeAll(ctx)
+	err = Wait(ctx, Budget.Settle, func(context.Context) (bool, error) {
+		now, err := w.scrapeAll(ctx) // which the moment does not bound: on a busy machine one look may take as long
 		if err != nil {
 			return false, err
 		}

@@ -4,6 +4,7 @@ package world
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -26,10 +27,8 @@ func WriteResults(report types.Report) error {
 	doc := schema.ScenarioResults{
 		Started: report.StartTime, Finished: report.EndTime, Seed: report.SuiteConfig.RandomSeed, Environment: environment(),
 	}
-	for _, w := range labs {
-		doc.Labs = append(doc.Labs, w.report)
-	}
 	for _, s := range report.SpecReports {
+		doc.Labs = append(doc.Labs, entries[schema.Lab](s, labEntry)...)
 		if s.LeafNodeType == types.NodeTypeIt && selected(s) {
 			doc.Scenarios = append(doc.Scenarios, scenario(s))
 		}
@@ -52,7 +51,30 @@ func WriteResults(report types.Report) error {
 	return nil
 }
 
-const findingEntry = "finding"
+// Entries of a scenario's report, in which it leaves what the results need. A variable would not do: in a parallel run the
+// process that writes the results ran only some of the scenarios.
+const (
+	findingEntry = "finding" // string
+	labEntry     = "lab"     // schema.Lab: one that was taken down
+	bundleEntry  = "bundle"  // string: the directory of a failure's evidence
+)
+
+// entries are the values that a report has under a name.
+func entries[T any](s types.SpecReport, name string) (values []T) {
+	for _, e := range s.ReportEntries {
+		if e.Name != name {
+			continue
+		}
+		var v T
+		if raw, ok := e.GetRawValue().(T); ok {
+			v = raw
+		} else if err := json.Unmarshal([]byte(e.Value.AsJSON), &v); err != nil { // of another process
+			continue
+		}
+		values = append(values, v)
+	}
+	return values
+}
 
 // Finding notes in the results what a reader must know although the scenario passes.
 func Finding(format string, args ...any) {
@@ -68,11 +90,7 @@ func scenario(s types.SpecReport) schema.Scenario {
 	out := schema.Scenario{
 		Text: s.FullText(), Labels: s.Labels(), DurationMillis: millis(s.RunTime), Location: location(s), IDs: []string{},
 	}
-	for _, e := range s.ReportEntries {
-		if e.Name == findingEntry {
-			out.Findings = append(out.Findings, e.StringRepresentation())
-		}
-	}
+	out.Findings = entries[string](s, findingEntry)
 	for _, l := range out.Labels {
 		if catalogueID.MatchString(l) {
 			out.IDs = append(out.IDs, l)
@@ -84,7 +102,10 @@ func scenario(s types.SpecReport) schema.Scenario {
 	case types.SpecStateSkipped, types.SpecStatePending:
 		out.State, out.Reason = schema.Skipped, s.Failure.Message
 	default:
-		out.State, out.Reason, out.Bundle = schema.Failed, s.Failure.Message, bundles[s.FullText()]
+		out.State, out.Reason = schema.Failed, s.Failure.Message
+		if dirs := entries[string](s, bundleEntry); len(dirs) > 0 {
+			out.Bundle = dirs[0]
+		}
 	}
 	return out
 }

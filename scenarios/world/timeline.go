@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/onsi/ginkgo/v2"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -154,15 +155,15 @@ func (n *nodeWire) events(ctx context.Context, source string) (lab.Timeline, err
 	return lab.PacketEvents(source, c), nil
 }
 
-// tell draws the timeline of a failed scenario on stderr and leaves the whole of it in its bundle.
+// tell draws the timeline of a failed scenario into its report and leaves the whole of it in its bundle.
 func (w *World) tell(ctx context.Context, bundle lab.Sink, begin, end time.Time) error {
 	t, err := w.Timeline(ctx, begin, end)
 	var text bytes.Buffer
 	errs := []error{err, t.Draw(&text, 0), bundle.Put("timeline.txt", text.Bytes())}
 	doc, err := json.MarshalIndent(t, "", "  ")
 	errs = append(errs, err, bundle.Put("timeline.json", doc))
-	fmt.Fprintf(os.Stderr, "\nwhat happened in %s, from %s on:\n", w.Spec.Name, begin.Format("15:04:05.000"))
-	return errors.Join(append(errs, t.Draw(os.Stderr, timelineLines))...)
+	fmt.Fprintf(ginkgo.GinkgoWriter, "\nwhat happened in %s, from %s on:\n", w.Spec.Name, begin.Format("15:04:05.000"))
+	return errors.Join(append(errs, t.Draw(ginkgo.GinkgoWriter, timelineLines))...)
 }
 
 // Call is lab.Lab's, and is remembered for the timeline.

@@ -48,17 +48,16 @@ type Settings struct {
 var (
 	settings Settings
 	shared   World
-	labs     []*World // every lab of this run, for the results
 )
 
 // Shared is the suite's lab. Scenarios take the pointer when they are declared; it is filled in before the first runs.
 func Shared() *World { return &shared }
 
-// Prepare says how this run goes, before anything else, and removes the evidence that an earlier run left.
-func Prepare(s Settings) error {
-	settings = s
-	return os.RemoveAll(failures())
-}
+// Prepare says how this run goes, before anything else.
+func Prepare(s Settings) { settings = s }
+
+// Clear removes the evidence that an earlier run left, once and before any lab of this one.
+func Clear() error { return os.RemoveAll(failures()) }
 
 // failures is where failed scenarios leave their bundles.
 func failures() string { return filepath.Join(settings.Out, "failures") }
@@ -70,7 +69,6 @@ func Init(ctx context.Context, topology string) error {
 		return err
 	}
 	shared = *w
-	labs[len(labs)-1] = &shared
 	return nil
 }
 
@@ -118,7 +116,6 @@ func start(ctx context.Context, topology string, o lab.UpOptions, change func(*t
 	}
 	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}, flight: &flightRecorder{}}
 	w.report = schema.Lab{Driver: w.driver, Topology: topology, BootMillis: millis(time.Since(began))}
-	labs = append(labs, w)
 	if err := w.look(ctx); err != nil {
 		return w, err
 	}
@@ -166,6 +163,7 @@ func (w *World) down(ctx context.Context) error {
 	began := time.Now()
 	err := w.Down(ctx)
 	w.report.DownMillis = millis(time.Since(began))
+	ginkgo.AddReportEntry(labEntry, w.report, ginkgo.ReportEntryVisibilityNever)
 	return err
 }
 

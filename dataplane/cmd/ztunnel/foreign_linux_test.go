@@ -126,7 +126,7 @@ func connectByStock(t *testing.T, from *netns.NS, account, authority string) (in
 func curl(t *testing.T, from *netns.NS, want string) {
 	bin, err := exec.LookPath("curl")
 	if err != nil {
-		t.Skip("no curl here")
+		t.Skip("curl is not installed (Debian package curl; make deps)")
 	}
 	dir := t.TempDir()
 	cert := certificate(t, "web")

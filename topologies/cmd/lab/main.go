@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command lab brings up a mesh on this machine and lets people look into it: it runs commands and makes calls in its
-// pods, shows logs, and draws the path of a call. It is also the program that a lab's own processes are made of: `lab
-// hold` and `lab pause` are started by it alone. What a lab is, packages lab and netns know.
+// pods, shows logs, and draws the path of a call. It is also the program that holds a lab: `lab hold` is started by it and by
+// drivers alone. What a lab is, packages lab and netns know.
 package main
 
 import (
@@ -18,7 +18,6 @@ import (
 
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/hold"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
-	"github.com/ambientlab/ambientlab/topologies/driver/netns/pause"
 )
 
 // exitError ends the program with a code that says all there is to say.
@@ -45,10 +44,6 @@ func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
 
 func main() {
-	// Before anything is parsed or allocated: every pod of a lab has one of these.
-	if len(os.Args) > 1 && os.Args[1] == "pause" {
-		os.Exit(report(os.Stderr, pause.Serve(context.Background())))
-	}
 	ctx, stop := untilSignal(context.Background())
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	stop()

@@ -22,7 +22,7 @@ import (
 
 // Binaries that a lab runs, relative to the directory that holds them.
 var binaries = []string{
-	"lab", "workload", "capture", "ztunnel", "control", "cni-agent", "ambient-cni", "cni/ptp", "cni/host-local",
+	"lab", "pause", "workload", "capture", "ztunnel", "control", "cni-agent", "ambient-cni", "cni/ptp", "cni/host-local",
 }
 
 // BinaryError says that parts of the project are not built.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -126,7 +127,7 @@ func (s *site) makeNodeDirs(n *node) error {
 
 // launch starts an init. Its own output goes to the holder's log.
 func (s *site) launch(name string, namespaces uintptr) (*pause.Handle, error) {
-	h, err := pause.Launch(s.children, "/proc/self/exe", []string{"lab", "pause", name}, namespaces, os.Stderr)
+	h, err := pause.Launch(s.children, filepath.Join(s.bin, "pause"), []string{"pause", name}, namespaces, os.Stderr)
 	if err != nil {
 		return nil, fmt.Errorf("start init of %s: %w", name, err)
 	}
