@@ -41,7 +41,7 @@ func handOver(ctx context.Context, l *net.TCPListener, o SocketOptions, serve fu
 		_, short := drainQueue(ctx, l, o, s.queued, serve)
 		return errors.Join(err, short)
 	}
-	for attempt := 1; ; {
+	for attempt, again := 1, false; ; {
 		drained := len(s.pending) == 0
 		most := s.queued + len(s.pending) + inFlight
 		n, err := drainQueue(ctx, l, o, most, serve)
@@ -56,9 +56,14 @@ func handOver(ctx context.Context, l *net.TCPListener, o SocketOptions, serve fu
 		case n == most:
 			// More than there were: the steering leads here. Which number a listener has is a guess where three met.
 			s, err = steer(l, attempt)
-			attempt++
+			attempt, again = attempt+1, false
 		case !now.group.equal(s.group):
 			s, err = steer(l, attempt-1)
+			again = false
+		case !again:
+			// Another processor may have been about to begin a handshake when the steering changed: by now it is listed.
+			again = true
+			s.pending, s.queued = now.pending, now.queued
 		case drained:
 			return nil
 		default:

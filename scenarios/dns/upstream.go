@@ -16,7 +16,7 @@ import (
 )
 
 var _ = Describe("DNS servers that fail", func() {
-	It("says at once that a server is down, and after a while that it is silent; others and the mesh's names do not wait", Label("DN-05"), func(ctx SpecContext) {
+	It("says at once that a server is down, and after a while that it is silent; others and the mesh's names do not wait", Serial, Label("DN-05"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"DNS_UPSTREAM_TIMEOUT=300ms"}}})
 		Expect(err).NotTo(HaveOccurred())
 		down := l.Pod("plain/ledger").Addr(false).String()

@@ -45,7 +45,7 @@ var _ = Describe("resources that run out", func() {
 	// The proxy connects to the application from the client's own address, so each client has as many connections to a port as the pod has
 	// local ports (istio/istio#52260).
 	It("refuses for want of a local port, and nobody who has one", Label("FI-03"), func(ctx SpecContext) {
-		l := twoNodes(ctx)
+		l := borrowed(ctx)
 		const ports = 16
 		another(ctx, l, "narrow", func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{
@@ -80,7 +80,7 @@ var _ = Describe("resources that run out", func() {
 
 	// The limit is the host's and counts each namespace for itself: this pod's table is full, nobody else's.
 	It("keeps open connections while the pod's conntrack table is full, and takes new ones after", Label("FI-03"), func(ctx SpecContext) {
-		l := twoNodes(ctx)
+		l := borrowed(ctx)
 		full := another(ctx, l, "full", func(p *corev1.Pod) {
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}
 		})

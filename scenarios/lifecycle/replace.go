@@ -31,8 +31,9 @@ const lasting = 8
 
 // Upstream's test of a ztunnel restart does not reach 100 % of new connections (istio/istio#51952; #58227, over two
 // clusters, is open), and its answer about those that last is to drain the node. Here not one new connection may fail; those
-// that last are cut when the drain's deadline has passed, not before, and the ledger says so of each.
-var _ = Describe("a rolling replacement of ztunnel", func() {
+// that last are cut when the drain's deadline has passed, not before, and the ledger says so of each. Nothing else runs
+// meanwhile: a new connection that takes as long as a drain is cut like the others.
+var _ = Describe("a rolling replacement of ztunnel", Serial, func() {
 	It("fails no new connection and cuts those that last only at the drain's deadline", Label("LC-02"), func(ctx SpecContext) {
 		rollUnder(ctx, roll{rate: 500, atOnce: 32, drain: time.Second, times: 1})
 	}, SpecTimeout(world.Budget.LongSpec))

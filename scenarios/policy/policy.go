@@ -97,7 +97,7 @@ var _ = Describe("policy", func() {
 
 func start(ctx SpecContext) *world.World {
 	GinkgoHelper()
-	l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
+	l, err := world.Borrow(ctx, "two-nodes")
 	Expect(err).NotTo(HaveOccurred())
 	return l
 }

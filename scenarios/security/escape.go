@@ -55,7 +55,7 @@ func (r rights) marks() bool { return r.admin || r.raw && kernel() >= kernelVers
 
 var _ = Describe("an application that tries to get past its proxy", func() {
 	It("gets no identity by it, whatever its rights", Label("SE-02"), func(ctx SpecContext) {
-		l := twoNodes(ctx)
+		l := borrowed(ctx)
 		l.Needs(lab.CapPodCaps)
 		cart := l.Pod("shop/cart")
 		call := func(pod lab.PodInfo, o workload.Options) *world.Observation {

@@ -29,7 +29,7 @@ func only(principal string) *securityv1.AuthorizationPolicy {
 
 var _ = Describe("forged headers", func() {
 	It("change neither who is authorised nor whose identity is counted", Label("SE-04"), func(ctx SpecContext) {
-		l := twoNodes(ctx)
+		l := borrowed(ctx)
 		mallory := attacker(ctx, l, "mallory")
 		cart := l.Pod("shop/cart")
 		authority := fmt.Sprintf("%s:8080", cart.Addr(false))

@@ -119,6 +119,14 @@ func twoNodes(ctx SpecContext) *world.World {
 	return l
 }
 
+// borrowed is a lab for a scenario that does nothing to daemons.
+func borrowed(ctx SpecContext) *world.World {
+	GinkgoHelper()
+	l, err := world.Borrow(ctx, "two-nodes")
+	Expect(err).NotTo(HaveOccurred())
+	return l
+}
+
 func url(p lab.PodInfo) string {
 	return fmt.Sprintf("http://%s", netip.AddrPortFrom(p.Addr(false), 8080))
 }

@@ -4,12 +4,11 @@ package world
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -63,15 +62,20 @@ func (w *World) Observe(ctx context.Context, from lab.PodInfo, url string, o wor
 
 // evidence fills in metrics and log entries. A connection is counted as opened before its first byte passes, so after an
 // answer the counters are final about whether a proxy took part; its log record follows when it ends.
-func (w *World) evidence(ctx context.Context, obs *Observation, before map[string]Samples, began time.Time) error {
+func (w *World) evidence(ctx context.Context, obs *Observation, before map[string]tcpSamples, began time.Time) error {
 	return Wait(ctx, Budget.Evidence, func(ctx context.Context) (bool, error) {
+		if obs.unlogged() != nil { // it has not ended, and to look at the counters again is no use before
+			if err := errors.Join(w.findEntries(ctx, obs, began), obs.unlogged()); err != nil {
+				return false, err
+			}
+		}
 		after, err := w.scrapeAll(ctx)
 		if err != nil {
 			return false, err
 		}
 		obs.Metrics = nil
 		for node := range after {
-			obs.Metrics = append(obs.Metrics, after[node].Since(before[node], tcpNames)...)
+			obs.Metrics = append(obs.Metrics, after[node].since(before[node])...)
 		}
 		if err := w.findEntries(ctx, obs, began); err != nil {
 			return false, err
@@ -84,12 +88,18 @@ func (w *World) evidence(ctx context.Context, obs *Observation, before map[strin
 func (o *Observation) settled() bool { return o.missing() == nil }
 
 func (o *Observation) missing() error {
+	if o.Metrics.Sum(Opened, nil) > o.Metrics.Sum(Closed, nil) { // of an older connection the end may be counted now
+		return fmt.Errorf("%v connections were opened, %v closed", o.Metrics.Sum(Opened, nil), o.Metrics.Sum(Closed, nil))
+	}
+	return o.unlogged()
+}
+
+// unlogged: the counters, as far as they are known, promise records that are not there.
+func (o *Observation) unlogged() error {
 	source, destination := map[string]string{"reporter": "source"}, map[string]string{"reporter": "destination"}
 	out := o.Metrics.Sum(Opened, source) + o.Metrics.Sum(Failed, source)
 	in := o.Metrics.Sum(Opened, destination) + o.Metrics.Sum(Failed, destination)
 	switch {
-	case o.Metrics.Sum(Opened, nil) > o.Metrics.Sum(Closed, nil): // of an older connection the end may be counted now
-		return fmt.Errorf("%v connections were opened, %v closed", o.Metrics.Sum(Opened, nil), o.Metrics.Sum(Closed, nil))
 	case out > 0 && o.Outbound == nil:
 		return fmt.Errorf("%s counted a connection and logged none from %s", o.From.Node, o.Call.LocalAddr)
 	case in > 0 && o.Inbound == nil:
@@ -103,17 +113,17 @@ func (o *Observation) missing() error {
 func (w *World) Settle(ctx context.Context) error {
 	return Wait(ctx, Budget.Evidence, func(ctx context.Context) (bool, error) {
 		all, err := w.scrapeAll(ctx)
-		var opened, closed float64
+		open := 0.0
 		for _, s := range all {
-			opened, closed = opened+s.Sum(Opened, nil), closed+s.Sum(Closed, nil)
+			open += s.open()
 		}
-		return err == nil && opened == closed, err
+		return err == nil && open == 0, err
 	})
 }
 
 // baseline is what the counters say before a call. Connections that have just ended are given a moment to be counted as
 // closed; others may stay open.
-func (w *World) baseline(ctx context.Context) (samples map[string]Samples, err error) {
+func (w *World) baseline(ctx context.Context) (samples map[string]tcpSamples, err error) {
 	err = Wait(ctx, Budget.Settle, func(context.Context) (bool, error) {
 		now, err := w.scrapeAll(ctx) // which the moment does not bound: on a busy machine one look may take as long
 		if err != nil {
@@ -122,7 +132,7 @@ func (w *World) baseline(ctx context.Context) (samples map[string]Samples, err e
 		samples = now
 		open := 0.0
 		for _, s := range now {
-			open += s.Sum(Opened, nil) - s.Sum(Closed, nil)
+			open += s.open()
 		}
 		return open == 0, nil
 	})
@@ -130,26 +140,6 @@ func (w *World) baseline(ctx context.Context) (samples map[string]Samples, err e
 		return samples, nil
 	}
 	return nil, err
-}
-
-func (w *World) scrapeAll(ctx context.Context) (map[string]Samples, error) {
-	nodes := w.Nodes()
-	samples := make([]Samples, len(nodes))
-	g, ctx := errgroup.WithContext(ctx)
-	for i, node := range nodes {
-		g.Go(func() (err error) {
-			samples[i], err = w.Scrape(ctx, node)
-			return err
-		})
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	all := map[string]Samples{}
-	for i, node := range nodes {
-		all[node] = samples[i]
-	}
-	return all, nil
 }
 
 func (w *World) findEntries(ctx context.Context, obs *Observation, began time.Time) error {

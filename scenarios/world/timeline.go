@@ -207,42 +207,38 @@ func (w *World) Exec(ctx context.Context, pod lab.PodRef, argv []string, stdio l
 
 // Apply is lab.Driver's, and is remembered for the timeline.
 func (w *World) Apply(ctx context.Context, objs ...runtime.Object) error {
+	w.loan.apply(objs)
 	w.changed("apply", objs)
 	return w.Lab.Apply(ctx, objs...)
 }
 
 // Delete is lab.Driver's, and is remembered for the timeline.
 func (w *World) Delete(ctx context.Context, objs ...runtime.Object) error {
+	w.loan.delete(objs)
 	w.changed("delete", objs)
 	return w.Lab.Delete(ctx, objs...)
 }
 
 func (w *World) changed(verb string, objs []runtime.Object) {
 	for _, o := range objs {
-		name := ""
-		if m, ok := o.(interface {
-			GetName() string
-			GetNamespace() string
-		}); ok {
-			name = strings.TrimPrefix(m.GetNamespace()+"/"+m.GetName(), "/")
-		}
-		kind := fmt.Sprintf("%T", o)
-		w.flight.note(time.Now(), lab.EventChange, "scenario", "%s %s %s", verb, kind[strings.LastIndexByte(kind, '.')+1:], name)
+		w.flight.note(time.Now(), lab.EventChange, "scenario", "%s %s", verb, objectName(o))
 	}
 }
 
 // Daemon is lab.Driver's; what is done to it is remembered for the timeline.
 func (w *World) Daemon(node, name string) lab.Daemon {
-	return &watchedDaemon{Daemon: w.Lab.Daemon(node, name), name: strings.TrimSpace(name + " " + node), flight: w.flight}
+	return &watchedDaemon{Daemon: w.Lab.Daemon(node, name), name: strings.TrimSpace(name + " " + node), flight: w.flight, loan: w.loan}
 }
 
 type watchedDaemon struct {
 	lab.Daemon
 	name   string
 	flight *flightRecorder
+	loan   *loan
 }
 
 func (d *watchedDaemon) note(what string, err error) error {
+	d.loan.touch(what + " " + d.name)
 	if err != nil {
 		what += ": " + err.Error()
 	}
@@ -268,25 +264,41 @@ func (d *watchedDaemon) Restart(ctx context.Context, env ...string) error {
 	return d.note("restarted", d.Daemon.Restart(ctx, env...))
 }
 
+// Replace implements lab.Daemon.
+func (d *watchedDaemon) Replace(ctx context.Context, env ...string) error {
+	return d.note("replaced", d.Daemon.Replace(ctx, env...))
+}
+
 // Link is lab.Driver's; what is done to it is remembered for the timeline.
 func (w *World) Link(a, b string) lab.Link {
-	return &watchedLink{Link: w.Lab.Link(a, b), name: a + " – " + b, flight: w.flight}
+	return &watchedLink{Link: w.Lab.Link(a, b), name: a + " – " + b, flight: w.flight, loan: w.loan}
 }
 
 type watchedLink struct {
 	lab.Link
 	name   string
 	flight *flightRecorder
+	loan   *loan
 }
 
 // Cut implements lab.Link.
 func (l *watchedLink) Cut(ctx context.Context) error {
 	l.flight.note(time.Now(), lab.EventChange, "scenario", "cut link %s", l.name)
+	l.loan.link(l.name, false)
 	return l.Link.Cut(ctx)
+}
+
+// Impair implements lab.Link.
+func (l *watchedLink) Impair(ctx context.Context, there, back lab.Impairment) error {
+	l.flight.note(time.Now(), lab.EventChange, "scenario", "impair link %s", l.name)
+	l.loan.link(l.name, false)
+	return l.Link.Impair(ctx, there, back)
 }
 
 // Restore implements lab.Link.
 func (l *watchedLink) Restore(ctx context.Context) error {
 	l.flight.note(time.Now(), lab.EventChange, "scenario", "restore link %s", l.name)
-	return l.Link.Restore(ctx)
+	err := l.Link.Restore(ctx)
+	l.loan.link(l.name, err == nil)
+	return err
 }

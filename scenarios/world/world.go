@@ -28,8 +28,10 @@ type World struct {
 	driver string
 	pods   map[string]lab.PodInfo // as they were when the lab came up
 	logs   map[string]*accessLog  // by node; of ztunnels
+	series *series
 	report schema.Lab
 	flight *flightRecorder
+	loan   *loan // nil: this lab is not lent
 }
 
 // NewDriver makes a driver by name; the suite's main file provides it, so that this package links none.
@@ -72,12 +74,16 @@ func Init(ctx context.Context, topology string) error {
 	return nil
 }
 
-// Close takes the suite's lab down.
+// Close takes the suite's lab down, and those that nobody borrows any more.
 func Close(ctx context.Context) error {
-	if shared.Lab == nil {
-		return nil
+	var errs []error
+	for _, w := range spare {
+		errs = append(errs, w.down(ctx))
 	}
-	return shared.down(ctx)
+	if shared.Lab != nil {
+		errs = append(errs, shared.down(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 // Start brings up another lab for the scenario that calls it, and takes it down when the scenario ends.
@@ -114,7 +120,7 @@ func start(ctx context.Context, topology string, o lab.UpOptions, change func(*t
 	if err := d.Up(ctx, spec, o); err != nil {
 		return nil, fmt.Errorf("bring up %s on %s: %w", topology, settings.Driver, err)
 	}
-	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}, flight: &flightRecorder{}}
+	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}, series: newSeries(), flight: &flightRecorder{}}
 	w.report = schema.Lab{Driver: w.driver, Topology: topology, BootMillis: millis(time.Since(began))}
 	if err := w.look(ctx); err != nil {
 		return w, err

@@ -147,8 +147,9 @@ func TestIntervalAndDuration(t *testing.T) {
 	res, err := Do(t.Context(), fmt.Sprintf("http://127.0.0.1:%d", ports[HTTP]), Options{
 		Interval: 5 * time.Millisecond, Duration: 200 * time.Millisecond, Concurrency: 2,
 	})
-	if err != nil || res.Failed > 0 || res.OK < 5 || res.OK > 41 {
-		t.Errorf("%d good and %d failed calls in %s (%v); want about 40", res.OK, res.Failed, res.Elapsed, err)
+	// On a machine that is busy fewer calls begin in time, but never more, and none ends it early.
+	if err != nil || res.Failed > 0 || res.OK < 1 || res.OK > 41 || res.Elapsed < 190*time.Millisecond {
+		t.Errorf("%d good and %d failed calls in %s (%v) %v; want about 40 in 200 ms", res.OK, res.Failed, res.Elapsed, err, res.Errors)
 	}
 	if len(res.Calls) > KeptCalls || res.LatencyMax < res.LatencyP50 || res.LatencyP50 <= 0 {
 		t.Errorf("%d calls kept, p50 %s, max %s", len(res.Calls), res.LatencyP50, res.LatencyMax)

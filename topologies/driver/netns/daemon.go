@@ -133,7 +133,7 @@ func (m *daemon) Logs(_ context.Context, _ time.Time) (io.ReadCloser, error) {
 
 // Admin implements lab.Daemon. Connections are made for one request each: the daemon may be another one by the next.
 func (m *daemon) Admin() http.RoundTripper {
-	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+	return &http.Transport{DisableKeepAlives: true, DisableCompression: true, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
 		_, port, err := net.SplitHostPort(addr)
 		if err != nil {
 			return nil, err

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"reflect"
 	"slices"
 	"sync"
 
@@ -26,8 +27,10 @@ type member struct {
 	network string // of a node
 	mtu     int
 
-	mu   sync.Mutex // held while its network is written
-	cuts map[string]bool
+	mu      sync.Mutex // held while its network is written
+	cuts    map[string]bool
+	plan    nodenet.Plan // what was written last
+	written bool         // and nothing went wrong
 }
 
 // underlay is the network between nodes and external hosts.
@@ -135,7 +138,11 @@ func (s *site) writeMember(ctx context.Context, m *member, all []*member, servic
 	if err != nil {
 		return nil, err
 	}
+	if m.written && reflect.DeepEqual(m.plan, plan) {
+		return plan.Problems, nil // nobody else writes there, and to compare with the kernel costs more than the rest of a pass
+	}
 	_, err = nodenet.Apply(ctx, m.ns, plan)
+	m.plan, m.written = plan, err == nil
 	return plan.Problems, err
 }
 
