@@ -17,7 +17,8 @@ type Source interface {
 	Ready() <-chan struct{}
 	// Load gives the newest snapshot; never nil, empty before the first one.
 	Load() *Objects
-	// Changed is closed when a snapshot newer than the one that Load gives now appears. Fetch it before Load.
+	// Changed is closed when a snapshot newer than the one that Load gives now appears. Fetch it before Load. A problem that
+	// comes or goes makes a new snapshot, too.
 	Changed() <-chan struct{}
 	// Problems lists what is wrong with the objects now, in a stable order.
 	Problems() []Problem

@@ -182,30 +182,13 @@ func (s *Source) publish() {
 	s.mu.Lock()
 	before := s.problems
 	s.problems = problems
-	if len(changes) > 0 {
+	if len(changes) > 0 || !source.SameProblems(before, problems) { // control says on an object that it was refused
 		s.objects = s.objects.With(changes)
 		close(s.changed)
 		s.changed = make(chan struct{})
 	}
 	s.mu.Unlock()
-	s.report(before, problems)
-}
-
-func (s *Source) report(before, now []source.Problem) {
-	known := map[string]bool{}
-	for _, p := range before {
-		known[p.Error()] = true
-	}
-	for _, p := range now {
-		if msg := p.Error(); known[msg] {
-			delete(known, msg)
-			continue
-		}
-		s.log.Warn("object refused, its last good version stays", "file", p.File, "object", p.Key.String(), "field", p.Field, "err", p.Err)
-	}
-	for msg := range known {
-		s.log.Info("problem with an object is gone", "problem", msg)
-	}
+	source.Report(s.log, before, problems)
 }
 
 // batch is what events since the last reading made worth reading again.

@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/serializer"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// What one process may ask of the API server: client-go's own 5 a second would stretch a start with many namespaces.
+const (
+	requestsPerSecond = 50
+	requestBurst      = 100
+)
+
+// Cluster says where an API server is and who speaks to it.
+type Cluster struct{ config *rest.Config }
+
+// Connect reads a kubeconfig and takes its current context; "" means the service account of the pod that this process runs
+// in. agent is the name by which the server's logs know this program. It sends nothing yet.
+func Connect(kubeconfig, agent string) (*Cluster, error) {
+	var config *rest.Config
+	var err error
+	if kubeconfig == "" {
+		config, err = rest.InClusterConfig()
+	} else {
+		config, err = clientcmd.BuildConfigFromFlags("", kubeconfig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to the API server: %w", err)
+	}
+	config.UserAgent, config.ContentType = agent, runtime.ContentTypeJSON
+	config.QPS, config.Burst = requestsPerSecond, requestBurst
+	return &Cluster{config: config}, nil
+}
+
+// Config is what client-go's constructors take. The caller may change it.
+func (c *Cluster) Config() *rest.Config { return rest.CopyConfig(c.config) }
+
+// Host is the server's address.
+func (c *Cluster) Host() string { return c.config.Host }
+
+// builtin reads the kinds that every API server has, in protobuf.
+func (c *Cluster) builtin() (core, discovery rest.Interface, err error) {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			return nil, nil, err
+		}
+	}
+	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
+	config := c.Config()
+	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	config.AcceptContentTypes, config.ContentType = runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON, runtime.ContentTypeJSON
+	config.GroupVersion, config.APIPath = &corev1.SchemeGroupVersion, "/api"
+	if core, err = rest.RESTClientFor(config); err != nil {
+		return nil, nil, err
+	}
+	config.GroupVersion, config.APIPath = &discoveryv1.SchemeGroupVersion, "/apis"
+	discovery, err = rest.RESTClientFor(config)
+	return core, discovery, err
+}
+
+// custom reads the kinds that somebody has to install.
+func (c *Cluster) custom() (dynamic.Interface, error) { return dynamic.NewForConfig(c.Config()) }
