@@ -29,7 +29,10 @@ func AddRoot(dir, trustDomain string) error {
 	if err != nil {
 		return fmt.Errorf("add root: %w", err)
 	}
-	if exists(filepath.Join(dir, nextKeyFile)) {
+	switch added, err := rootAdded(dir, now.bundle); {
+	case err != nil:
+		return fmt.Errorf("add root: %w", err)
+	case added:
 		return fmt.Errorf("add root: %w: %s is there, so a root was added before; sign with it first", ErrNoStep, nextKeyFile)
 	}
 	if len(now.bundle) > 1 {
@@ -48,6 +51,24 @@ func AddRoot(dir, trustDomain string) error {
 		return errors.Join(fmt.Errorf("add root: %w", err), os.Remove(next))
 	}
 	return nil
+}
+
+// rootAdded reports whether a root was added that does not sign yet. A key alone is none: a crash came between the two
+// writes of a step, and the next time that the step is done writes over it.
+func rootAdded(dir string, bundle []*x509.Certificate) (bool, error) {
+	path := filepath.Join(dir, nextKeyFile)
+	data, err := readPrivate(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	key, err := parseKey(path, data)
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return owns(key, c) }), nil
 }
 
 // SignWithNewRoot makes the added root the one that signs. The old root stays trusted, and its key in the directory: to go
@@ -73,7 +94,8 @@ func SignWithNewRoot(dir string) error {
 		return fmt.Errorf("sign with new root: %w", err)
 	}
 	if !slices.ContainsFunc(bundle, func(c *x509.Certificate) bool { return owns(key, c) }) {
-		return fmt.Errorf("sign with new root: %s belongs to no certificate of %s", nextKeyFile, authorityBundleFile)
+		return fmt.Errorf("sign with new root: %w: %s belongs to no certificate of %s, so its step was interrupted; add a root again",
+			ErrNoStep, nextKeyFile, authorityBundleFile)
 	}
 	old := filepath.Join(dir, authorityKeyFile)
 	if exists(filepath.Join(dir, rootKeyFile)) {
@@ -101,7 +123,10 @@ func DropOldRoots(dir string) error {
 	if err != nil {
 		return fmt.Errorf("drop old roots: %w", err)
 	}
-	if exists(filepath.Join(dir, nextKeyFile)) {
+	switch added, err := rootAdded(dir, now.bundle); {
+	case err != nil:
+		return fmt.Errorf("drop old roots: %w", err)
+	case added:
 		return fmt.Errorf("drop old roots: %w: the root that was added does not sign yet", ErrNoStep)
 	}
 	if len(now.bundle) == 1 {
@@ -109,7 +134,7 @@ func DropOldRoots(dir string) error {
 	}
 	err = writePrivate(filepath.Join(dir, authorityBundleFile), encodeCertificate(now.bundle[0].Raw))
 	if err == nil {
-		err = removeAll(dir, oldKeyFile)
+		err = removeAll(dir, oldKeyFile, nextKeyFile)
 	}
 	if err != nil {
 		return fmt.Errorf("drop old roots: %w", err)
@@ -128,10 +153,13 @@ func NewIntermediate(dir, trustDomain string) error {
 	if err != nil {
 		return fmt.Errorf("make intermediate: %w", err)
 	}
-	next := filepath.Join(dir, nextKeyFile)
-	if exists(next) {
+	switch added, err := rootAdded(dir, now.bundle); {
+	case err != nil:
+		return fmt.Errorf("make intermediate: %w", err)
+	case added:
 		return fmt.Errorf("make intermediate: %w: a root was added; sign with it first", ErrNoStep)
 	}
+	next := filepath.Join(dir, nextKeyFile)
 	key, err := createKey(next)
 	if err != nil {
 		return fmt.Errorf("make intermediate: %w", err)

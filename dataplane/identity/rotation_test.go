@@ -93,6 +93,51 @@ func TestStepsOutOfOrder(t *testing.T) {
 	refused(AddRoot(dir, "cluster.local"))
 }
 
+// TestInterruptedSteps: a crash between the two writes of a step leaves a key that belongs to nothing. It is no step done,
+// and every step that comes next goes on as if it were not there.
+func TestInterruptedSteps(t *testing.T) {
+	for name, next := range map[string]struct {
+		before, then func(dir string) error
+	}{
+		"a root is added":         {nil, func(dir string) error { return AddRoot(dir, "cluster.local") }},
+		"an intermediate is made": {nil, func(dir string) error { return NewIntermediate(dir, "cluster.local") }},
+		"old roots are dropped": {func(dir string) error {
+			return errors.Join(AddRoot(dir, "cluster.local"), SignWithNewRoot(dir))
+		}, DropOldRoots},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "ca")
+			a, err := LoadOrCreateAuthority(dir, "cluster.local")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if next.before != nil {
+				if err := next.before(dir); err != nil {
+					t.Fatal(err)
+				}
+				mustReload(t, a)
+			}
+			if _, err := createKey(filepath.Join(dir, nextKeyFile)); err != nil {
+				t.Fatal(err)
+			}
+			if err := SignWithNewRoot(dir); !errors.Is(err, ErrNoStep) {
+				t.Errorf("signing with a root that was not added: %v", err)
+			}
+			if changed, err := a.Reload(); err != nil || changed {
+				t.Errorf("who serves the directory: changed %v, %v", changed, err)
+			}
+			if err := next.then(dir); err != nil {
+				t.Fatal(err)
+			}
+			mustReload(t, a)
+			sign(t, a, id("shop", "web"), time.Hour)
+			if added, err := rootAdded(dir, a.now.bundle); err != nil || added != (name == "a root is added") {
+				t.Errorf("a root that waits to sign: %v, %v", added, err)
+			}
+		})
+	}
+}
+
 func TestIntermediatesRotateUnderOneRoot(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "ca")
 	a, err := LoadOrCreateAuthority(dir, "cluster.local")
