@@ -4,6 +4,7 @@ package authz
 
 import (
 	"slices"
+	"sync"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
@@ -14,9 +15,14 @@ import (
 // A rule that can match only connections of certain principals, accounts, namespaces, addresses or ports is filed under
 // those, and looked at only for such a connection; of several ways to file a rule the one is taken whose places hold the
 // fewest others. What can be filed nowhere (a rule of Not fields alone, say) is looked at every time.
+//
+// It is arranged when it is first asked, or by Set.Prepare: most of a mesh's policies are about pods of other nodes.
 type Index struct {
-	policies   []*mesh.Policy
-	allow      bool // some policy allows, and is no dry run
+	policies []*mesh.Policy
+	allow    bool // some policy allows, and is no dry run
+
+	// Set by arrange.
+	arranged   sync.Once
 	everywhere []ref
 
 	principals texts
@@ -33,12 +39,15 @@ type ref struct{ policy, rule int32 }
 // few policies are not worth arranging: comparing is quicker than looking up.
 const few = 8
 
-// NewIndex arranges policies, whose order decides which of several matching ones is named. It keeps the slice.
+// NewIndex holds policies, whose order decides which of several matching ones is named. It keeps the slice.
 func NewIndex(policies []*mesh.Policy) *Index {
-	x := &Index{policies: policies}
-	b := builder{}
+	allows := func(p *mesh.Policy) bool { return p.Action == mesh.Allow && !p.DryRun }
+	return &Index{policies: policies, allow: slices.ContainsFunc(policies, allows)}
+}
+
+func (x *Index) arrange() {
+	policies, b := x.policies, builder{}
 	for _, p := range policies {
-		x.allow = x.allow || (p.Action == mesh.Allow && !p.DryRun)
 		for j := range p.Rules {
 			if len(policies) > few {
 				b.count(&p.Rules[j])
@@ -54,7 +63,6 @@ func NewIndex(policies []*mesh.Policy) *Index {
 			}
 		}
 	}
-	return x
 }
 
 // Policies is the list; it must not be written to.
@@ -68,13 +76,23 @@ func (x *Index) Policies() []*mesh.Policy {
 // Set is the indices that hold the policies of one workload, in their order; nil ones hold none.
 type Set [3]*Index
 
+// Prepare makes the first Decide as quick as every other.
+func (s Set) Prepare() {
+	for _, x := range s {
+		if x != nil {
+			x.arranged.Do(x.arrange)
+		}
+	}
+}
+
 // Decide judges c by the policies of all indices, which must be the whole set for the destination workload. A matching DENY
 // wins over any ALLOW; of several matching policies of one action the first is named. Dry-run policies decide nothing.
-// It allocates only to report dry-run matches.
+// It allocates only to report dry-run matches, and to arrange what was not prepared.
 func (s Set) Decide(c Connection) Decision {
 	d := Decision{Allowed: true, Reason: NoAllowPolicies}
 	var allow *mesh.Policy
 	haveAllow := false
+	s.Prepare()
 	for _, x := range s {
 		if x == nil {
 			continue

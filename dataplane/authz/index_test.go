@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
 	"testing"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
@@ -27,7 +28,7 @@ func TestIndexDecidesAsTheList(t *testing.T) {
 				part = append(part, g.policy(len(all)+len(part)))
 			}
 			if len(part) > 0 || g.IntN(2) == 0 {
-				set[i] = NewIndex(part)
+				set[i] = arranged(part)
 				filed += len(part)*3 - len(set[i].everywhere)
 			}
 			all = append(all, part...)
@@ -79,12 +80,12 @@ func shaped(n int, shape func(i int) mesh.Match) []*mesh.Policy {
 // TestIndexLooksAtFew: the point of it.
 func TestIndexLooksAtFew(t *testing.T) {
 	for name, shape := range shapes {
-		x := NewIndex(shaped(1000, shape))
+		x := arranged(shaped(1000, shape))
 		if len(x.everywhere) > 0 {
 			t.Errorf("%s: %d rules are looked at for every connection", name, len(x.everywhere))
 		}
 	}
-	x := NewIndex(shaped(20, func(int) mesh.Match { return mesh.Match{NotPrincipals: exact("a")} }))
+	x := arranged(shaped(20, func(int) mesh.Match { return mesh.Match{NotPrincipals: exact("a")} }))
 	if len(x.everywhere) != 20 {
 		t.Errorf("control: of 20 rules that any connection may match %d are looked at", len(x.everywhere))
 	}
@@ -122,8 +123,32 @@ func BenchmarkDecideMany(b *testing.B) {
 		b.Run(name+"/build", func(b *testing.B) {
 			b.ReportAllocs()
 			for b.Loop() {
-				NewIndex(policies)
+				arranged(policies)
 			}
 		})
 	}
+}
+
+// arranged is an index that has been asked.
+func arranged(policies []*mesh.Policy) *Index {
+	x := NewIndex(policies)
+	Set{x}.Prepare()
+	return x
+}
+
+// TestArrangedWhenAsked: an index that nobody asks costs nothing but its list, and the first who ask may be several at once.
+func TestArrangedWhenAsked(t *testing.T) {
+	x := NewIndex(shaped(100, func(int) mesh.Match { return mesh.Match{NotPrincipals: exact("a")} }))
+	if len(x.everywhere) > 0 {
+		t.Error("arranged before anybody asked")
+	}
+	var group sync.WaitGroup
+	for range 4 {
+		group.Go(func() {
+			if d := (Set{x}).Decide(conn(web)); d.By != x.policies[0] {
+				t.Errorf("decided by %v", d.By)
+			}
+		})
+	}
+	group.Wait()
 }

@@ -10,8 +10,8 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
-// policies keeps the set of policies of a pod that names some itself, which takes time to arrange; the catalog has
-// arranged all others.
+// policies keeps the set of policies of a pod that names some itself, which takes time to arrange; all others are the
+// catalog's.
 type policies struct {
 	mu         sync.Mutex
 	self       *mesh.Workload

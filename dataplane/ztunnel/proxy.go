@@ -282,7 +282,9 @@ func (p *proxy) refresh(s *catalog.Snapshot) {
 		return
 	}
 	p.interest.set(p.certs, p.local.identity(w))
-	p.tracker.judge(p.policies.of(s, w))
+	set := p.policies.of(s, w)
+	set.Prepare() // here, and not while somebody connects
+	p.tracker.judge(set)
 }
 
 // interest is the identity whose certificate a proxy keeps fresh.
