@@ -88,12 +88,20 @@ func TestLookupDoesNotAllocate(t *testing.T) {
 	d.Policies = []*mesh.Policy{namespacePolicy(0), own}
 	s := storeOf(d).Load()
 	vip := addr("10.96.1.1")
+	resolves := func(dst string) func() bool {
+		r := Request{Source: w, Dst: addrPort(dst)}
+		return func() bool {
+			_, err := s.Resolve(r)
+			return err == nil
+		}
+	}
 	for name, look := range map[string]func() bool{
 		"uid":      func() bool { return s.WorkloadByUID(w.UID) != nil },
 		"name":     func() bool { return s.WorkloadByName(w.Namespace, w.Name, w.ServiceAccount) != nil },
 		"address":  func() bool { return s.WorkloadByAddr("", w.Addresses[0]) != nil },
 		"vip":      func() bool { return s.ServiceByVIP("", vip, "ns-1") != nil },
 		"policies": func() bool { p := s.PolicySet(w)[0].Policies(); return len(p) == 1 && p[0] == own },
+		"service":  resolves("10.96.1.1:80"), "pod": resolves("10.128.1.1:8080"), "passthrough": resolves("1.1.1.1:443"),
 	} {
 		if !look() {
 			t.Errorf("%s: found nothing", name)

@@ -42,8 +42,9 @@ func (e *edit) putWorkload(w *mesh.Workload) {
 			e.insertAddr(a, w)
 		}
 	}
+	e.shareLists(w)
 	for i := range w.Services {
-		e.insertEndpoint(&w.Services[i], w)
+		e.insertEndpoint(w.Services[i].Key, w)
 	}
 }
 
@@ -58,7 +59,7 @@ func (e *edit) unindexWorkload(w *mesh.Workload) {
 	e.snap.names.remove(e.epoch, hashPair(w.Namespace, w.Name), func(v *mesh.Workload) bool { return v == w })
 	if w.NetworkMode != mesh.NetworkHost {
 		for _, a := range w.Addresses {
-			e.snap.addrs.remove(e.epoch, hashAddr(w.Network, a), func(v addrEntry) bool { return v.w == w && v.addr == a })
+			e.snap.addrs.remove(e.epoch, hashAddr(w.Network, a), func(v *mesh.Workload) bool { return v == w })
 		}
 	}
 	for i := range w.Services {
@@ -70,14 +71,14 @@ func (e *edit) unindexWorkload(w *mesh.Workload) {
 // by taking the pods out and inserting them again.
 func (e *edit) insertAddr(a netip.Addr, w *mesh.Workload) {
 	h := hashAddr(w.Network, a)
-	var pods []addrEntry
+	var pods []*mesh.Workload
 	if !isPod(w) {
-		better := func(v addrEntry) bool { return v.addr == a && v.w.Network == w.Network && isPod(v.w) }
+		better := func(v *mesh.Workload) bool { return owns(v, w.Network, a) && isPod(v) }
 		for v, ok := e.snap.addrs.remove(e.epoch, h, better); ok; v, ok = e.snap.addrs.remove(e.epoch, h, better) {
 			pods = append(pods, v)
 		}
 	}
-	e.snap.addrs.insert(e.epoch, h, addrEntry{a, w})
+	e.snap.addrs.insert(e.epoch, h, w)
 	for _, v := range slices.Backward(pods) {
 		e.snap.addrs.insert(e.epoch, h, v)
 	}
@@ -86,12 +87,9 @@ func (e *edit) insertAddr(a netip.Addr, w *mesh.Workload) {
 // isPod looks at the uid, cluster/group/kind/namespace/name: a pod has the empty group.
 func isPod(w *mesh.Workload) bool { return strings.Contains(w.UID, "//Pod/") }
 
-func (e *edit) insertEndpoint(m *mesh.Membership, w *mesh.Workload) {
-	set := e.endpointSet(m.Key)
+func (e *edit) insertEndpoint(key string, w *mesh.Workload) {
+	set := e.endpointSet(key)
 	i, found := slices.BinarySearchFunc(set.members, w.UID, compareUID)
-	if len(set.members) > 0 {
-		sharePorts(m, set)
-	}
 	if found {
 		set.members[i] = w
 	} else {
@@ -100,12 +98,31 @@ func (e *edit) insertEndpoint(m *mesh.Membership, w *mesh.Workload) {
 	set.max = max(set.max, w.Capacity)
 }
 
-// sharePorts lets endpoints of one service share one list of ports, which is nearly always the same for all.
-func sharePorts(m *mesh.Membership, set *endpointSet) {
-	if other, ok := set.members[0].Membership(set.key); ok && slices.Equal(other.Ports, m.Ports) {
-		m.Ports = other.Ports
+// shareLists lets endpoints of one service share the lists that are nearly always the same for all of them. Only w's own
+// are written to: those of others may be read meanwhile.
+func (e *edit) shareLists(w *mesh.Workload) {
+	for i := range w.Services {
+		m := &w.Services[i]
+		set := e.snap.endpointSet(m.Key)
+		if set == nil || len(set.members) == 0 {
+			continue
+		}
+		other := set.members[0]
+		if slices.Equal(other.AuthorizationPolicies, w.AuthorizationPolicies) {
+			w.AuthorizationPolicies = other.AuthorizationPolicies
+		}
+		if slices.EqualFunc(other.Services, w.Services, equalMemberships) {
+			w.Services = other.Services
+			return
+		}
+		if theirs, ok := other.Membership(m.Key); ok && slices.Equal(theirs.Ports, m.Ports) {
+			m.Ports = theirs.Ports
+		}
 	}
-	m.Key = set.key
+}
+
+func equalMemberships(a, b mesh.Membership) bool {
+	return a.Key == b.Key && slices.Equal(a.Ports, b.Ports)
 }
 
 func (e *edit) removeEndpoint(key string, w *mesh.Workload) {
@@ -119,7 +136,7 @@ func (e *edit) removeEndpoint(key string, w *mesh.Workload) {
 	}
 	set.members = slices.Delete(set.members, i, i+1)
 	if len(set.members) == 0 {
-		e.snap.endpoints.remove(e.epoch, hashString(key), func(v *endpointSet) bool { return v.key == key })
+		e.snap.endpoints.remove(e.epoch, hashKey(key), func(v *endpointSet) bool { return v.key == key })
 		return
 	}
 	if w.Capacity == set.max {
@@ -143,7 +160,7 @@ func (e *edit) endpointSet(key string) *endpointSet {
 		c.key, c.max = set.key, set.max
 		c.members = append(make([]*mesh.Workload, 0, len(set.members)+1), set.members...)
 	}
-	e.snap.endpoints.put(e.epoch, hashString(key), c, func(v *endpointSet) bool { return v.key == key })
+	e.snap.endpoints.put(e.epoch, hashKey(key), c, func(v *endpointSet) bool { return v.key == key })
 	return c
 }
 

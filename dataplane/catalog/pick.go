@@ -195,9 +195,6 @@ func (p *picker) upstream(up Upstream, w *mesh.Workload) (Upstream, error) {
 	m, _ := w.Membership(p.set.key)
 	port, _ := targetPort(p.svc, m, p.req.Dst.Port())
 	up.Addr = netip.AddrPortFrom(addr, port)
-	if w.Tunnel == mesh.TunnelHBONE {
-		up.SANs = append(append(make([]string, 0, len(p.svc.SubjectAltNames)+1), p.svc.SubjectAltNames...), identityURI(w))
-	}
 	return up, nil
 }
 

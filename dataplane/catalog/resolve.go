@@ -48,8 +48,19 @@ type Upstream struct {
 	Addr        netip.AddrPort // the workload's address and target port (HBONE's authority, not 15008)
 	Hostname    string         // if set, the workload has no address: Addr is a port alone, and this must be resolved
 	Tunnel      mesh.Tunnel
-	SANs        []string // accepted identities of the server, as SPIFFE URIs; nil without a tunnel
-	ServicePort uint16   // the port that the client asked for, if addressed by service
+	ServicePort uint16 // the port that the client asked for, if addressed by service
+}
+
+// SANs are the accepted identities of the server, as SPIFFE URIs; nil without a tunnel.
+func (u *Upstream) SANs() []string {
+	if u.Kind != KindWorkload || u.Tunnel != mesh.TunnelHBONE {
+		return nil
+	}
+	var also []string
+	if u.Service != nil {
+		also = u.Service.SubjectAltNames
+	}
+	return append(append(make([]string, 0, len(also)+1), also...), identityURI(u.Workload))
 }
 
 // Resolve picks an upstream. It never answers "passthrough" for something that the mesh knows but it cannot serve: that is an error.
@@ -75,9 +86,6 @@ func (s *Snapshot) resolveWorkload(r Request, w *mesh.Workload) (Upstream, error
 		up.Kind = KindWaypoint
 		return up, fmt.Errorf("resolve %s: workload %s is behind the waypoint %s: %w", r.Dst, w.UID, gatewayName(w.Waypoint), ErrWaypointUnsupported)
 	}
-	if w.Tunnel == mesh.TunnelHBONE {
-		up.SANs = []string{identityURI(w)}
-	}
 	return up, nil
 }
 
@@ -94,7 +102,7 @@ func (s *Snapshot) resolveService(r Request, svc *mesh.Service) (Upstream, error
 	if _, ok := svc.Port(r.Dst.Port()); !ok {
 		return up, fmt.Errorf("resolve %s: service %s: %w", r.Dst, svc.Key(), ErrNoPort)
 	}
-	p := picker{req: r, svc: svc, set: s.endpointSet(svc.Key())}
+	p := picker{req: r, svc: svc, set: s.endpointsOf(svc)}
 	w := p.pick()
 	if w == nil {
 		return up, fmt.Errorf("resolve %s: service %s: %s: %w", r.Dst, svc.Key(), p.why(), ErrNoHealthyUpstream)

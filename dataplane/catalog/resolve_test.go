@@ -55,7 +55,7 @@ type answer struct {
 
 func ask(s *Snapshot, r Request) answer {
 	up, err := s.Resolve(r)
-	a := answer{Kind: up.Kind, UID: uid(up.Workload), Service: key(up.Service), Addr: up.Addr.String(), Host: up.Hostname, SANs: up.SANs}
+	a := answer{Kind: up.Kind, UID: uid(up.Workload), Service: key(up.Service), Addr: up.Addr.String(), Host: up.Hostname, SANs: up.SANs()}
 	for _, e := range []error{ErrNoHealthyUpstream, ErrNoPort, ErrWaypointUnsupported, ErrGatewayUnsupported} {
 		if errors.Is(err, e) {
 			a.Err, a.Says = e, err.Error()

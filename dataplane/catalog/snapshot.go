@@ -18,7 +18,7 @@ type Snapshot struct {
 
 	workloads table[*mesh.Workload] // by uid
 	names     table[*mesh.Workload] // by namespace and name
-	addrs     table[addrEntry]      // by network and address; several per key, best first
+	addrs     table[*mesh.Workload] // by network and each address; several per key, best first
 	services  table[*mesh.Service]  // by key
 	hosts     table[*hostSet]       // by host name
 	vips      table[*vipSet]        // by network and address
@@ -29,11 +29,6 @@ type Snapshot struct {
 	scopes    table[*policyScope]   // by namespace: its own policies
 	global    *authz.Index
 	policyGen uint64 // changes with any policy
-}
-
-type addrEntry struct {
-	addr netip.Addr
-	w    *mesh.Workload
 }
 
 // vipSet is the services that share one VIP or one range, sorted by key.
@@ -77,8 +72,12 @@ func (s *Snapshot) WorkloadByUID(uid string) *mesh.Workload {
 // addresses with several owners.
 func (s *Snapshot) WorkloadByAddr(network string, a netip.Addr) *mesh.Workload {
 	a = a.Unmap()
-	e, _ := s.addrs.get(hashAddr(network, a), func(e addrEntry) bool { return e.addr == a && e.w.Network == network })
-	return e.w
+	w, _ := s.addrs.get(hashAddr(network, a), func(w *mesh.Workload) bool { return owns(w, network, a) })
+	return w
+}
+
+func owns(w *mesh.Workload, network string, a netip.Addr) bool {
+	return w.Network == network && slices.Contains(w.Addresses, a)
 }
 
 // WorkloadByName finds a workload by what the node agent knows of a pod; nil if there is none.
@@ -109,7 +108,16 @@ func (s *Snapshot) Endpoints(key string) []*mesh.Workload {
 }
 
 func (s *Snapshot) endpointSet(key string) *endpointSet {
-	e, _ := s.endpoints.get(hashString(key), func(e *endpointSet) bool { return e.key == key })
+	e, _ := s.endpoints.get(hashKey(key), func(e *endpointSet) bool { return e.key == key })
+	return e
+}
+
+// endpointsOf is endpointSet(v.Key()), without making the key.
+func (s *Snapshot) endpointsOf(v *mesh.Service) *endpointSet {
+	e, _ := s.endpoints.get(hashPair(v.Namespace, v.Hostname), func(e *endpointSet) bool {
+		ns, host, _ := strings.Cut(e.key, "/")
+		return ns == v.Namespace && host == v.Hostname
+	})
 	return e
 }
 

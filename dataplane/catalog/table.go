@@ -7,6 +7,7 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
+	"strings"
 )
 
 const (
@@ -36,6 +37,12 @@ type slot[V any] struct {
 var seed = maphash.MakeSeed()
 
 func hashString(s string) uint64 { return maphash.String(seed, s) }
+
+// hashKey is hashPair of the two parts of "namespace/name".
+func hashKey(key string) uint64 {
+	namespace, name, _ := strings.Cut(key, "/")
+	return hashPair(namespace, name)
+}
 
 func hashPair(a, b string) uint64 {
 	var h maphash.Hash

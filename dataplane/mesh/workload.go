@@ -140,16 +140,22 @@ type ApplicationTunnel struct {
 	Port          uint16
 }
 
-// Workload is one endpoint: usually a pod.
+// Workload is one endpoint: usually a pod. A proxy holds as many as the mesh has, so what is small stands together.
 type Workload struct {
 	UID            string
 	Name           string
 	Namespace      string
 	Addresses      []netip.Addr
 	Network        string
-	Tunnel         Tunnel
 	TrustDomain    string // "" means DefaultTrustDomain
 	ServiceAccount string // "" means DefaultServiceAccount
+
+	Tunnel       Tunnel
+	Type         WorkloadType
+	NetworkMode  NetworkMode
+	NativeTunnel bool // terminates HBONE itself; its inbound is not ours
+	Status       Health
+	Capacity     uint32 // weight for load balancing; decoders turn an absent value into 1
 
 	Waypoint       *GatewayAddress // nil: none
 	NetworkGateway *GatewayAddress // nil: reachable directly
@@ -157,15 +163,10 @@ type Workload struct {
 	Node              string
 	CanonicalName     string
 	CanonicalRevision string
-	Type              WorkloadType
 	WorkloadName      string
 	ClusterID         string
 	Locality          Locality
-	NetworkMode       NetworkMode
-	NativeTunnel      bool // terminates HBONE itself; its inbound is not ours
 	Hostname          string
-	Status            Health
-	Capacity          uint32 // weight for load balancing; decoders turn an absent value into 1
 
 	Services              []Membership // sorted by Key
 	AuthorizationPolicies []string     // "namespace/name", selector-scoped policies only

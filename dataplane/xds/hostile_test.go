@@ -174,10 +174,8 @@ func TestTheReturnOfAControlPlaneIsNoticed(t *testing.T) {
 }
 
 func TestThriceIsSaidOnce(t *testing.T) {
-	r := &received{DeltaDiscoveryResponse: DeltaDiscoveryResponse{TypeURL: TypeAddress, Resources: []Resource{{Name: "a", Value: []byte{}}, {Name: "a", Value: []byte{}}, {Name: "a", Value: []byte{}}}}}
-	for range 3 {
-		r.types = append(r.types, []byte(TypeAddress))
-	}
+	same := []Resource{{Name: "a", Value: []byte{}}, {Name: "a", Value: []byte{}}, {Name: "a", Value: []byte{}}}
+	r := &received{anyType: []byte(TypeAddress), DeltaDiscoveryResponse: DeltaDiscoveryResponse{TypeURL: TypeAddress, Resources: same}}
 	good, bad := r.split()
 	if len(good) != 0 || len(bad) != 1 || !strings.Contains(bad[0].Err.Error(), "3 times") {
 		t.Errorf("good %v, bad %v", good, bad)

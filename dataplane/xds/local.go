@@ -33,7 +33,7 @@ var localSections = []string{"workloads", "services", "policies"}
 // every problem, each with its path ("workloads[2].workloadIps[0]"). Objects without a problem are returned also then.
 // Items are parsed one at a time where the document's layout allows, so that a large one need not exist as a tree.
 func DecodeLocal(document []byte) (Local, error) {
-	d := &localDecoder{seen: map[string]string{}}
+	d := newLocalDecoder()
 	items, ok := splitLocal(document)
 	if !ok {
 		d.whole(document)
@@ -41,20 +41,20 @@ func DecodeLocal(document []byte) (Local, error) {
 	}
 	count := map[string]int{}
 	for _, item := range items {
-		path := index(item.section, count[item.section])
+		i := count[item.section]
 		count[item.section]++
 		var n yaml.Node
 		if err := yaml.Unmarshal(item.text, &n); err != nil {
-			d.problem(path, "from line %d: %v", item.line, err)
+			d.problem(index(item.section, i), "from line %d: %v", item.line, err)
 			d.bad(item.section, "", len(d.problems)-1)
 			continue
 		}
 		list := n.Content[0]
 		if len(list.Content) != 1 {
-			d.problem(path, "from line %d: want one item", item.line)
+			d.problem(index(item.section, i), "from line %d: want one item", item.line)
 			continue
 		}
-		d.item(item.section, path, list.Content[0])
+		d.item(item.section, i, list.Content[0])
 	}
 	return d.end()
 }
@@ -77,8 +77,16 @@ func (d *localDecoder) bad(section, key string, before int) {
 type localDecoder struct {
 	out      Local
 	problems []error
-	blamed   int               // how many of problems are in out.Bad
-	seen     map[string]string // kind and key of an object -> its path
+	blamed   int                       // how many of problems are in out.Bad
+	seen     map[string]map[string]int // section -> key of an object -> its index there
+}
+
+func newLocalDecoder() *localDecoder {
+	d := &localDecoder{seen: map[string]map[string]int{}}
+	for _, section := range localSections {
+		d.seen[section] = map[string]int{}
+	}
+	return d
 }
 
 func (d *localDecoder) problem(path, format string, args ...any) {
@@ -96,15 +104,30 @@ func (d *localDecoder) whole(document []byte) {
 	}
 	table := fields{}
 	for _, section := range localSections {
-		table[section] = d.each(func(n *yaml.Node, path string) { d.item(section, path, n) })
+		i := 0
+		table[section] = d.each(func(n *yaml.Node, _ string) {
+			d.item(section, i, n)
+			i++
+		})
 	}
 	d.object(n.Content[0], "", table)
 }
 
-// item decodes one object and keeps it if nothing is wrong with it.
-func (d *localDecoder) item(section, path string, n *yaml.Node) {
-	before := len(d.problems)
-	keep := func(kind, key string) bool { return len(d.problems) == before && d.unique(path, kind, key) }
+// item decodes the object at index i of the section and keeps it if nothing is wrong with it.
+func (d *localDecoder) item(section string, i int, n *yaml.Node) {
+	before, path := len(d.problems), index(section, i)
+	keep := func(kind, key string) bool {
+		if len(d.problems) > before {
+			return false
+		}
+		first, again := d.seen[section][key]
+		if again {
+			d.problem(path, "%s %q is also %s", kind, key, index(section, first))
+			return false
+		}
+		d.seen[section][key] = i
+		return true
+	}
 	key := ""
 	switch section {
 	case "workloads":
@@ -135,15 +158,6 @@ func (d *localDecoder) item(section, path string, n *yaml.Node) {
 	if len(d.problems) > before {
 		d.bad(section, key, before)
 	}
-}
-
-func (d *localDecoder) unique(path, kind, key string) bool {
-	if first, again := d.seen[kind+" "+key]; again {
-		d.problem(path, "%s %q is also %s", kind, key, first)
-		return false
-	}
-	d.seen[kind+" "+key] = path
-	return true
 }
 
 func (d *localDecoder) workload(n *yaml.Node, path string) *mesh.Workload {

@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// localItem is the text of one object, as a list of one.
+// localItem is the text of one object, as a list of one. It is a part of the document.
 type localItem struct {
 	section string
 	line    int // of its first line, from 1
@@ -27,17 +27,20 @@ func splitLocal(document []byte) (items []localItem, ok bool) {
 	if bytes.ContainsAny(document, "\t\r") || anchor.Match(document) {
 		return nil, false
 	}
-	section, indent, line := "", -1, 0
+	section, indent, line, end := "", -1, 0, 0
 	var seen []string
 	var item *localItem
+	begin := 0 // of item's text
 	for text := range bytes.Lines(document) {
 		line++
+		start := end
+		end += len(text)
 		content := bytes.TrimLeft(text, " ")
 		depth := len(text) - len(content)
 		switch {
 		case len(bytes.TrimSpace(content)) == 0 || content[0] == '#':
 			if item != nil {
-				item.text = append(item.text, text...)
+				item.text = document[begin:end]
 			}
 			continue
 		case depth == 0 && content[0] != '-':
@@ -56,9 +59,9 @@ func splitLocal(document []byte) (items []localItem, ok bool) {
 		case begins && (indent == -1 || depth == indent):
 			indent = depth
 			items = append(items, localItem{section: section, line: line})
-			item = &items[len(items)-1]
+			item, begin = &items[len(items)-1], start
 		}
-		item.text = append(item.text, text...)
+		item.text = document[begin:end]
 	}
 	return items, true
 }

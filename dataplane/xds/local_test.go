@@ -129,7 +129,7 @@ func FuzzLocal(f *testing.F) {
 		if _, split := splitLocal(document); !split || err != nil {
 			return
 		}
-		d := &localDecoder{seen: map[string]string{}}
+		d := newLocalDecoder()
 		d.whole(document)
 		if len(d.problems) > 0 {
 			t.Fatalf("fine item by item, but: %v", d.problems)

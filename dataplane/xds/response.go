@@ -6,6 +6,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"hash/maphash"
+	"slices"
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -14,9 +16,10 @@ import (
 // received is a response whose values still lie in gRPC's buffers. free gives those back.
 type received struct {
 	DeltaDiscoveryResponse
-	types [][]byte // the type of each resource's Any; aliases the buffers
-	size  int
-	free  func()
+	anyType []byte         // the type of the first resource's Any; aliases the buffers
+	odd     map[int][]byte // that of those whose is another, by index
+	size    int
+	free    func()
 }
 
 // DecodeResponse reads a DeltaDiscoveryResponse; fields that are not named here are skipped. The values alias b.
@@ -31,6 +34,9 @@ func DecodeResponse(b []byte) (*DeltaDiscoveryResponse, error) {
 // decode walks over the message where it lies: a whole mesh's worth of it need not exist twice. Only a resource that
 // straddles two buffers is copied.
 func (r *received) decode(data mem.BufferSlice) error {
+	if n := countResources(data); n > 0 {
+		r.Resources = make([]Resource, 0, n)
+	}
 	s := &scanner{rest: data}
 	for !s.done() {
 		num, f, err := s.next()
@@ -68,9 +74,40 @@ func (r *received) decodeResource(b []byte) error {
 		}
 		return err
 	})
+	switch i := len(r.Resources); {
+	case i == 0:
+		r.anyType = typeURL
+	case !bytes.Equal(typeURL, r.anyType):
+		if r.odd == nil {
+			r.odd = map[int][]byte{}
+		}
+		r.odd[i] = typeURL
+	}
 	r.Resources = append(r.Resources, res)
-	r.types = append(r.types, typeURL)
 	return err
+}
+
+// typeOf is the type of a resource's Any.
+func (r *received) typeOf(i int) []byte {
+	if t, odd := r.odd[i]; odd {
+		return t
+	}
+	return r.anyType
+}
+
+// countResources looks no further than an error, which decode will meet too.
+func countResources(data mem.BufferSlice) (n int) {
+	s := &scanner{rest: data}
+	for !s.done() {
+		num, _, err := s.skip()
+		if err != nil {
+			break
+		}
+		if num == 2 {
+			n++
+		}
+	}
+	return n
 }
 
 func decodeAny(b []byte) (typeURL, value []byte, err error) {
@@ -92,10 +129,7 @@ const unnamed = "(unnamed)"
 
 // split parts what may be handed on from what is of no use to anybody.
 func (r *received) split() (good []Resource, bad []Rejection) {
-	named := make(map[string]int, len(r.Resources)) // what comes twice says nothing: its last good version stays
-	for _, res := range r.Resources {
-		named[res.Name]++
-	}
+	named := r.repeated() // what comes twice says nothing: its last good version stays
 	removed := r.Removed[:0]
 	for _, name := range r.Removed {
 		if named[name] == 0 {
@@ -107,24 +141,54 @@ func (r *received) split() (good []Resource, bad []Rejection) {
 	r.Removed = removed
 	good = r.Resources[:0]
 	for i, res := range r.Resources {
-		switch n := named[res.Name]; {
+		switch n, again := named[res.Name]; {
 		case res.Name == "":
 			bad = append(bad, Rejection{unnamed, errors.New("no name")})
 		case n > 1:
 			named[res.Name] = 0
 			bad = append(bad, Rejection{res.Name, fmt.Errorf("%d times in one response", n)})
-		case n == 0: // said already
+		case again && n == 0: // said already
 		case n < 0:
 			bad = append(bad, Rejection{res.Name, errors.New("both there and removed in one response")})
 		case res.Value == nil:
 			bad = append(bad, Rejection{res.Name, errors.New("no value")})
-		case !bytes.Equal(r.types[i], []byte(r.TypeURL)):
-			bad = append(bad, Rejection{res.Name, fmt.Errorf("a %q among %q", r.types[i], r.TypeURL)})
+		case !bytes.Equal(r.typeOf(i), []byte(r.TypeURL)):
+			bad = append(bad, Rejection{res.Name, fmt.Errorf("a %q among %q", r.typeOf(i), r.TypeURL)})
 		default:
 			good = append(good, res)
 		}
 	}
 	return good, bad
+}
+
+// repeated counts the resources of each name, but leaves out nearly all names that come once, removed or not: a map of the
+// whole mesh would be a large part of what a ztunnel ever needs at once.
+func (r *received) repeated() map[string]int {
+	seed := maphash.MakeSeed()
+	hashes := make([]uint64, 0, len(r.Resources)+len(r.Removed))
+	for i := range r.Resources {
+		hashes = append(hashes, maphash.String(seed, r.Resources[i].Name))
+	}
+	for _, name := range r.Removed {
+		hashes = append(hashes, maphash.String(seed, name))
+	}
+	slices.Sort(hashes)
+	suspect := map[uint64]bool{}
+	for i := 1; i < len(hashes); i++ {
+		if hashes[i] == hashes[i-1] {
+			suspect[hashes[i]] = true
+		}
+	}
+	named := map[string]int{}
+	if len(suspect) == 0 {
+		return named
+	}
+	for i := range r.Resources {
+		if name := r.Resources[i].Name; suspect[maphash.String(seed, name)] {
+			named[name]++
+		}
+	}
+	return named
 }
 
 // scanner reads the fields of a message that lies in several buffers.
@@ -144,7 +208,12 @@ func (s *scanner) done() bool {
 	return false
 }
 
-func (s *scanner) next() (protowire.Number, field, error) {
+func (s *scanner) next() (protowire.Number, field, error) { return s.field(s.bytes) }
+
+// skip is next without the bytes of a field that has a length.
+func (s *scanner) skip() (protowire.Number, field, error) { return s.field(s.discard) }
+
+func (s *scanner) field(bytes func(uint64) ([]byte, error)) (protowire.Number, field, error) {
 	tag, err := s.varint()
 	if err != nil {
 		return 0, field{}, err
@@ -158,7 +227,7 @@ func (s *scanner) next() (protowire.Number, field, error) {
 	case protowire.BytesType:
 		var n uint64
 		if n, err = s.varint(); err == nil {
-			f.bytes, err = s.bytes(n)
+			f.bytes, err = bytes(n)
 		}
 		return num, f, err
 	case protowire.VarintType:
@@ -215,4 +284,17 @@ func (s *scanner) bytes(n uint64) ([]byte, error) {
 		s.cur = s.cur[k:]
 	}
 	return out, nil
+}
+
+// discard is bytes without a result.
+func (s *scanner) discard(n uint64) ([]byte, error) {
+	for n > 0 {
+		if s.done() {
+			return nil, errTruncated
+		}
+		k := min(n, uint64(len(s.cur)))
+		n -= k
+		s.cur = s.cur[k:]
+	}
+	return nil, nil
 }

@@ -195,10 +195,14 @@ func TestIdentityIsZDS(t *testing.T) {
 
 func TestPoolKey(t *testing.T) {
 	p := &proxy{local: local{Info: Info{Namespace: "shop", ServiceAccount: "web"}}}
-	up := catalog.Upstream{SANs: []string{"spiffe://b", "spiffe://a", "spiffe://b"}, Addr: netip.MustParseAddrPort("10.0.0.3:8080")}
+	up := catalog.Upstream{
+		Kind: catalog.KindWorkload, Tunnel: mesh.TunnelHBONE, Addr: netip.MustParseAddrPort("10.0.0.3:8080"),
+		Workload: &mesh.Workload{TrustDomain: "td", Namespace: "b", ServiceAccount: "c"},
+		Service:  &mesh.Service{SubjectAltNames: []string{"spiffe://td/ns/b/sa/c", "spiffe://a", "spiffe://a"}},
+	}
 	got := p.poolKey(&mesh.Workload{}, netip.MustParseAddr("10.0.0.2"), up)
 	want := hbone.Key{
-		Source: "spiffe://cluster.local/ns/shop/sa/web", Destinations: "spiffe://a spiffe://b",
+		Source: "spiffe://cluster.local/ns/shop/sa/web", Destinations: "spiffe://a spiffe://td/ns/b/sa/c",
 		SourceIP: netip.MustParseAddr("10.0.0.2"), Addr: netip.MustParseAddrPort("10.0.0.3:15008"),
 	}
 	if got != want {

@@ -102,7 +102,7 @@ func (p *proxy) outboundTunnel(ctx context.Context, c *net.TCPConn, f *flow, sel
 
 // poolKey keeps apart what may not share a connection (A1.7).
 func (p *proxy) poolKey(self *mesh.Workload, src netip.Addr, up catalog.Upstream) hbone.Key {
-	sans := slices.Clone(up.SANs)
+	sans := up.SANs()
 	slices.Sort(sans)
 	return hbone.Key{
 		Source:       p.local.identity(self).String(),

@@ -65,11 +65,14 @@ func (s *state) update(typeURL string, up []xds.Resource, removed []string) []xd
 	return bad
 }
 
-// named checks that a resource is what its name says: removals come by name, and must remove what came.
+// named checks that a resource is what its name says: removals come by name, and must remove what came. The client
+// remembers the name for as long as the workload is held, so they share one string.
 func named(name string, w *mesh.Workload, svc *mesh.Service) error {
 	switch {
 	case w != nil && w.UID != name:
 		return fmt.Errorf("is the workload %q", w.UID)
+	case w != nil:
+		w.UID = name
 	case svc != nil && svc.Key() != name:
 		return fmt.Errorf("is the service %q", svc.Key())
 	}
