@@ -39,6 +39,16 @@ func (m *Metrics) SetProxies(active, pending int) {
 	m.proxiesPending.Set(float64(pending))
 }
 
+// SetStaleCRL says whether revocation lists are not those that their file holds now.
+func (m *Metrics) SetStaleCRL(stale bool) { m.staleCRL.Set(number(stale)) }
+
+func number(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
 type dnsMetrics struct {
 	requests, upstream, failures *prometheus.CounterVec
 	duration                     *prometheus.HistogramVec
@@ -73,13 +83,20 @@ func (m *Metrics) DNSForwarded(queryType, protocol string, src *Peer, took time.
 }
 
 func dnsValues(queryType, protocol string, src *Peer) []string {
-	v := []string{queryType, protocol, src.CanonicalName, src.CanonicalRevision}
-	for i := range v {
-		if v[i] == "" {
-			v[i] = "unknown"
-		}
-	}
-	return v
+	return known([]string{queryType, protocol, src.CanonicalName, src.CanonicalRevision})
+}
+
+var onDemandLabels = []string{
+	"source_workload", "source_canonical_service", "source_canonical_revision", "source_workload_namespace",
+	"source_principal", "source_app", "source_version", "source_cluster", "hostname",
+}
+
+// OnDemandDNS counts a connection by src to an endpoint that has no address but a host name. Its identity is the one that
+// src should have.
+func (m *Metrics) OnDemandDNS(src *Peer, hostname string) {
+	l := peerLabelsOf(src)
+	v := []string{l.workload, l.canonical, l.revision, l.namespace, l.identity.String(), l.app, l.version, l.cluster, hostname}
+	m.onDemand.WithLabelValues(known(v)...).Inc()
 }
 
 // AgentMetrics counts what a node agent does, under Istio's names.
@@ -125,13 +142,7 @@ func (m *AgentMetrics) Drifted(kind string, repaired bool) {
 }
 
 // SetReady says whether new pods can be enrolled.
-func (m *AgentMetrics) SetReady(ok bool) {
-	v := 0.0
-	if ok {
-		v = 1
-	}
-	m.ready.Set(v)
-}
+func (m *AgentMetrics) SetReady(ok bool) { m.ready.Set(number(ok)) }
 
 // SetConnected says how many ztunnels are connected.
 func (m *AgentMetrics) SetConnected(n int) { m.connected.Set(float64(n)) }

@@ -38,11 +38,12 @@ func BaggageOf(w *mesh.Workload) Baggage {
 	}
 }
 
-// Peer is the peer that b describes, seen at addr, with the identity that its certificate proved.
+// Peer is the peer that b describes, seen at addr, with the identity that its certificate proved: that goes before what it
+// says of its namespace.
 func (b Baggage) Peer(addr netip.AddrPort, id mesh.Identity) Peer {
 	return Peer{
-		Addr: addr, Workload: b.Workload, Namespace: b.Namespace, Cluster: b.Cluster, Identity: id,
-		CanonicalName: b.Service, CanonicalRevision: b.Revision, Region: b.Region, Zone: b.Zone,
+		Addr: addr, Workload: b.Workload, Namespace: id.Namespace, Cluster: b.Cluster, Identity: id,
+		CanonicalName: b.Service, CanonicalRevision: b.Revision, Region: b.Region, Zone: b.Zone, Claimed: true,
 	}
 }
 

@@ -3,6 +3,7 @@
 package telemetry
 
 import (
+	"fmt"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -16,6 +17,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
 // families is what Prometheus makes of a scrape.
@@ -54,6 +57,7 @@ func TestLabelSetsAreUpstreams(t *testing.T) {
 	m.XDSTerminated(XDSComplete)
 	m.DNSRequest("A", "udp", &r.Src)
 	m.DNSForwarded("A", "udp", &r.Src, 1, os.ErrClosed)
+	m.OnDemandDNS(&r.Src, "db.example.com")
 	checked := 0
 	for name, f := range families(t, m) {
 		if !strings.HasPrefix(name, "istio_") && !strings.HasPrefix(name, "workload_manager_") {
@@ -75,7 +79,7 @@ func TestLabelSetsAreUpstreams(t *testing.T) {
 			}
 		}
 	}
-	if checked < 18 {
+	if checked < 19 {
 		t.Errorf("only %d metrics compared", checked)
 	}
 }
@@ -125,4 +129,57 @@ func TestBaggageCannotBreakMetrics(t *testing.T) {
 	r.Src.Workload = "\xff"
 	m.ConnFailed(r)
 	families(t, m)
+}
+
+// TestClaimsAreBounded: whatever a peer with one certificate says of itself, it makes few series. What it has proved stays.
+func TestClaimsAreBounded(t *testing.T) {
+	const said = 10 * maxClaims
+	m := NewMetrics("ztunnel", "v0")
+	claim := func(i int, account string) *Record {
+		id := mesh.Identity{TrustDomain: "cluster.local", Namespace: "shop", ServiceAccount: account}
+		b := ParseBaggage(fmt.Sprintf("k8s.cluster.name=c%d,k8s.namespace.name=other,k8s.deployment.name=w%d,service.name=s%d,cloud.region=r%d", i, i, i, i))
+		r := plainInbound()
+		r.Src, r.Flags = b.Peer(r.Src.Addr, id), ""
+		return r
+	}
+	for i := range said {
+		r := claim(i, "web")
+		m.ConnOpened(r)
+		m.ConnClosed(r)
+		m.ConnFailed(claim(i, "web"))
+	}
+	m.ConnOpened(claim(0, "cart")) // nobody else's names are used up
+	got := families(t, m)
+	for name, want := range map[string]int{
+		"istio_tcp_connections_opened_total": maxClaims + 2, "istio_tcp_connections_closed_total": maxClaims + 2, "istio_tcp_connections_failed_total": maxClaims + 1,
+	} {
+		if n := len(got[name].GetMetric()); n != want {
+			t.Errorf("%s: %d series, want %d", name, n, want)
+		}
+	}
+	total, unknown := 0.0, 0.0
+	for _, metric := range got["istio_tcp_connections_failed_total"].GetMetric() {
+		label := map[string]string{}
+		for _, l := range metric.GetLabel() {
+			label[l.GetName()] = l.GetValue()
+		}
+		if label["source_principal"] != "spiffe://cluster.local/ns/shop/sa/web" || label["source_workload_namespace"] != "shop" {
+			t.Errorf("proved, but said to be %v", label)
+		}
+		if label["source_workload"] == "unknown" && label["source_cluster"] == "unknown" {
+			unknown += metric.GetCounter().GetValue()
+		}
+		total += metric.GetCounter().GetValue()
+	}
+	if total != said || unknown != said-maxClaims {
+		t.Errorf("%v counted, %v of them as unknown", total, unknown)
+	}
+	for i := range said { // a catalogue is not bounded: it is no peer's word
+		r := plainInbound()
+		r.Src.Workload = fmt.Sprint("w", i)
+		m.ConnFailed(r)
+	}
+	if n := len(families(t, m)["istio_tcp_connections_failed_total"].GetMetric()); n < said {
+		t.Errorf("%d series of workloads that are known", n)
+	}
 }

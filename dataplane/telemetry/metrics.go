@@ -4,6 +4,7 @@ package telemetry
 
 import (
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 
@@ -37,13 +38,16 @@ type Metrics struct {
 	proxiesActive, proxiesPending  prometheus.Gauge
 	proxiesStarted, proxiesStopped prometheus.Counter
 
-	dns dnsMetrics
+	dns      dnsMetrics
+	onDemand *prometheus.CounterVec
+	staleCRL prometheus.Gauge
 
 	onScrape func() // set once
 
-	mu     sync.RWMutex // guards bySet
+	mu     sync.RWMutex // guards the rest
 	bySet  map[labelSet]*series
 	failBy map[labelSet]prometheus.Counter
+	claims map[mesh.Identity][]peerLabels
 }
 
 // series are the metrics of one label set.
@@ -55,6 +59,7 @@ func NewMetrics(component, version string) *Metrics {
 		registry: newRegistry(component, version),
 		bySet:    make(map[labelSet]*series),
 		failBy:   make(map[labelSet]prometheus.Counter),
+		claims:   make(map[mesh.Identity][]peerLabels),
 	}
 	r := registrar{m.registry}
 	m.opened = r.counters("istio_tcp_connections_opened_total", "TCP connections opened.", trafficLabels...)
@@ -71,6 +76,8 @@ func NewMetrics(component, version string) *Metrics {
 	m.proxiesStarted = r.counter("workload_manager_proxies_started_total", "Proxies started.")
 	m.proxiesStopped = r.counter("workload_manager_proxies_stopped_total", "Proxies stopped.")
 	m.dns.register(r)
+	m.onDemand = r.counters("istio_on_demand_dns_total", "Connections whose endpoint had to be resolved by name (unstable).", onDemandLabels...)
+	m.staleCRL = r.gauge("ambientlab_crl_stale", "1 while the file of revocation lists cannot be read or understood, so that older lists, or none, are in force.")
 	return m
 }
 
@@ -171,7 +178,7 @@ func (r *Record) count(s *series, sent, received uint64) {
 
 // ConnFailed counts a connection that was never established.
 func (m *Metrics) ConnFailed(r *Record) {
-	set := labelsOf(r, r.flags())
+	set := m.labelsOf(r, r.flags())
 	m.mu.RLock()
 	c := m.failBy[set]
 	m.mu.RUnlock()
@@ -191,7 +198,7 @@ func (m *Metrics) SocketOpened(d Direction) { m.sockets.WithLabelValues(reporter
 func (m *Metrics) SocketClosed(d Direction) { m.sockets.WithLabelValues(reporter(d)).Dec() }
 
 func (m *Metrics) seriesOf(r *Record) *series {
-	set := labelsOf(r, FlagNone)
+	set := m.labelsOf(r, FlagNone)
 	m.mu.RLock()
 	s := m.bySet[set]
 	m.mu.RUnlock()
@@ -222,11 +229,33 @@ type peerLabels struct {
 	app, version, cluster, region, zone      string
 }
 
-func labelsOf(r *Record, flags string) labelSet {
-	return labelSet{
+func (m *Metrics) labelsOf(r *Record, flags string) labelSet {
+	set := labelSet{
 		direction: r.Direction, src: peerLabelsOf(&r.Src), dst: peerLabelsOf(&r.Dst),
 		service: r.Service, serviceNamespace: r.ServiceNamespace, serviceName: r.ServiceName,
 		flags: flags, security: r.security(),
+	}
+	if r.Src.Claimed {
+		m.bound(&set.src)
+	}
+	return set
+}
+
+// maxClaims is how many different workloads the holders of one identity may say that they are; more of them are unknown.
+// A series is never forgotten, and what a peer says of itself costs it nothing.
+const maxClaims = 16
+
+// bound takes back what the peer says of itself, but not what it has proved, if its identity has been given too many names.
+func (m *Metrics) bound(l *peerLabels) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	known := m.claims[l.identity]
+	switch {
+	case slices.Contains(known, *l):
+	case len(known) < maxClaims:
+		m.claims[l.identity] = append(known, *l)
+	default:
+		*l = peerLabels{namespace: l.namespace, identity: l.identity}
 	}
 }
 
@@ -250,7 +279,11 @@ func (s *labelSet) values() []string {
 	v = s.src.append(v)
 	v = append(v, s.service, s.serviceNamespace, s.serviceName)
 	v = s.dst.append(v)
-	v = append(v, "tcp", s.flags, s.security)
+	return known(append(v, "tcp", s.flags, s.security))
+}
+
+// known makes label values of v: of those that are missing too, and of those that are no text.
+func known(v []string) []string {
 	for i := range v {
 		if v[i] == "" {
 			v[i] = "unknown"

@@ -56,6 +56,8 @@ type Peer struct {
 	CanonicalName, CanonicalRevision string
 	App, Version                     string // "" means the canonical ones
 	Region, Zone                     string
+
+	Claimed bool // all but Addr, Namespace and Identity is the peer's own word
 }
 
 // PeerOf is the peer that w is, seen at addr. Its identity is the one that w should have: callers that know the

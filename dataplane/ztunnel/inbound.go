@@ -199,7 +199,6 @@ func (p *proxy) describe(f *flow, in *hbone.Inbound, a admission) {
 	f.rec.HBONEAddr = a.target
 	if network := in.Get(headerNetwork); network != "" && network != p.cfg.Network {
 		f.rec.Src = telemetry.ParseBaggage(in.Get(telemetry.HeaderBaggage)).Peer(in.Remote, a.client)
-		f.rec.Src.Namespace = a.client.Namespace // proved, unlike the rest
 	}
 }
 

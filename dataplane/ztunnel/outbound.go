@@ -43,6 +43,8 @@ func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn) {
 	up, err := snap.Resolve(catalog.Request{Source: self, Dst: dst, Network: p.cfg.Network})
 	f.toward(up)
 	if err == nil && up.Hostname != "" {
+		src := telemetry.PeerOf(self, f.rec.Src.Addr)
+		p.metrics.OnDemandDNS(&src, up.Hostname)
 		up.Addr, err = p.names.resolve(ctx, up, dst.Addr().Is6())
 	}
 	if err != nil {

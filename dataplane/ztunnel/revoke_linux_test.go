@@ -10,6 +10,7 @@ import (
 	"math/big"
 	"net/netip"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -102,6 +103,23 @@ func TestRevocation(t *testing.T) {
 			l.zb.log.drain(t)
 		})
 	}
+}
+
+// TestStaleListsAreCounted: a file that cannot be understood changes nobody's fate, so it must be seen elsewhere.
+func TestStaleListsAreCounted(t *testing.T) {
+	l := newLab(t)
+	l.enrol(t)
+	stale := func(want string) func() bool {
+		return func() bool { return strings.Contains(l.zb.scrape(), "\nambientlab_crl_stale "+want+"\n") }
+	}
+	l.zb.revoke(t)
+	eventually(t, "the lists are in force", stale("0"))
+	if err := os.WriteFile(l.zb.cfg.CRLPath, []byte("no list"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the lists are stale", stale("1"))
+	l.zb.revoke(t)
+	eventually(t, "the lists are in force again", stale("0"))
 }
 
 // drain forgets what was logged until now, once nothing more comes of connections that have ended.

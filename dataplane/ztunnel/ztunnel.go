@@ -254,6 +254,7 @@ func (z *Ztunnel) addDedicated(ctx context.Context, own *netns.NS) error {
 // countLive brings the byte counters up to date with the connections that go on.
 func (z *Ztunnel) countLive() {
 	z.proxies(func(p *proxy) { p.tracker.progress(z.metrics) })
+	z.metrics.SetStaleCRL(z.revoked.State().Err != nil)
 }
 
 // watchCatalog shows every change of the catalog to every proxy.
