@@ -20,6 +20,9 @@ import (
 
 const discoveryPort = 15012
 
+// slack is how many descriptors pooled connections, and the one that asks, may take.
+const slack = 8
+
 var _ = Describe("a control plane that sends nonsense", func() {
 	It("is told what is wrong, by name, and changes nothing but what is right", Label("FI-04"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal)
@@ -42,6 +45,13 @@ var _ = Describe("a control plane that sends nonsense", func() {
 		Expect(observe(ctx, l, url)).To(expect.Tunnelled(), "control: what is right is in force")
 		before, err := z.Status(ctx)
 		Expect(err).NotTo(HaveOccurred())
+		held := func(metric string) float64 {
+			s, err := l.ScrapeDaemon(ctx, web.Node, lab.DaemonZtunnel)
+			Expect(err).NotTo(HaveOccurred())
+			return s.Sum(metric, nil)
+		}
+		memory, descriptors := held("process_resident_memory_bytes"), held("process_open_fds")
+		Expect(memory*descriptors).To(BeNumerically(">", 0), "control: it tells both")
 
 		ld := load(ctx, l, url, workload.Options{Interval: 20 * time.Millisecond, Timeout: 2 * time.Second})
 		for _, s := range []struct {
@@ -82,6 +92,9 @@ var _ = Describe("a control plane that sends nonsense", func() {
 		after, err := z.Status(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(after.PID).To(Equal(before.PID), "it is the same process")
+		for metric, most := range map[string]float64{"process_resident_memory_bytes": 1.5 * memory, "process_open_fds": descriptors + slack} {
+			Eventually(held).WithArguments(metric).WithTimeout(world.Budget.Evidence).Should(BeNumerically("<=", most), "%s: nonsense leaves nothing behind", metric)
+		}
 
 		By("a removal of what is in use, which is in force")
 		kept := load(ctx, l, url, workload.Options{Interval: 20 * time.Millisecond, Timeout: 2 * time.Second, KeepOpen: true})
