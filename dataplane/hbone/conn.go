@@ -39,7 +39,6 @@ type conn struct {
 	until         time.Time // when the first of both ends' certificates ends: no new stream after that; zero is never
 	flusherWork   sync.WaitGroup
 	drainers      sync.WaitGroup
-	idleFor       time.Duration // close after so long without a stream; 0 is never
 
 	// Owned by the read loop.
 	parser    *parser
@@ -82,10 +81,11 @@ type conn struct {
 	acked       bool  // and its acknowledgement of ours
 	draining    bool  // no new streams
 	goAwayLast  uint32
-	goAwaySent  bool      // first step of ours
-	endSaid     bool      // GOAWAY and close_notify are written
-	pingSent    time.Time // zero when none is unanswered
-	pingAt      time.Time // next one
+	goAwaySent  bool          // first step of ours
+	endSaid     bool          // GOAWAY and close_notify are written
+	pingSent    time.Time     // zero when none is unanswered
+	pingAt      time.Time     // next one
+	idleFor     time.Duration // close after so long without a stream; 0 is never
 	idleSince   time.Time
 	timer       *time.Timer
 }

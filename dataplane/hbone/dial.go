@@ -45,6 +45,9 @@ func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 		p.mu.Lock()
 		if err == nil {
 			e := p.entry(k)
+			if len(e.conns) > 0 {
+				c.boundIdle(spareFor)
+			}
 			e.conns = append(e.conns, c)
 		}
 		a.conn, a.err = c, err
@@ -67,6 +70,13 @@ func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 		}
 	})
 	return a
+}
+
+// boundIdle shortens how long c may lie idle to d.
+func (c *conn) boundIdle(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.idleFor = min(c.idleFor, d)
 }
 
 // firstEnd is when the first of the certificates that both ends presented ends.

@@ -30,13 +30,17 @@ type Key struct {
 // PoolConfig configures a Pool. Dial and TLS are required.
 type PoolConfig struct {
 	Config
-	// IdleFor is how long a connection may carry no stream before it is closed; 0 means 5 min.
+	// IdleFor is how long a connection may carry no stream before it is closed; 0 means 5 min. One that was made while the
+	// key had others, because they were full, may do so for 5 s at most.
 	IdleFor time.Duration
 	// Dial makes the TCP connection for k.
 	Dial func(ctx context.Context, k Key) (*net.TCPConn, error)
 	// TLS returns the client configuration for k: certificate and verification. The pool works on a copy.
 	TLS func(ctx context.Context, k Key) (*tls.Config, error)
 }
+
+// spareFor bounds how long connections that only a burst needed lie idle: each costs both sides as much as many streams.
+const spareFor = 5 * time.Second
 
 // Request asks a peer for a tunnel.
 type Request struct {

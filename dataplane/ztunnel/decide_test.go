@@ -337,6 +337,13 @@ func TestRelaxOnceAfterWork(t *testing.T) {
 			after(quiet, 1) // busy
 		}
 		after(time.Minute, 2)
+		for range burst {
+			w.add()
+		}
+		after(2*quiet+1, 3)
+		after(afterBurst-2*quiet, 3)
+		after(4*quiet, 4) // what ended later
+		after(time.Hour, 4)
 		cancel()
 		<-done
 	})

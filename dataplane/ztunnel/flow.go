@@ -140,7 +140,6 @@ func (f *flow) carry(ctx context.Context, moved func() (up, down uint64), move f
 	f.p.tracker.measure(&f.live, &f.rec, func() (sent, received uint64) { return f.local(moved()) })
 	res := move(ctx)
 	f.p.work.add() // what it held becomes garbage now, perhaps hours after the last connection came
-	f.p.work.add() // its end leaves garbage too, however long after its beginning
 	f.p.tracker.measure(&f.live, nil, nil)
 	f.rec.Err = res.Err
 	if err := f.p.cutBy(ctx); err != nil {

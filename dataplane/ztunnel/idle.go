@@ -15,6 +15,13 @@ const (
 	quietStart = 700 * time.Millisecond
 )
 
+// A burst is much work without a rest. What it leaves behind does not end with it: spare connections of pools end when
+// they have been idle for a while. So afterwards memory is given back once more.
+const (
+	burst      = 1000
+	afterBurst = 20 * time.Second
+)
+
 // workCounter counts what leaves garbage behind: connections and changes of configuration.
 type workCounter struct{ n atomic.Uint64 }
 
@@ -27,6 +34,8 @@ func (w *workCounter) relax(ctx context.Context, giveBack func()) error {
 	t := time.NewTimer(wait)
 	defer t.Stop()
 	seen, tidy := w.n.Load(), false
+	rested := seen      // at the last rest
+	var again time.Time // zero: not once more
 	for {
 		select {
 		case <-ctx.Done():
@@ -35,10 +44,16 @@ func (w *workCounter) relax(ctx context.Context, giveBack func()) error {
 		}
 		switch now := w.n.Load(); {
 		case now != seen:
-			seen, tidy = now, false
+			seen, tidy, again = now, false, time.Time{}
 		case !tidy:
 			giveBack()
-			tidy, wait = true, quiet
+			if now-rested >= burst {
+				again = time.Now().Add(afterBurst)
+			}
+			rested, tidy, wait = now, true, quiet
+		case !again.IsZero() && !time.Now().Before(again):
+			giveBack()
+			again = time.Time{}
 		}
 		t.Reset(wait)
 	}
