@@ -12,6 +12,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 )
 
 // Kind is what a back end must know about one kind of object.
@@ -51,6 +52,8 @@ var kinds = []Kind{
 		checkService, func(d, s *corev1.Service) { assign(&d.Status, s.Status) }, "v1"),
 	row("EndpointSlice", true, func(o *Objects) *map[string]*discoveryv1.EndpointSlice { return &o.EndpointSlices },
 		checkEndpointSlice, nil, "discovery.k8s.io/v1"),
+	row("NetworkPolicy", true, func(o *Objects) *map[string]*networkingv1.NetworkPolicy { return &o.NetworkPolicies },
+		checkNetworkPolicy, nil, "networking.k8s.io/v1"),
 	row("ServiceEntry", true, func(o *Objects) *map[string]*istiov1.ServiceEntry { return &o.ServiceEntries },
 		checkServiceEntry, func(d, s *istiov1.ServiceEntry) {
 			if len(s.Status.Addresses)+len(s.Status.Conditions) > 0 {

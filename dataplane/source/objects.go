@@ -7,6 +7,7 @@ import (
 	securityv1 "istio.io/client-go/pkg/apis/security/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -51,6 +52,7 @@ type Objects struct {
 	ServiceAccounts map[string]*corev1.ServiceAccount
 	Services        map[string]*corev1.Service
 	EndpointSlices  map[string]*discoveryv1.EndpointSlice
+	NetworkPolicies map[string]*networkingv1.NetworkPolicy
 	ServiceEntries  map[string]*istiov1.ServiceEntry
 	WorkloadEntries map[string]*istiov1.WorkloadEntry
 

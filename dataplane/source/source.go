@@ -4,7 +4,7 @@
 // snapshot. It knows which kinds there are and what a sound object looks like; where objects come from is its back
 // ends' work (source/file), what they mean is control's and cni's.
 // Values are immutable once shared: whoever takes an object out of a snapshot must not write to it.
-// Sources: Kubernetes API reference v1, discovery/v1; Istio networking/v1, security/v1.
+// Sources: Kubernetes API reference v1, discovery/v1, networking/v1; Istio networking/v1, security/v1.
 package source
 
 import "context"
