@@ -11,12 +11,13 @@ import (
 	"github.com/google/nftables"
 
 	"github.com/ambientlab/ambientlab/dataplane/netns"
+	"github.com/ambientlab/ambientlab/topologies/nodenet/nft"
 )
 
 // Apply makes the network of namespace ns that of p; a nil ns is the caller's own. What is so already is not written, and if
 // everything is, Apply returns false. Rules are replaced in one transaction. The underlay's link must be there and up.
 func Apply(ctx context.Context, ns *netns.NS, p Plan) (changed bool, err error) {
-	err = inside(ctx, ns, "apply node network", func() error {
+	err = nft.Inside(ctx, ns, "apply node network", func() error {
 		d, err := differences(p)
 		if err != nil {
 			return err
@@ -41,7 +42,7 @@ func Apply(ctx context.Context, ns *netns.NS, p Plan) (changed bool, err error) 
 
 // Remove takes rules and routes away; settings stay. Removing nothing succeeds.
 func Remove(ctx context.Context, ns *netns.NS) error {
-	return inside(ctx, ns, "remove node network", func() error {
+	return nft.Inside(ctx, ns, "remove node network", func() error {
 		d, err := differences(Plan{})
 		if err != nil || d.empty() {
 			return err
@@ -56,7 +57,7 @@ func Remove(ctx context.Context, ns *netns.NS) error {
 // Diff says in sentences how the namespace differs from p; nothing means that they are equal.
 func Diff(ctx context.Context, ns *netns.NS, p Plan) ([]string, error) {
 	var lines []string
-	err := inside(ctx, ns, "compare node network", func() error {
+	err := nft.Inside(ctx, ns, "compare node network", func() error {
 		d, err := differences(p)
 		lines = d.lines()
 		return err
@@ -67,7 +68,7 @@ func Diff(ctx context.Context, ns *netns.NS, p Plan) ([]string, error) {
 // Dump prints the routes and rules that nodenet has installed in ns, as Plan.String does.
 func Dump(ctx context.Context, ns *netns.NS) (string, error) {
 	var text string
-	err := inside(ctx, ns, "read node network", func() error {
+	err := nft.Inside(ctx, ns, "read node network", func() error {
 		chains, err := readChains()
 		if err != nil {
 			return err
@@ -84,23 +85,6 @@ func Dump(ctx context.Context, ns *netns.NS) (string, error) {
 		return nil
 	})
 	return text, err
-}
-
-func inside(ctx context.Context, ns *netns.NS, what string, fn func() error) error {
-	err := ctx.Err()
-	where := "this namespace"
-	switch {
-	case err != nil:
-	case ns == nil:
-		err = fn()
-	default:
-		where = ns.String()
-		err = ns.Do(fn)
-	}
-	if err != nil {
-		return fmt.Errorf("%s in %s: %w", what, where, err)
-	}
-	return nil
 }
 
 // delta is how a namespace differs from a plan.
@@ -172,7 +156,7 @@ func readChains() ([]chain, error) {
 }
 
 func writeChains(chains []chain) error {
-	err := transaction(func(conn *nftables.Conn) {
+	err := nft.Transaction(func(conn *nftables.Conn) {
 		conn.AddTable(table()) // deleting a table that does not exist would fail the transaction
 		conn.DelTable(table())
 		if len(chains) > 0 {

@@ -4,7 +4,7 @@
 // kube-proxy does (virtual addresses of services, TCP and UDP, both address families). A Plan is a value, computed and printed, then
 // applied to the node's network namespace with nftables and netlink. Underlay wires nodes and outside hosts together.
 // Links of pods and their addresses are a CNI plugin's work (ptp), choosing endpoints is the caller's.
-// NetworkPolicy will be a table of its own beside this one, at the same hooks with a later priority, so that the two are
-// planned, applied and removed apart; nothing here assumes that it exists.
+// NetworkPolicy is a table of its own beside this one (package policy), at the same hooks with a later priority, so that the
+// two are planned, applied and removed apart; nothing here assumes that it exists.
 // Sources: Kubernetes' "Virtual IPs and Service Proxies", nft(8), ip-sysctl.
 package nodenet

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ambientlab/ambientlab/dataplane/netns"
+	"github.com/ambientlab/ambientlab/topologies/nodenet/nft"
 )
 
 // offload is a feature of a device by its requests of the ethtool interface (linux/ethtool.h), whose value is 0 or 1.
@@ -32,7 +33,7 @@ var (
 // PlainPackets turns the offloads of a link in ns (nil: the caller's own) off: every packet that is sent on it is then no larger than its
 // MTU and has its checksum, as on a wire.
 func PlainPackets(ctx context.Context, ns *netns.NS, link string) error {
-	return inside(ctx, ns, "make packets plain", func() error { return plainPackets(link) })
+	return nft.Inside(ctx, ns, "make packets plain", func() error { return plainPackets(link) })
 }
 
 func plainPackets(link string) error {

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ambientlab/ambientlab/dataplane/netns"
+	"github.com/ambientlab/ambientlab/topologies/nodenet/nft"
 )
 
 // Underlay is the network between nodes and outside hosts: one bridge in the lab's root namespace, which itself has no address
@@ -54,7 +55,7 @@ func (u Underlay) Address(n int) ([]netip.Addr, error) {
 // Prepare makes a new namespace ready to get links: no duplicate address detection, which costs 1.65 s a link, and loopback up.
 // It comes before the first link; a nil ns is the caller's own.
 func Prepare(ctx context.Context, ns *netns.NS) error {
-	return inside(ctx, ns, "prepare namespace", func() error {
+	return nft.Inside(ctx, ns, "prepare namespace", func() error {
 		wrong, err := wrongSettings([]Setting{{"net/ipv6/conf/default/accept_dad", "0"}})
 		if err != nil {
 			return err
@@ -75,7 +76,7 @@ func Prepare(ctx context.Context, ns *netns.NS) error {
 
 // Create makes the bridge in root; a nil root is the caller's own namespace. An existing bridge is kept.
 func (u Underlay) Create(ctx context.Context, root *netns.NS) error {
-	return inside(ctx, root, "create underlay", func() error {
+	return nft.Inside(ctx, root, "create underlay", func() error {
 		attrs := netlink.NewLinkAttrs()
 		attrs.Name = u.Bridge
 		off := false // multicast snooping would delay neighbour discovery on new ports
@@ -97,7 +98,7 @@ func (u Underlay) Create(ctx context.Context, root *netns.NS) error {
 // Attach joins the namespace member to the bridge in root (nil: the caller's own) by a veth pair whose ends are up. Prepare
 // came before. The link is gone when either namespace is, or by Detach.
 func (u Underlay) Attach(ctx context.Context, root, member *netns.NS, m Member) error {
-	err := inside(ctx, root, "attach "+m.Port, func() error {
+	err := nft.Inside(ctx, root, "attach "+m.Port, func() error {
 		bridge, err := netlink.LinkByName(u.Bridge)
 		if err != nil {
 			return fmt.Errorf("find bridge %s: %w", u.Bridge, err)
@@ -120,7 +121,7 @@ func (u Underlay) Attach(ctx context.Context, root, member *netns.NS, m Member) 
 	if err != nil {
 		return err
 	}
-	if err := inside(ctx, member, "attach "+m.Port, func() error { return u.configure(m) }); err != nil {
+	if err := nft.Inside(ctx, member, "attach "+m.Port, func() error { return u.configure(m) }); err != nil {
 		return err
 	}
 	if err := WaitUp(ctx, member, UnderlayLink); err != nil {
@@ -140,7 +141,7 @@ const (
 func WaitUp(ctx context.Context, ns *netns.NS, link string) error {
 	ctx, cancel := context.WithTimeout(ctx, upTimeout)
 	defer cancel()
-	return inside(ctx, ns, "wait for link "+link, func() error {
+	return nft.Inside(ctx, ns, "wait for link "+link, func() error {
 		tick := time.NewTicker(upPoll)
 		defer tick.Stop()
 		for {
@@ -162,7 +163,7 @@ func WaitUp(ctx context.Context, ns *netns.NS, link string) error {
 
 // Detach deletes the member's link; one that is not there is no error.
 func (u Underlay) Detach(ctx context.Context, root *netns.NS, m Member) error {
-	return inside(ctx, root, "detach "+m.Port, func() error {
+	return nft.Inside(ctx, root, "detach "+m.Port, func() error {
 		l, err := netlink.LinkByName(m.Port)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil

@@ -1,22 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 
-package nodenet
+package nft
 
 import (
+	"context"
 	"fmt"
 	"io"
 
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/ambientlab/ambientlab/dataplane/netns"
 )
 
 // sendBuffer holds a whole transaction, which is one datagram. An ordinary user gets as much as net.core.wmem_max allows.
 const sendBuffer = 8 << 20
 
-// transaction runs the changes that fill asks for as one. nftables encodes them, but does not send them: it asks for an echo
+// Transaction runs the changes that fill asks for as one. nftables encodes them, but does not send them: it asks for an echo
 // and an answer to every single message, and those of a few hundred rules are more than an ordinary user's socket holds.
-func transaction(fill func(*nftables.Conn)) error {
+func Transaction(fill func(*nftables.Conn)) error {
 	var messages []netlink.Message
 	conn, err := nftables.New(nftables.WithTestDial(func(batch []netlink.Message) ([]netlink.Message, error) {
 		messages = append(messages, batch...)
@@ -57,4 +60,22 @@ func send(messages []netlink.Message) error {
 	}
 	_, err = conn.Receive()
 	return err
+}
+
+// Inside runs fn within ns, or in the caller's own namespace if ns is nil. what begins the error's text: "apply node network".
+func Inside(ctx context.Context, ns *netns.NS, what string, fn func() error) error {
+	err := ctx.Err()
+	where := "this namespace"
+	switch {
+	case err != nil:
+	case ns == nil:
+		err = fn()
+	default:
+		where = ns.String()
+		err = ns.Do(fn)
+	}
+	if err != nil {
+		return fmt.Errorf("%s in %s: %w", what, where, err)
+	}
+	return nil
 }
