@@ -132,7 +132,25 @@ func (w *World) Timeline(ctx context.Context, begin, end time.Time) (lab.Timelin
 		add(n.events(ctx, "wire "+node))
 	}
 	w.flight.wires = nil
+	add(w.refusals(ctx, end))
 	return t.Within(begin, end), errors.Join(errs...)
+}
+
+// refusals are what NetworkPolicy has dropped until then, by node; when each packet was is on the wire alone.
+func (w *World) refusals(ctx context.Context, until time.Time) (lab.Timeline, error) {
+	if len(w.Capabilities().Missing(lab.CapInspect, lab.CapNetworkPolicy)) > 0 {
+		return nil, nil
+	}
+	var t lab.Timeline
+	var errs []error
+	for _, node := range w.Nodes() {
+		in, err := w.Inspect(ctx, lab.Target{Node: node})
+		errs = append(errs, err)
+		for _, line := range in.Refused {
+			t = append(t, lab.Event{Time: until, Kind: lab.EventDecision, Source: "node " + node, Text: line})
+		}
+	}
+	return t, errors.Join(errs...)
 }
 
 func (w *World) logEvents(ctx context.Context, node, daemon string) (lab.Timeline, error) {

@@ -156,6 +156,7 @@ func (w *World) look(ctx context.Context) error {
 	}
 	for _, c := range []lab.Capability{
 		lab.CapIPv4, lab.CapIPv6, lab.CapCapture, lab.CapInspect, lab.CapSignal, lab.CapLink, lab.CapExternal, lab.CapPodCaps,
+		lab.CapNetworkPolicy,
 	} {
 		if why := w.Capabilities().Missing(c); len(why) > 0 {
 			w.report.Missing = append(w.report.Missing, schema.MissingItem{Capability: string(c), Reason: why[0]})

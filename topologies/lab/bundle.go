@@ -277,7 +277,7 @@ func (b *bundle) inspect(ctx context.Context, name string, t Target) {
 	_ = b.ask(ctx, name+".txt", func(ctx context.Context) error {
 		i, err := b.lab.Inspect(ctx, t)
 		if err == nil {
-			text := "# links\n" + i.Links + "\n# routes\n" + i.Routes + "\n# rules\n" + i.Rules + "\n# sockets\n" + i.Sockets
+			text := "# links\n" + i.Links + "\n# routes\n" + i.Routes + "\n# rules\n" + i.Rules + "\n# refused\n" + strings.Join(i.Refused, "\n") + "\n# sockets\n" + i.Sockets
 			b.put(name+".txt", "links, routes, rules and sockets", []byte(text))
 		}
 		return err

@@ -20,6 +20,8 @@ const (
 	CapLink     Capability = "link"     // links can be cut
 	CapExternal Capability = "external" // external hosts exist
 	CapPodCaps  Capability = "podcaps"  // pods can be given NET_ADMIN and the like
+
+	CapNetworkPolicy Capability = "networkpolicy" // NetworkPolicy objects are enforced, by a CNI project or in its place
 )
 
 // Capabilities tells for each capability why it is missing; "" means that it is there. One that is not in the map is

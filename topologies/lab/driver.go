@@ -228,6 +228,9 @@ type Inspection struct {
 	Routes  string `json:"routes"`  // routes and policy rules of both families
 	Rules   string `json:"rules"`   // netfilter rules with counters
 	Sockets string `json:"sockets"` // listening and connected sockets
+
+	// Refused, of a node, has a line for each of its pods and direction of which a NetworkPolicy dropped packets.
+	Refused []string `json:"refused,omitempty"`
 }
 
 // PodRef names a pod.

@@ -26,7 +26,7 @@ func (a *app) inspect(ctx context.Context, name string) error {
 	}
 	return a.print(in, func() {
 		for _, part := range []struct{ name, text string }{
-			{"links", in.Links}, {"routes", in.Routes}, {"rules", in.Rules}, {"sockets", in.Sockets},
+			{"links", in.Links}, {"routes", in.Routes}, {"rules", in.Rules}, {"refused", strings.Join(in.Refused, "\n")}, {"sockets", in.Sockets},
 		} {
 			fmt.Fprintf(a.stdout, "# %s\n%s\n\n", part.name, strings.TrimSpace(part.text))
 		}

@@ -91,7 +91,7 @@ func TestLab(t *testing.T) {
 	testQuietStart(t, l)
 	for name, test := range map[string]func(*testing.T, *lab.Lab){
 		"pods": testPods, "call": testCall, "exec": testExec, "exec is killed": testExecKilled, "exec leaves something": testExecLeavesSomething, "isolation": testIsolation,
-		"daemons": testDaemons, "capture": testCapture, "inspect": testInspect, "pods come and go": testApply, "a deleter goes": testDeleterGone, "services conflict": testServiceConflict, "attach": testAttach, "terminal": testTerminal,
+		"daemons": testDaemons, "capture": testCapture, "inspect": testInspect, "pods come and go": testApply, "a deleter goes": testDeleterGone, "services conflict": testServiceConflict, "network policies": testNetworkPolicy, "attach": testAttach, "terminal": testTerminal,
 		"a second lab of that name": testTaken,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, l) })

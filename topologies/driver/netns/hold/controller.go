@@ -4,6 +4,7 @@ package hold
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
@@ -18,7 +19,7 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/cluster"
 )
 
-// controller follows objects and pods with what depends on them: endpoint slices, services on every node, DNS. Changes
+// controller follows objects and pods with what depends on them: endpoint slices, services and policies on every node, DNS. Changes
 // that come close together are followed at once.
 type controller struct {
 	wake chan struct{}
@@ -30,7 +31,8 @@ type controller struct {
 	passed   chan struct{} // guarded by mu; closed after the next pass
 
 	slices   map[source.Key]*discoveryv1.EndpointSlice // owned by the one that passes
-	problems []string                                  // owned by the one that passes; of services, in the last pass
+	problems []string                                  // owned by the one that passes; of services and policies, in the last pass
+	policed  bool                                      // owned by the one that passes; nodes may have a NetworkPolicy table
 }
 
 // settle is how long a pass waits for further changes.
@@ -110,14 +112,17 @@ func (s *site) pass(ctx context.Context) error {
 		return fmt.Errorf("write endpoint slices: %w", err)
 	}
 	s.dns.Update(cluster.NewZone(objs, s.cluster.Domain, s.externalNames()))
-	problems, err := s.writeNetwork(ctx, cluster.Services(objs))
+	// Policies first: no virtual address leads to a pod whose rules do not stand.
+	policies, policyErr := s.writePolicies(ctx, objs)
+	services, err := s.writeNetwork(ctx, cluster.Services(objs))
+	problems := slices.Concat(policies, services)
 	for _, p := range problems {
 		if !slices.Contains(s.control.problems, p) {
-			s.log.Warn("part of a service is left out", "why", p)
+			s.log.Warn("part of a service or a policy is left out", "why", p)
 		}
 	}
 	s.control.problems = problems
-	if err != nil {
+	if err := errors.Join(policyErr, err); err != nil {
 		return fmt.Errorf("write node networks: %w", err)
 	}
 	return nil

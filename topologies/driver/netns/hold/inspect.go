@@ -16,6 +16,7 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/capture"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/nodenet"
+	"github.com/ambientlab/ambientlab/topologies/nodenet/policy"
 )
 
 // inspect reads a namespace's network state. It needs no tool of the host.
@@ -49,7 +50,14 @@ func (s *site) inspect(ctx context.Context, t *lab.Target) (*lab.Inspection, err
 	if err != nil {
 		return nil, fmt.Errorf("inspect %s: %w", t, err)
 	}
-	in.Rules = captured + network
+	policies, err := policy.Dump(ctx, ns)
+	if err != nil {
+		return nil, fmt.Errorf("inspect %s: %w", t, err)
+	}
+	in.Rules = captured + network + policies
+	if in.Refused, err = policy.Refused(ctx, ns); err != nil {
+		return nil, fmt.Errorf("inspect %s: %w", t, err)
+	}
 	return &in, nil
 }
 

@@ -150,7 +150,7 @@ func (s *site) connected(ctx context.Context, p *pod, ips []netip.Addr) error {
 		return err
 	}
 	s.control.changed()
-	return nil
+	return s.awaitPolicies(ctx, p)
 }
 
 // runPod starts a pod's main process and waits until it is ready.
@@ -250,6 +250,9 @@ func (s *site) stopPod(ctx context.Context, p *pod) error {
 	p.mu.Unlock()
 	errs = append(errs, s.endImpairedPod(p))
 	if added {
+		p.mu.Lock()
+		p.ips = nil // from here on they may become another pod's
+		p.mu.Unlock()
 		errs = append(errs, within(ctx, unplugTime, func(ctx context.Context) error { return s.cniDel(ctx, p) }))
 	}
 	if init != nil {

@@ -92,6 +92,7 @@ func (s *site) capabilities() lab.Capabilities {
 	return lab.Capabilities{
 		lab.CapIPv4: family(s.cluster.IPFamily.Has4()), lab.CapIPv6: family(s.cluster.IPFamily.Has6()),
 		lab.CapCapture: "", lab.CapInspect: "", lab.CapSignal: "", lab.CapLink: "", lab.CapExternal: "", lab.CapPodCaps: "",
+		lab.CapNetworkPolicy: "",
 	}
 }
 
