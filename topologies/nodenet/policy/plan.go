@@ -8,7 +8,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync"
 
 	networkingv1 "k8s.io/api/networking/v1"
 )
@@ -41,7 +40,9 @@ func (d direction) peer() end { return toEnd - d.own }
 
 // NewPlan computes the plan of c's node. It does not depend on the order of anything.
 func NewPlan(c Config) Plan {
-	pl := planner{node: c.Node, namespaces: c.Namespaces, sets: map[string]set{}}
+	pl := planner{
+		node: c.Node, namespaces: c.Namespaces, sets: map[string]set{}, peers: map[string][]rule{}, named: map[string]map[uint16][]span{},
+	}
 	var p Plan
 	for _, np := range c.Policies {
 		errs := Check(np)
@@ -78,6 +79,9 @@ type planner struct {
 	pods       []Pod // each address is in one of them
 	strangers  []rule
 	sets       map[string]set
+
+	peers map[string][]rule            // who a policy's rule is about, by its name
+	named map[string]map[uint16][]span // and by the name of a port
 }
 
 // place sorts the pods, and gives an address that several claim to one.
@@ -177,12 +181,12 @@ func (pl *planner) podChain(d direction, pod *Pod) (_ chain, selected bool) {
 func (pl *planner) expand(d direction, p *policy, i int, pod *Pod) []rule {
 	r := p.rules[d.kind][i]
 	name := fmt.Sprintf("%s/%s/%d", d.name, p.name(), i)
-	peers := sync.OnceValue(func() []rule {
+	peers := func() []rule {
 		if len(r.peers) == 0 {
 			return []rule{{}}
 		}
-		return pl.addressSets(name, pl.peerSpans(p, r))
-	})
+		return once(pl.peers, name, func() []rule { return pl.addressSets(name, pl.peerSpans(p, r)) })
+	}
 	var out []rule
 	allow := func(at []rule, s portSpec) {
 		for _, a := range at {
@@ -205,13 +209,22 @@ func (pl *planner) expand(d direction, p *policy, i int, pod *Pod) []rule {
 				}
 			}
 		default: // the port is the peer's
-			by := pl.namedPeers(p, r, s)
+			name := fmt.Sprintf("%s/%s/%s", name, strings.ToLower(string(s.protocol)), s.named)
+			by := once(pl.named, name, func() map[uint16][]span { return pl.namedPeers(p, r, s) })
 			for _, n := range slices.Sorted(maps.Keys(by)) {
-				allow(pl.addressSets(fmt.Sprintf("%s/%s/%s/%d", name, strings.ToLower(string(s.protocol)), s.named, n), by[n]), s.number(n))
+				allow(pl.addressSets(fmt.Sprintf("%s/%d", name, n), by[n]), s.number(n))
 			}
 		}
 	}
 	return out
+}
+
+// once makes what all pods of a policy share when the first of them needs it.
+func once[T any](made map[string]T, name string, what func() T) T {
+	if _, done := made[name]; !done {
+		made[name] = what()
+	}
+	return made[name]
 }
 
 // peerSpans are the addresses that a rule's peers have.

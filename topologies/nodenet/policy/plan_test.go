@@ -4,6 +4,7 @@ package policy
 
 import (
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -221,5 +222,25 @@ func TestObjects(t *testing.T) {
 	}
 	if c.Namespaces["shop"]["kubernetes.io/metadata.name"] != "shop" || len(c.Policies) != 1 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// A node with 100 of 2 000 pods, each selected by 10 of 200 policies.
+func BenchmarkPlan(b *testing.B) {
+	c := Config{Node: "node0", Namespaces: map[string]map[string]string{"shop": {"team": "a"}}}
+	for i := range 2000 {
+		p := pod("shop", fmt.Sprint("p", i), fmt.Sprint("node", i%20), fmt.Sprintf("10.244.%d.%d", i%20, i/20), fmt.Sprintf("fd00:10:244:%x::%x", i%20, i/20))
+		p.Labels = map[string]string{"app": fmt.Sprint("a", i%20), "tier": fmt.Sprint("t", i/20%20)}
+		c.Pods = append(c.Pods, p)
+	}
+	for i := range 200 {
+		c.Policies = append(c.Policies, parsed(b, "shop", fmt.Sprint("n", i), fmt.Sprintf(`{podSelector: {matchLabels: {tier: t%d}},
+			ingress: [{from: [{podSelector: {matchLabels: {app: a%d}}}, {ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}], ports: [{port: 8080}]}]}`, i%20, i/10)))
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if p := NewPlan(c); len(p.chains) != 102 || len(p.Problems) > 0 {
+			b.Fatal(len(p.chains), p.Problems)
+		}
 	}
 }
