@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"testing"
 
 	"github.com/onsi/ginkgo/v2"
@@ -39,6 +40,8 @@ func TestScenarios(t *testing.T) {
 		out = filepath.Join(os.TempDir(), "ambientlab-out")
 	}
 	settings := world.Settings{Driver: driver, Bin: os.Getenv("AMBIENTLAB_BIN"), Out: out, Revision: os.Getenv("AMBIENTLAB_REVISION"), New: newDriver}
+
+	debug.SetGCPercent(400) // processors are what runs out here, not memory
 
 	// Every process of a parallel run has a lab of its own; what the first of them does before comes before all labs.
 	world.Prepare(settings)

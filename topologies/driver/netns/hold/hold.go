@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"runtime/debug"
 	"sync"
 	"syscall"
 	"time"
@@ -56,6 +57,7 @@ func Run(ctx context.Context, c Config) error {
 	if os.Getpid() != 1 {
 		return errors.New("`lab hold` is the init of a lab's namespaces: `lab up` starts it")
 	}
+	debug.SetGCPercent(400) // a lab comes up in a second, and collects next to nothing in it
 	hello := os.NewFile(HelloFD, "hello")
 	lock, err := c.Dir.Acquire()
 	if err != nil {
