@@ -175,7 +175,9 @@ func (p *proxy) run(ctx context.Context) {
 	defer cut(nil)
 	p.refresh(p.catalog.Load())
 	var rest, accepting sync.WaitGroup
-	rest.Go(func() { _ = p.pool.Run(ctx) })
+	pooling, closePool := context.WithCancel(context.WithoutCancel(ctx))
+	defer closePool()
+	rest.Go(func() { _ = p.pool.Run(pooling) })
 	for _, l := range p.lanes {
 		accepting.Go(func() { p.accept(ctx, l) })
 	}
@@ -208,6 +210,7 @@ func (p *proxy) run(ctx context.Context) {
 	}
 	over()
 	cut(p.cutReason())
+	closePool() // not before, or a tunnel would end for want of its connection, and not say why
 	_ = p.server.Shutdown(ctx)
 	p.conns.Wait()
 	p.pool.Close()

@@ -19,8 +19,9 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
-// transition is how long after a change of label new connections may still fail: rules are installed before the proxy's
-// listeners, so that nothing leaves in plain text in between. Upstream accepts any failures up to half of all calls
+// transition is how long after a change of label new connections may still fail, and half of it after the pods say that the
+// change is there, should that be later: rules are installed before the proxy's listeners, so that nothing leaves in plain
+// text in between. Upstream accepts any failures up to half of all calls
 // (istio/istio#53064); here each failure must be explained by a change.
 const transition = time.Second
 
@@ -68,8 +69,12 @@ func underLoad(ctx SpecContext, onePod bool, change func(l *world.World, enrol b
 		Expect(err).NotTo(HaveOccurred())
 		_, err = l.WaitPod(ctx, l.Pod("shop/web").PodRef, func(p lab.PodInfo) bool { return p.Enrolled == (enrol || onePod) })
 		Expect(err).NotTo(HaveOccurred())
+		explained := changed.Add(transition)
+		if later := time.Now().Add(transition / 2); later.After(explained) {
+			explained = later
+		}
 		for _, ld := range loads {
-			ld.finish(changed)
+			ld.finish(explained)
 		}
 
 		rules, err := l.Inspect(ctx, lab.Target{Pod: cart.PodRef})
@@ -107,15 +112,15 @@ func start(ctx SpecContext, l *world.World, from, url string) *load {
 	return ld
 }
 
-// finish waits for the load's end. No call that was made long enough after the change may have failed.
-func (ld *load) finish(changed time.Time) {
+// finish waits for the load's end. No call that was made later than a change explains may have failed.
+func (ld *load) finish(explained time.Time) {
 	GinkgoHelper()
 	res := <-ld.res
 	Expect(ld.err).NotTo(HaveOccurred())
 	Expect(res.OK).To(BeNumerically(">", 20), "control: the load of %s ran: %v", ld.from, res.Errors)
 	for _, c := range res.Calls {
-		Expect(c.OK || c.Start.Before(changed.Add(transition))).To(BeTrue(),
-			"%s: a call failed %s after the change: %s %s", ld.from, c.Start.Sub(changed), c.Class, c.Error)
+		Expect(c.OK || c.Start.Before(explained)).To(BeTrue(),
+			"%s: a call failed %s after the change explains it: %s %s", ld.from, c.Start.Sub(explained), c.Class, c.Error)
 	}
 }
 
