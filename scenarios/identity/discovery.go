@@ -88,7 +88,7 @@ var _ = Describe("a control plane that sends nonsense", func() {
 		}
 		ok, failed := ld.finish()
 		Expect(failed).To(BeEmpty())
-		Expect(ok).To(BeNumerically(">", 10), "control: the load ran")
+		Expect(ok).To(BeNumerically(">", 0), "control: the load ran")
 		after, err := z.Status(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(after.PID).To(Equal(before.PID), "it is the same process")

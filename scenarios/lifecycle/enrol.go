@@ -117,7 +117,7 @@ func (ld *load) finish(explained time.Time) {
 	GinkgoHelper()
 	res := <-ld.res
 	Expect(ld.err).NotTo(HaveOccurred())
-	Expect(res.OK).To(BeNumerically(">", 20), "control: the load of %s ran: %v", ld.from, res.Errors)
+	Expect(res.OK).To(BeNumerically(">", 5), "control: the load of %s ran: %v", ld.from, res.Errors)
 	for _, c := range res.Calls {
 		Expect(c.OK || c.Start.Before(explained)).To(BeTrue(),
 			"%s: a call failed %s after the change explains it: %s %s", ld.from, c.Start.Sub(explained), c.Class, c.Error)
