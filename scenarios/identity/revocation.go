@@ -80,7 +80,7 @@ func cutAndRefused(ctx SpecContext, l *world.World, node, list string, side tele
 	Expect(got.res.OK).To(BeZero(), "the connection was cut")
 	Expect(time.Since(revoked)).To(BeNumerically("<", 2*time.Second))
 	e, err := l.WaitEntry(ctx, node, began, func(e telemetry.Entry) bool {
-		return e.Record.Direction == side && e.Record.Flags == telemetry.FlagRevoked && e.Record.BytesSent > 0
+		return e.Record.Direction == side && e.Record.Flags == telemetry.FlagRevoked && e.Record.Start.Before(revoked)
 	})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(e.Error).To(ContainSubstring("CERT_REVOKED"))
