@@ -344,6 +344,8 @@ func TestRelaxOnceAfterWork(t *testing.T) {
 		after(afterBurst-2*quiet, 3)
 		after(4*quiet, 4) // what ended later
 		after(time.Hour, 4)
+		w.load(bulk)
+		after(2*quietBulk+1, 5) // sooner
 		cancel()
 		<-done
 	})

@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// quiet is how long nothing may have happened before memory is given back; after the start, which leaves more behind than
-// anything later and is followed by rest, it is less.
+// quiet is how long nothing may have happened before memory is given back. After the start and after a bulk load, which
+// leave more behind than anything else and are followed by rest, it is less.
 const (
-	quiet      = 1200 * time.Millisecond
-	quietStart = 700 * time.Millisecond
+	quietBulk = 700 * time.Millisecond
+	quiet     = 2 * quietBulk
 )
 
 // A burst is much work without a rest. What it leaves behind does not end with it: spare connections of pools end when
@@ -23,18 +23,29 @@ const (
 )
 
 // workCounter counts what leaves garbage behind: connections and changes of configuration.
-type workCounter struct{ n atomic.Uint64 }
+type workCounter struct {
+	n      atomic.Uint64
+	loaded atomic.Bool // a bulk load was among it
+}
 
 func (w *workCounter) add() { w.n.Add(1) }
+
+// load counts n objects that changed together.
+func (w *workCounter) load(n int) {
+	if n >= bulk {
+		w.loaded.Store(true)
+	}
+	w.add()
+}
 
 // relax calls giveBack whenever the process has come to rest after work: after the start, after a bulk load, after a burst.
 // A proxy lies idle most of its life, and the memory of its busiest minute would stay with it.
 func (w *workCounter) relax(ctx context.Context, giveBack func()) error {
-	wait := quietStart
-	t := time.NewTimer(wait)
+	t := time.NewTicker(quietBulk)
 	defer t.Stop()
-	seen, tidy := w.n.Load(), false
-	rested := seen      // at the last rest
+	seen := w.n.Load()
+	rested := seen // at the last rest
+	need, calm := 1, 0
 	var again time.Time // zero: not once more
 	for {
 		select {
@@ -42,19 +53,24 @@ func (w *workCounter) relax(ctx context.Context, giveBack func()) error {
 			return nil
 		case <-t.C:
 		}
-		switch now := w.n.Load(); {
-		case now != seen:
-			seen, tidy, again = now, false, time.Time{}
-		case !tidy:
+		now := w.n.Load()
+		if now != seen {
+			seen, again, calm, need = now, time.Time{}, 0, int(quiet/quietBulk)
+			if w.loaded.Swap(false) {
+				need = 1
+			}
+			continue
+		}
+		switch calm++; {
+		case calm == need:
 			giveBack()
 			if now-rested >= burst {
 				again = time.Now().Add(afterBurst)
 			}
-			rested, tidy, wait = now, true, quiet
+			rested = now
 		case !again.IsZero() && !time.Now().Before(again):
 			giveBack()
 			again = time.Time{}
 		}
-		t.Reset(wait)
 	}
 }

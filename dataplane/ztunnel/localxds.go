@@ -113,7 +113,7 @@ func (d *document) apply(l xds.Local) {
 	d.held = slices.Concat(now, kept)
 	slices.SortFunc(d.held, object.compare)
 	d.store.Apply(delta)
-	d.work.add()
+	d.work.load(len(now))
 	d.log.Info("local configuration applied", "workloads", len(l.Workloads), "services", len(l.Services), "policies", len(l.Policies),
 		"bad", len(l.Bad), "kept", len(kept))
 }

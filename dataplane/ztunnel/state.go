@@ -61,7 +61,7 @@ func (s *state) update(typeURL string, up []xds.Resource, removed []string) []xd
 		}
 	}
 	s.store.Apply(d)
-	s.work.add()
+	s.work.load(len(up))
 	return bad
 }
 
