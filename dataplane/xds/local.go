@@ -3,8 +3,10 @@
 package xds
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net/netip"
 	"strings"
 
@@ -29,34 +31,61 @@ type BadLocal struct{ Section, Key string }
 // localSections are the keys of the document, in the order in which their objects are checked.
 var localSections = []string{"workloads", "services", "policies"}
 
-// DecodeLocal reads ztunnel's local configuration: workloads, services and policies in YAML. It is strict; the error joins
+// DecodeLocal is ReadLocal of a document that is in memory.
+func DecodeLocal(document []byte) (Local, error) { return ReadLocal(bytes.NewReader(document)) }
+
+// ReadLocal reads ztunnel's local configuration: workloads, services and policies in YAML. It is strict; the error joins
 // every problem, each with its path ("workloads[2].workloadIps[0]"). Objects without a problem are returned also then.
-// Items are parsed one at a time where the document's layout allows, so that a large one need not exist as a tree.
-func DecodeLocal(document []byte) (Local, error) {
+// Items are read and parsed one at a time where the document's layout allows, so that a large one need exist neither as
+// text nor as a tree; that is looked at first, so it is read twice.
+func ReadLocal(document io.ReadSeeker) (Local, error) {
 	d := newLocalDecoder()
-	items, ok := splitLocal(document)
-	if !ok {
-		d.whole(document)
+	ok, err := splitLocal(document, nil)
+	if err == nil {
+		_, err = document.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return Local{}, err
+	}
+	if ok {
+		if ok, err = splitLocal(document, d.split()); err != nil {
+			return Local{}, err
+		}
+	}
+	if ok {
 		return d.end()
 	}
+	d = newLocalDecoder() // also if it was changed meanwhile
+	if _, err = document.Seek(0, io.SeekStart); err != nil {
+		return Local{}, err
+	}
+	all, err := io.ReadAll(document)
+	if err != nil {
+		return Local{}, err
+	}
+	d.whole(all)
+	return d.end()
+}
+
+// split decodes items one by one.
+func (d *localDecoder) split() func(localItem) {
 	count := map[string]int{}
-	for _, item := range items {
+	return func(item localItem) {
 		i := count[item.section]
 		count[item.section]++
 		var n yaml.Node
 		if err := yaml.Unmarshal(item.text, &n); err != nil {
 			d.problem(index(item.section, i), "from line %d: %v", item.line, err)
 			d.bad(item.section, "", len(d.problems)-1)
-			continue
+			return
 		}
 		list := n.Content[0]
 		if len(list.Content) != 1 {
 			d.problem(index(item.section, i), "from line %d: want one item", item.line)
-			continue
+			return
 		}
 		d.item(item.section, i, list.Content[0])
 	}
-	return d.end()
 }
 
 // end returns the result. A problem of no object's may have hidden any.

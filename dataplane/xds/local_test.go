@@ -3,6 +3,7 @@
 package xds
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"net/netip"
@@ -22,8 +23,9 @@ func TestLocalSaysEverythingTheWireDoes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if items, ok := splitLocal(data); !ok || len(items) != 6 {
-		t.Errorf("split into %d items, %v", len(items), ok)
+	items := 0
+	if ok, err := splitLocal(bytes.NewReader(data), func(localItem) { items++ }); !ok || err != nil || items != 6 {
+		t.Errorf("split into %d items, %v, %v", items, ok, err)
 	}
 	got, err := DecodeLocal(data)
 	if err != nil {
@@ -96,8 +98,8 @@ func TestLocalLayouts(t *testing.T) {
 		"two ids":          {"workloads:\n- {" + one + "}\n- {" + one + "}\n", true, 1, `workloads[1]: workload "//Pod/n/10.0.0.1" is also workloads[0]`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, ok := splitLocal([]byte(tc.document)); ok != tc.split {
-				t.Errorf("split: %v", ok)
+			if ok, err := splitLocal(strings.NewReader(tc.document), nil); ok != tc.split || err != nil {
+				t.Errorf("split: %v, %v", ok, err)
 			}
 			got, err := DecodeLocal([]byte(tc.document))
 			if len(got.Workloads) != tc.count {
@@ -126,7 +128,7 @@ func FuzzLocal(f *testing.F) {
 			return // aliases of aliases take the parser long
 		}
 		got, err := DecodeLocal(document)
-		if _, split := splitLocal(document); !split || err != nil {
+		if split, _ := splitLocal(bytes.NewReader(document), nil); !split || err != nil {
 			return
 		}
 		d := newLocalDecoder()

@@ -12,7 +12,7 @@ const (
 	bulkGCPercent = 10
 )
 
-// frugally loads n objects.
+// frugally loads n objects that the control plane sent: all of them lie in memory meanwhile.
 func frugally(n int, load func()) {
 	if n >= bulk {
 		before := debug.SetGCPercent(bulkGCPercent)

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"slices"
@@ -58,30 +59,41 @@ func (o object) compare(p object) int {
 // load reads the document and applies the difference to what it held before, object by object: a bad one keeps its last good
 // version. The error joins every problem; applied says whether there is anything else. If not, nothing is changed.
 func (d *document) load() (applied bool, err error) {
-	data, name := d.Inline, "LOCAL_XDS"
+	var data io.ReadSeeker = bytes.NewReader(d.Inline)
+	name := "LOCAL_XDS"
 	if d.Path != "" {
-		if data, err = os.ReadFile(d.Path); err != nil {
+		f, err := os.Open(d.Path)
+		if err != nil {
 			return false, fmt.Errorf("read local configuration: %w", err)
 		}
-		name = d.Path
+		defer f.Close()
+		data, name = f, d.Path
 	}
-	sum := sha256.Sum256(data)
+	sum, err := hashOf(data)
+	if err != nil {
+		return false, fmt.Errorf("read local configuration %s: %w", name, err)
+	}
 	if d.loaded && d.last == sum {
 		return true, nil
 	}
-	var local xds.Local
-	frugally(bytes.Count(data, []byte("\n")), func() {
-		local, err = xds.DecodeLocal(data)
-		data = nil // so that it need not be kept beside what it becomes
-		if err != nil {
-			err = fmt.Errorf("read local configuration %s: %w", name, err)
-		}
-		if applied = err == nil || len(local.Workloads)+len(local.Services)+len(local.Policies) > 0; applied {
-			d.loaded, d.last = true, sum
-			d.apply(local)
-		}
-	})
+	local, err := xds.ReadLocal(data)
+	if err != nil {
+		err = fmt.Errorf("read local configuration %s: %w", name, err)
+	}
+	if applied = err == nil || len(local.Workloads)+len(local.Services)+len(local.Policies) > 0; applied {
+		d.loaded, d.last = true, sum
+		d.apply(local)
+	}
 	return applied, err
+}
+
+// hashOf reads a document to its end and goes back to its start. It is not kept: it may be larger than all that it says.
+func hashOf(data io.ReadSeeker) (sum [sha256.Size]byte, err error) {
+	h := sha256.New()
+	if _, err = io.Copy(h, data); err == nil {
+		_, err = data.Seek(0, io.SeekStart)
+	}
+	return [sha256.Size]byte(h.Sum(nil)), err
 }
 
 func (d *document) apply(l xds.Local) {
