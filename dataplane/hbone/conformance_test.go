@@ -98,8 +98,9 @@ func answer(p *rawPeer, mark [8]byte) verdict {
 }
 
 func TestRFC9113_3_4_Preface(t *testing.T) {
-	_, hop := startServer(t, serverConfig())
+	srv, hop := startServer(t, serverConfig())
 	for name, first := range map[string]string{
+		"HTTP/1":             "GET / HTTP/1.1\r\nHost: x\r\n\r\n          ",
 		"invalid":            "PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n",
 		"PING before":        http2.ClientPreface + "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678",
 		"SETTINGS ack first": http2.ClientPreface + "\x00\x00\x00\x04\x01\x00\x00\x00\x00",
@@ -121,6 +122,7 @@ func TestRFC9113_3_4_Preface(t *testing.T) {
 			}
 		})
 	}
+	eventually(t, "no connection is left", func() bool { return len(srv.Conns()) == 0 })
 }
 
 func TestRFC9113_4_1_FrameFormat(t *testing.T) {

@@ -77,10 +77,17 @@ func TestKeysDoNotShare(t *testing.T) {
 }
 
 func TestFullConnectionGetsACompanion(t *testing.T) {
-	for name, limits := range map[string][2]uint32{"by the client": {3, 0}, "by the server": {0, 3}} {
+	tests := map[string]struct {
+		limits [2]uint32
+		conns  int
+	}{
+		"3 by the client": {[2]uint32{3, 0}, 3}, "3 by the server": {[2]uint32{0, 3}, 3},
+		"1 by the client": {[2]uint32{1, 0}, 7}, "1 by the server": {[2]uint32{0, 1}, 7},
+	}
+	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			pc, sc := clientConfig(), serverConfig()
-			pc.MaxStreams, sc.MaxStreams = limits[0], limits[1]
+			pc.MaxStreams, sc.MaxStreams = tt.limits[0], tt.limits[1]
 			_, hop := startServer(t, sc)
 			p := startPool(t, pc)
 			app := hold(t)
@@ -92,8 +99,8 @@ func TestFullConnectionGetsACompanion(t *testing.T) {
 				}
 				streams = append(streams, s)
 			}
-			if n := len(p.Conns()); n != 3 {
-				t.Errorf("%d connections for 7 streams, 3 each", n)
+			if n := len(p.Conns()); n != tt.conns {
+				t.Errorf("%d connections for 7 streams, want %d", n, tt.conns)
 			}
 			for _, s := range streams {
 				s.Reset(http2.ErrCodeCancel)

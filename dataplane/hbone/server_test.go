@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -137,98 +138,56 @@ func TestStreamAboveGoAwayIsReopened(t *testing.T) {
 	}
 }
 
-// TestServerJudgesFrames sends what RFC 9113 forbids and expects the named error, on the stream or the connection.
-func TestServerJudgesFrames(t *testing.T) {
-	u32 := func(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
-	raw := func(kind http2.FrameType, flags http2.Flags, id uint32, payload []byte) func(*rawPeer) {
-		return func(p *rawPeer) { p.fr.WriteRawFrame(kind, flags, id, payload) }
-	}
-	tests := []struct {
-		name   string
-		send   func(*rawPeer)
-		stream bool // RST_STREAM on stream 1, not GOAWAY
-		code   Code
-	}{
-		{"DATA on stream 0", raw(http2.FrameData, 0, 0, []byte("x")), false, http2.ErrCodeProtocol},
-		{"DATA on an idle stream", raw(http2.FrameData, 0, 5, []byte("x")), false, http2.ErrCodeProtocol},
-		{"DATA with too much padding", raw(http2.FrameData, http2.FlagDataPadded, 1, []byte{9, 0}), false, http2.ErrCodeProtocol},
-		{"padded DATA without a length", raw(http2.FrameData, http2.FlagDataPadded, 1, nil), false, http2.ErrCodeFrameSize},
-		{"RST_STREAM on an idle stream", raw(http2.FrameRSTStream, 0, 7, u32(8)), false, http2.ErrCodeProtocol},
-		{"WINDOW_UPDATE on an idle stream", raw(http2.FrameWindowUpdate, 0, 9, u32(1)), false, http2.ErrCodeProtocol},
-		{"WINDOW_UPDATE of 0 on the connection", raw(http2.FrameWindowUpdate, 0, 0, u32(0)), false, http2.ErrCodeProtocol},
-		{"WINDOW_UPDATE of 0 on a stream", raw(http2.FrameWindowUpdate, 0, 1, u32(0)), true, http2.ErrCodeProtocol},
-		{"connection window overflow", raw(http2.FrameWindowUpdate, 0, 0, u32(1<<31-1)), false, http2.ErrCodeFlowControl},
-		{"stream window overflow", raw(http2.FrameWindowUpdate, 0, 1, u32(1<<31-1)), true, http2.ErrCodeFlowControl},
-		{"WINDOW_UPDATE of 3 bytes", raw(http2.FrameWindowUpdate, 0, 1, []byte{0, 0, 1}), false, http2.ErrCodeFrameSize},
-		{"PING of 7 bytes", raw(http2.FramePing, 0, 0, make([]byte, 7)), false, http2.ErrCodeFrameSize},
-		{"PING on a stream", raw(http2.FramePing, 0, 1, make([]byte, 8)), false, http2.ErrCodeProtocol},
-		{"SETTINGS on a stream", raw(http2.FrameSettings, 0, 1, nil), false, http2.ErrCodeProtocol},
-		{"SETTINGS of 5 bytes", raw(http2.FrameSettings, 0, 0, make([]byte, 5)), false, http2.ErrCodeFrameSize},
-		{"window size above 2^31-1", raw(http2.FrameSettings, 0, 0, append([]byte{0, 4}, u32(1<<31)...)), false, http2.ErrCodeFlowControl},
-		{"frame size below 16 KiB", raw(http2.FrameSettings, 0, 0, append([]byte{0, 5}, u32(1)...)), false, http2.ErrCodeProtocol},
-		{"PUSH_PROMISE", raw(http2.FramePushPromise, http2.FlagPushPromiseEndHeaders, 1, u32(2)), false, http2.ErrCodeProtocol},
-		{"CONTINUATION without HEADERS", raw(http2.FrameContinuation, 0, 3, nil), false, http2.ErrCodeProtocol},
-		{"frame within a header block", func(p *rawPeer) {
-			p.fr.WriteRawFrame(http2.FrameHeaders, 0, 3, nil)
-			p.fr.WriteData(1, false, []byte("x"))
-		}, false, http2.ErrCodeProtocol},
-		{"frame above the limit", raw(http2.FrameData, 0, 1, make([]byte, 1<<20+1)), false, http2.ErrCodeFrameSize},
-		{"endless CONTINUATION", func(p *rawPeer) {
-			p.fr.WriteRawFrame(http2.FrameHeaders, 0, 3, nil)
-			for range 100 {
-				p.fr.WriteRawFrame(http2.FrameContinuation, 0, 3, nil)
-			}
-		}, false, http2.ErrCodeEnhanceYourCalm},
-		{"header block of 200 KiB", raw(http2.FrameHeaders, 0, 3, make([]byte, 200<<10)), false, http2.ErrCodeEnhanceYourCalm},
-		{"broken HPACK", raw(http2.FrameHeaders, http2.FlagHeadersEndHeaders, 3, []byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}), false, http2.ErrCodeCompression},
-		{"HEADERS on an even stream", func(p *rawPeer) { p.connect(2, "x:1") }, false, http2.ErrCodeProtocol},
-		{"HEADERS on an older stream", func(p *rawPeer) {
-			p.connect(5, "x:1")
-			p.connect(3, "x:1")
-		}, false, http2.ErrCodeProtocol},
-		{"HEADERS on a connected stream", func(p *rawPeer) { p.headers(1, true, "trailer", "x") }, true, http2.ErrCodeProtocol},
-		{"DATA after END_STREAM", func(p *rawPeer) {
-			p.fr.WriteData(1, true, nil)
-			p.fr.WriteData(1, false, []byte("x"))
-		}, true, http2.ErrCodeStreamClosed},
-		{"DATA beyond the stream's window", func(p *rawPeer) {
-			for range 3 {
-				p.fr.WriteData(1, false, make([]byte, 10<<10))
-			}
-		}, true, http2.ErrCodeFlowControl},
-	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			cfg := serverConfig()
-			stop := make(chan struct{})
-			defer close(stop)
-			cfg.Handler = func(ctx context.Context, in *Inbound) { // takes no byte, so that windows only shrink
-				select {
-				case <-ctx.Done():
-				case <-stop:
-				}
-			}
-			_, hop := startServer(t, cfg)
-			peer := rawClient(t, net.TCPAddrFromAddrPort(hop))
-			peer.connect(1, "x:1")
-			tt.send(peer)
-			f, err := peer.next(http2.FrameGoAway, http2.FrameRSTStream)
-			if err != nil {
-				t.Fatalf("no answer: %v", err)
-			}
-			switch f := f.(type) {
-			case *http2.GoAwayFrame:
-				if tt.stream || f.ErrCode != tt.code {
-					t.Errorf("GOAWAY %v", f.ErrCode)
-				}
-			case *http2.RSTStreamFrame:
-				if !tt.stream || f.StreamID != 1 || f.ErrCode != tt.code {
-					t.Errorf("RST_STREAM %d %v", f.StreamID, f.ErrCode)
-				}
-			}
-		})
-	}
+// serverRules are what a client may not send, and what of it breaks one stream only.
+var serverRules = []rule{
+	{"DATA on stream 0", false, raw(http2.FrameData, 0, 0, "x"), onConn(protocolError)},
+	{"DATA on an idle stream", false, raw(http2.FrameData, 0, 5, "x"), onConn(protocolError)},
+	{"DATA with too much padding", false, raw(http2.FrameData, http2.FlagDataPadded, 1, "\x09\x00"), onConn(protocolError)},
+	{"padded DATA without a length", false, raw(http2.FrameData, http2.FlagDataPadded, 1, ""), onConn(frameSize)},
+	{"RST_STREAM on an idle stream", false, raw(http2.FrameRSTStream, 0, 7, u32(8)), onConn(protocolError)},
+	{"WINDOW_UPDATE on an idle stream", false, raw(http2.FrameWindowUpdate, 0, 9, u32(1)), onConn(protocolError)},
+	{"WINDOW_UPDATE of 0 on the connection", false, raw(http2.FrameWindowUpdate, 0, 0, u32(0)), onConn(protocolError)},
+	{"WINDOW_UPDATE of 0 on a stream", false, raw(http2.FrameWindowUpdate, 0, 1, u32(0)), onStream(1, protocolError)},
+	{"connection window overflow", false, raw(http2.FrameWindowUpdate, 0, 0, u32(1<<31-1)), onConn(flowControl)},
+	{"stream window overflow", false, raw(http2.FrameWindowUpdate, 0, 1, u32(1<<31-1)), onStream(1, flowControl)},
+	{"WINDOW_UPDATE of 3 bytes", false, raw(http2.FrameWindowUpdate, 0, 1, "\x00\x00\x01"), onConn(frameSize)},
+	{"PING of 7 bytes", false, raw(http2.FramePing, 0, 0, "1234567"), onConn(frameSize)},
+	{"PING on a stream", false, raw(http2.FramePing, 0, 1, "12345678"), onConn(protocolError)},
+	{"SETTINGS on a stream", false, raw(http2.FrameSettings, 0, 1, ""), onConn(protocolError)},
+	{"SETTINGS of 5 bytes", false, raw(http2.FrameSettings, 0, 0, "12345"), onConn(frameSize)},
+	{"window size above 2^31-1", false, raw(http2.FrameSettings, 0, 0, "\x00\x04"+u32(1<<31)), onConn(flowControl)},
+	{"frame size below 16 KiB", false, raw(http2.FrameSettings, 0, 0, "\x00\x05"+u32(1)), onConn(protocolError)},
+	{"PUSH_PROMISE", false, raw(http2.FramePushPromise, http2.FlagPushPromiseEndHeaders, 1, u32(2)), onConn(protocolError)},
+	{"CONTINUATION without HEADERS", false, raw(http2.FrameContinuation, 0, 3, ""), onConn(protocolError)},
+	{"frame within a header block", false, func(p *rawPeer) {
+		p.fr.WriteRawFrame(http2.FrameHeaders, 0, 3, nil)
+		p.fr.WriteData(1, false, []byte("x"))
+	}, onConn(protocolError)},
+	{"frame above the limit", false, raw(http2.FrameData, 0, 1, strings.Repeat("x", 1<<20+1)), onConn(frameSize)},
+	{"endless CONTINUATION", false, func(p *rawPeer) { endlessBlock(p, 3) }, onConn(http2.ErrCodeEnhanceYourCalm)},
+	{"header block of 200 KiB", false, raw(http2.FrameHeaders, 0, 3, strings.Repeat("\x00", 200<<10)), onConn(http2.ErrCodeEnhanceYourCalm)},
+	{"broken HPACK", false, raw(http2.FrameHeaders, http2.FlagHeadersEndHeaders, 3, "\xff\xff\xff\xff\xff\xff"), onConn(compression)},
+	{"HEADERS on an even stream", false, func(p *rawPeer) { p.connect(2, "x:1") }, onConn(protocolError)},
+	{"HEADERS on an older stream", false, func(p *rawPeer) {
+		p.connect(5, "x:1")
+		p.connect(3, "x:1")
+	}, onConn(protocolError)},
+	{"HEADERS on a connected stream", false, func(p *rawPeer) { p.headers(1, true, "trailer", "x") }, onStream(1, protocolError)},
+	{"DATA after END_STREAM", false, func(p *rawPeer) {
+		p.fr.WriteData(1, true, nil)
+		p.fr.WriteData(1, false, []byte("x"))
+	}, onStream(1, streamClosed)},
+	{"DATA beyond the stream's window", false, func(p *rawPeer) {
+		for range 3 {
+			p.fr.WriteData(1, false, make([]byte, 10<<10))
+		}
+	}, onStream(1, flowControl)},
 }
+
+func u32(v uint32) string { return string(binary.BigEndian.AppendUint32(nil, v)) }
+
+// TestServerJudgesFrames sends what RFC 9113 forbids and expects the named error, on the stream or the connection.
+func TestServerJudgesFrames(t *testing.T) { judge(t, serverRules) }
 
 // TestMalformedRequests are answered on their stream, and leave the connection alone.
 func TestMalformedRequests(t *testing.T) {
@@ -289,43 +248,23 @@ func TestHeaderListIsBounded(t *testing.T) {
 	}
 }
 
-// TestPrefaceIsChecked: whatever does not start like HTTP/2 is closed.
-func TestPrefaceIsChecked(t *testing.T) {
-	srv, hop := startServer(t, serverConfig())
-	for name, first := range map[string]string{
-		"HTTP/1":             "GET / HTTP/1.1\r\nHost: x\r\n\r\n          ",
-		"no SETTINGS":        http2.ClientPreface + "\x00\x00\x08\x06\x00\x00\x00\x00\x0012345678",
-		"SETTINGS ack first": http2.ClientPreface + "\x00\x00\x00\x04\x01\x00\x00\x00\x00",
-	} {
-		t.Run(name, func(t *testing.T) {
-			c, err := net.Dial("tcp", hop.String())
-			if err != nil {
-				t.Fatal(err)
+func TestServerLimitsStreams(t *testing.T) {
+	for _, limit := range []uint32{1, 2} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			cfg := serverConfig()
+			cfg.MaxStreams = limit
+			_, hop := startServer(t, cfg)
+			app := serveApps(t, echo)
+			peer := rawClient(t, net.TCPAddrFromAddrPort(hop))
+			over := 1 + 2*limit
+			for id := uint32(1); id <= over; id += 2 {
+				peer.connect(id, app.String())
 			}
-			defer c.Close()
-			peer := newRawPeer(c.(*net.TCPConn), nil)
-			io.WriteString(peer.Conn, first)
-			f, err := peer.next(http2.FrameGoAway)
-			if err != nil || f.(*http2.GoAwayFrame).ErrCode != http2.ErrCodeProtocol {
+			f, err := peer.next(http2.FrameRSTStream)
+			if err != nil || f.Header().StreamID != over || f.(*http2.RSTStreamFrame).ErrCode != http2.ErrCodeRefusedStream {
 				t.Errorf("got %v, %v", f, err)
 			}
 		})
-	}
-	eventually(t, "no connection is left", func() bool { return len(srv.Conns()) == 0 })
-}
-
-func TestServerLimitsStreams(t *testing.T) {
-	cfg := serverConfig()
-	cfg.MaxStreams = 2
-	_, hop := startServer(t, cfg)
-	app := serveApps(t, echo)
-	peer := rawClient(t, net.TCPAddrFromAddrPort(hop))
-	for _, id := range []uint32{1, 3, 5} {
-		peer.connect(id, app.String())
-	}
-	f, err := peer.next(http2.FrameRSTStream)
-	if err != nil || f.Header().StreamID != 5 || f.(*http2.RSTStreamFrame).ErrCode != http2.ErrCodeRefusedStream {
-		t.Errorf("got %v, %v", f, err)
 	}
 }
 

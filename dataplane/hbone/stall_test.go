@@ -127,43 +127,11 @@ func TestStalledStreamsLeaveOthersAlone(t *testing.T) {
 }
 
 func testStalled(t *testing.T, stalled, flowing int, grown bool) {
-	sc, pc := serverConfig(), clientConfig()
-	pc.MaxStreams = 200
-	resume := make(chan struct{})
-	sleepers := serveStalled(t, resume)
-	if grown {
-		sleepers = serveGrown(t, resume)
-	}
-	sc.Handler = func(ctx context.Context, in *Inbound) {
-		var d net.Dialer
-		up, err := d.DialContext(ctx, "tcp", in.Authority)
-		if err != nil {
-			in.Refuse(503)
-			return
-		}
-		if in.Authority == sleepers.String() {
-			up.(*net.TCPConn).SetWriteBuffer(64 << 10)
-		}
-		in.Accept(ctx, up.(*net.TCPConn))
-	}
-	workers := serveApps(t, batches)
+	l := newStallLab(t, grown)
 	// Two connections alike, but for the stalled streams on one.
-	setup := func(n int) (p *Pool, tunnels []*tunnel, asleep []*tunnel) {
-		_, hop := startServer(t, sc)
-		p = startPool(t, pc)
-		for range n {
-			tun := openTunnel(t, p, hop, sleepers)
-			tun.SetWriteBuffer(64 << 10)
-			asleep = append(asleep, tun)
-		}
-		for range flowing {
-			tunnels = append(tunnels, openTunnel(t, p, hop, workers))
-		}
-		return p, tunnels, asleep
-	}
-	_, free, _ := setup(0)
-	p, loaded, asleep := setup(stalled)
-	t.Cleanup(func() { close(resume) })
+	_, free, _ := l.connect(t, 0, flowing)
+	p, loaded, asleep := l.connect(t, stalled, flowing)
+	t.Cleanup(func() { close(l.resume) })
 	if grown {
 		moveAll(t, asleep, 128<<20/stalled/scale)
 	}
@@ -179,13 +147,72 @@ func testStalled(t *testing.T, stalled, flowing int, grown bool) {
 		g.Wait()
 	})
 	waitStalled(t, &sent)
+	compare(t, free, loaded)
+	t.Logf("%d stalled: %d bytes stuck, %d of them queued", stalled, sent.Load(), processBudget.Used())
+	if n := len(p.Conns()); n != 1 {
+		t.Errorf("%d connections, want all streams on one", n)
+	}
+	if n := processBudget.Used(); n > 4<<20 {
+		t.Errorf("one connection queues %d bytes", n)
+	}
+}
 
-	// On a machine that others use, and under the race detector, times say little more than that nothing starves.
-	size, rounds, limit := 16<<20/flowing/scale, 3, 3.0
+// stallLab has applications that take all, and others that take nothing until resume is closed.
+type stallLab struct {
+	server            ServerConfig
+	sleepers, workers netip.AddrPort
+	resume            chan struct{}
+}
+
+func newStallLab(t *testing.T, grown bool) *stallLab {
+	l := &stallLab{server: serverConfig(), resume: make(chan struct{})}
+	if grown {
+		l.sleepers = serveGrown(t, l.resume)
+	} else {
+		l.sleepers = serveStalled(t, l.resume)
+	}
+	l.workers = serveApps(t, batches)
+	l.server.Handler = func(ctx context.Context, in *Inbound) {
+		var d net.Dialer
+		up, err := d.DialContext(ctx, "tcp", in.Authority)
+		if err != nil {
+			in.Refuse(503)
+			return
+		}
+		if in.Authority == l.sleepers.String() {
+			up.(*net.TCPConn).SetWriteBuffer(64 << 10)
+		}
+		in.Accept(ctx, up.(*net.TCPConn))
+	}
+	return l
+}
+
+// connect opens tunnels on a connection of their own.
+func (l *stallLab) connect(t *testing.T, stalled, flowing int) (p *Pool, tunnels, asleep []*tunnel) {
+	pc := clientConfig()
+	pc.MaxStreams = 200
+	_, hop := startServer(t, l.server)
+	p = startPool(t, pc)
+	for range stalled {
+		tun := openTunnel(t, p, hop, l.sleepers)
+		tun.SetWriteBuffer(64 << 10)
+		asleep = append(asleep, tun)
+	}
+	for range flowing {
+		tunnels = append(tunnels, openTunnel(t, p, hop, l.workers))
+	}
+	return p, tunnels, asleep
+}
+
+// compare demands that the loaded tunnels take no longer than the free ones. On a machine that others use, and under the
+// race detector, times say little more than that nothing starves.
+func compare(t *testing.T, free, loaded []*tunnel) {
+	t.Helper()
+	size, rounds, limit := 16<<20/len(free)/scale, 3, 3.0
 	end := time.Now()
 	if *slow {
 		end = end.Add(60 * time.Second)
-		size, rounds = 64<<20/flowing/scale, 11
+		size, rounds = 64<<20/len(free)/scale, 11
 	}
 	if *slow && scale == 1 {
 		limit = 1.10
@@ -205,15 +232,8 @@ func testStalled(t *testing.T, stalled, flowing int, grown bool) {
 		ratios = append(ratios, b.Seconds()/a.Seconds())
 		ratio = median(ratios)
 	}
-	t.Logf("%d stalled: others take %.3f times as long (median of %d rounds), %d bytes stuck, %d of them queued",
-		stalled, ratio, len(ratios), sent.Load(), processBudget.Used())
+	t.Logf("others take %.3f times as long (median of %d rounds)", ratio, len(ratios))
 	if ratio > limit {
-		t.Errorf("%d stalled streams slow the others down: %.3f times as long", stalled, ratio)
-	}
-	if n := len(p.Conns()); n != 1 {
-		t.Errorf("%d connections, want all streams on one", n)
-	}
-	if n := processBudget.Used(); n > 4<<20 {
-		t.Errorf("one connection queues %d bytes", n)
+		t.Errorf("stalled streams slow the others down: %.3f times as long", ratio)
 	}
 }

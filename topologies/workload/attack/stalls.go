@@ -50,10 +50,12 @@ func slowRead(p *peer) error {
 			}
 		}
 	}
-	if sent, err := p.fill(); err != nil || sent > 0 {
-		return errors.Join(err, p.w.Flush())
+	sent, err := p.fill()
+	err = errors.Join(err, p.w.Flush())
+	if err != nil || sent > 0 {
+		return err
 	}
-	return errors.Join(p.w.Flush(), hold(p, 10*time.Millisecond))
+	return hold(p, 10*time.Millisecond)
 }
 
 // shrink has echoes under way, and takes their windows away and gives them back.
