@@ -27,7 +27,8 @@ type Config struct {
 	MaxHeaderList uint32
 	// PingInterval is how often an open connection is probed: 10 s.
 	PingInterval time.Duration
-	// PingTimeout closes a connection whose peer neither answered a PING nor took a byte for so long: 20 s.
+	// PingTimeout closes a connection whose peer did not answer a PING for so long, and neither took nor sent a byte in the
+	// second half of it: 20 s.
 	PingTimeout time.Duration
 	// HandshakeTimeout bounds TCP connect and TLS handshake: 10 s.
 	HandshakeTimeout time.Duration

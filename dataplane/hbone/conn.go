@@ -85,6 +85,8 @@ type conn struct {
 	endSaid     bool          // GOAWAY and close_notify are written
 	pingSent    time.Time     // zero when none is unanswered
 	pingAt      time.Time     // next one
+	pingLooked  time.Time     // see isLate
+	pingMoved   uint64
 	idleFor     time.Duration // close after so long without a stream; 0 is never
 	idleSince   time.Time
 	timer       *time.Timer

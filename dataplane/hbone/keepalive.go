@@ -16,12 +16,12 @@ func (c *conn) tick() {
 		c.mu.Unlock()
 		return
 	}
-	late := !c.pingSent.IsZero() && now.Sub(c.pingSent) >= c.cfg.PingTimeout
+	late := c.isLate(now)
 	deaf := !c.acked && now.Sub(c.since) >= c.cfg.PingTimeout
 	idle := c.idleFor > 0 && c.active == 0 && !now.Before(c.idleUntil())
 	ping := c.pingSent.IsZero() && !now.Before(c.pingAt)
 	if ping {
-		c.pingSent, c.pingAt = now, now.Add(c.cfg.PingInterval)
+		c.pingSent, c.pingLooked, c.pingAt = now, now, now.Add(c.cfg.PingInterval)
 	}
 	if idle {
 		c.draining = true // from here on nobody opens a stream
@@ -42,6 +42,18 @@ func (c *conn) tick() {
 	}
 }
 
+// isLate reports whether the peer owes the answer to a PING for PingTimeout, and nothing moved either way in the second half of
+// that: on a slow path PING and answer wait behind other bytes, and a peer that takes or sends those is there. c.mu is held.
+func (c *conn) isLate(now time.Time) bool {
+	if c.pingSent.IsZero() || now.Sub(c.pingLooked) < c.cfg.PingTimeout/2 {
+		return false
+	}
+	moved := moved(c.rec.rc)
+	still := moved == c.pingMoved
+	c.pingLooked, c.pingMoved = now, moved
+	return still && now.Sub(c.pingSent) >= c.cfg.PingTimeout
+}
+
 // firstUse is how long a connection is kept at least for the stream that it was made for: on a busy machine that comes
 // later than a short IdleFor ends.
 const firstUse = time.Second
@@ -58,7 +70,7 @@ func (c *conn) idleUntil() time.Time {
 func (c *conn) nextTick(now time.Time) time.Duration {
 	next := c.pingAt
 	if !c.pingSent.IsZero() {
-		next = c.pingSent.Add(c.cfg.PingTimeout)
+		next = c.pingLooked.Add(c.cfg.PingTimeout / 2)
 	}
 	if t := c.since.Add(c.cfg.PingTimeout); !c.acked && t.Before(next) {
 		next = t
@@ -107,6 +119,7 @@ func (c *conn) drain() {
 	}
 	if c.pingSent.IsZero() {
 		c.pingSent = time.Now()
+		c.pingLooked = c.pingSent
 	}
 	c.mu.Unlock()
 	c.postGoAway(lastAny, http2.ErrCodeNo)

@@ -104,6 +104,23 @@ func rawPeek(fd uintptr) (again bool, err error) {
 	}
 }
 
+// moved is how many bytes the peer's kernel has taken and sent so far; 0 when nobody knows.
+func moved(rc syscall.RawConn) (bytes uint64) {
+	_ = rc.Control(func(fd uintptr) {
+		var info struct {
+			_               [120]byte
+			acked, received uint64 // tcpi_bytes_acked, tcpi_bytes_received
+		}
+		size := uint32(unsafe.Sizeof(info))
+		_, _, errno := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
+			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+		if errno == 0 {
+			bytes = info.acked + info.received
+		}
+	})
+	return bytes
+}
+
 func addrPort(a net.Addr) netip.AddrPort {
 	t, ok := a.(*net.TCPAddr)
 	if !ok {
