@@ -44,6 +44,7 @@ func newAbuse(now time.Time) abuse {
 const (
 	costSettings = 4  // every stream may have to be looked at
 	costGoAway   = 50 // an honest peer sends two
+	costHeaders  = 5  // beyond the limit, all of which were decoded
 	earnOpen     = 4
 	// One WINDOW_UPDATE for this many bytes is what the busiest of known peers send, for stream and connection each.
 	bytesPerUpdate = 2 << 10
@@ -86,8 +87,11 @@ func (c *conn) noise(n int64, kind http2.FrameType) error {
 }
 
 // fault books a stream that has to be reset for what the peer sent.
-func (c *conn) fault(code Code) error {
-	if c.abuse.faults.spend(1) {
+func (c *conn) fault(code Code) error { return c.faultOf(1, code) }
+
+// faultOf is fault for one that cost as much work as n.
+func (c *conn) faultOf(n int64, code Code) error {
+	if c.abuse.faults.spend(n) {
 		return nil
 	}
 	return connErr(http2.ErrCodeEnhanceYourCalm, "too many streams broken by the peer, the last with %v", code)

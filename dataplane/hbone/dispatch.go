@@ -263,7 +263,7 @@ func (c *conn) request(f *http2.MetaHeadersFrame) error {
 	if f.Truncated { // above the header list limit; what was left out may have mattered
 		c.mu.Unlock()
 		c.postReset(f.StreamID, http2.ErrCodeEnhanceYourCalm)
-		return c.fault(http2.ErrCodeEnhanceYourCalm)
+		return c.faultOf(costHeaders, http2.ErrCodeEnhanceYourCalm)
 	}
 	full, scarce := uint32(c.active) >= c.cfg.MaxStreams, c.cfg.Budget.exceeded()
 	if full || scarce {

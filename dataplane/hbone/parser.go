@@ -18,6 +18,8 @@ const (
 	controlFrameMax = 16 << 10
 	// headerFramesMax bounds HEADERS and CONTINUATION frames of one block: a block within the size limit needs few.
 	headerFramesMax = 64
+	// headersPerFrame is how many bytes of a header block are as much work as another frame.
+	headersPerFrame = 32
 )
 
 // sink receives what a parser reads. A returned error ends the connection.
@@ -49,7 +51,7 @@ type parser struct {
 	header  [frameHeaderLen]byte
 	headerN int
 	started bool // the first frame was seen
-	begun   uint // how many frames
+	begun   uint // how many frames; one of headers counts as several, see headersPerFrame
 
 	// The frame being read.
 	kind     http2.FrameType
@@ -157,6 +159,7 @@ func (p *parser) beginBlock() error {
 		return connErr(http2.ErrCodeProtocol, "CONTINUATION without a header block")
 	}
 	p.frames++
+	p.begun += uint(p.left / headersPerFrame)
 	if p.gathered.Len()+p.left > p.maxBlock || p.frames > headerFramesMax {
 		return connErr(http2.ErrCodeEnhanceYourCalm, "header block of more than %d bytes or %d frames",
 			p.maxBlock, headerFramesMax)
