@@ -39,6 +39,7 @@ type conn struct {
 	until         time.Time // when the first of both ends' certificates ends: no new stream after that; zero is never
 	flusherWork   sync.WaitGroup
 	drainers      sync.WaitGroup
+	turns         turns // server: of requests
 
 	// Owned by the read loop.
 	parser    *parser
@@ -81,11 +82,11 @@ type conn struct {
 	acked       bool  // and its acknowledgement of ours
 	draining    bool  // no new streams
 	goAwayLast  uint32
-	goAwaySent  bool          // first step of ours
-	endSaid     bool          // GOAWAY and close_notify are written
-	pingSent    time.Time     // zero when none is unanswered
-	pingAt      time.Time     // next one
-	pingLooked  time.Time     // see isLate
+	goAwaySent  bool      // first step of ours
+	endSaid     bool      // GOAWAY and close_notify are written
+	pingSent    time.Time // zero when none is unanswered
+	pingAt      time.Time // next one
+	pingLooked  time.Time // see isLate
 	pingMoved   uint64
 	idleFor     time.Duration // close after so long without a stream; 0 is never
 	idleSince   time.Time

@@ -23,6 +23,8 @@ type Inbound struct {
 
 	s        *stream
 	answered bool // by the handler's goroutine
+	start    func()
+	left     bool // its turn has ended
 }
 
 // errRefused is why a refused stream ended.
@@ -62,12 +64,21 @@ func (in *Inbound) Get(name string) string {
 	return ""
 }
 
+// leave ends the request's turn; well says that its tunnel ended as it should.
+func (in *Inbound) leave(well bool) {
+	if !in.left || well {
+		in.left = true
+		in.s.c.turns.leave(in, well)
+	}
+}
+
 // Refuse answers with status and ends the stream.
 func (in *Inbound) Refuse(status int, h ...Header) {
 	if in.answered {
 		return
 	}
 	in.answered = true
+	in.leave(false)
 	s := in.s
 	s.pace()
 	sent := s.respond(status, true, h)
@@ -89,7 +100,10 @@ func (in *Inbound) Accept(ctx context.Context, upstream *net.TCPConn, h ...Heade
 	}
 	in.answered = true
 	in.s.respond(200, false, h)
-	return in.s.relay(ctx, upstream, relay.Upstream)
+	in.s.onAnswer = func() { in.leave(false) }
+	r := in.s.relay(ctx, upstream, relay.Upstream)
+	in.leave(!r.Reset && r.BytesDown > 0)
+	return r
 }
 
 // Cut resets the tunnel, before or after Accept: for a decision that changed. It may be called from any goroutine.

@@ -82,6 +82,10 @@ func (s *stream) pump() {
 			return
 		case s.reader.n > 0:
 			s.sendData()
+			if s.onAnswer != nil {
+				s.onAnswer()
+				s.onAnswer = nil
+			}
 		case s.c.enlist(s, true):
 			s.awaitWindow()
 		}

@@ -225,15 +225,26 @@ func (s *Server) handle(base context.Context, handlers *sync.WaitGroup, st *stre
 		cancel(st.err)
 	}
 	st.mu.Unlock()
-	handlers.Go(func() {
-		defer cancel(nil)
-		s.cfg.Handler(ctx, in)
-		if !in.answered {
-			st.fail(http2.ErrCodeInternal, &ResetError{Code: http2.ErrCodeInternal})
-			st.c.forget(st)
-		}
-	})
+	handlers.Add(1)
+	in.start = func() { go s.answer(ctx, cancel, handlers, in) }
+	st.c.turns.enter(in)
 	return nil
+}
+
+// answer runs the handler, unless the request was given up while it waited for its turn.
+func (s *Server) answer(ctx context.Context, cancel context.CancelCauseFunc, handlers *sync.WaitGroup, in *Inbound) {
+	defer handlers.Done()
+	defer cancel(nil)
+	defer in.leave(false)
+	if st := in.s; st.isDead() {
+		st.c.forget(st)
+		return
+	}
+	s.cfg.Handler(ctx, in)
+	if !in.answered {
+		in.s.fail(http2.ErrCodeInternal, &ResetError{Code: http2.ErrCodeInternal})
+		in.s.c.forget(in.s)
+	}
 }
 
 func (s *Server) listen(l net.Listener) bool {

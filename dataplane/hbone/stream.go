@@ -35,7 +35,8 @@ type stream struct {
 	recvClosed bool
 
 	// Owned by the goroutine in relay.
-	reader appReader
+	reader   appReader
+	onAnswer func() // once, when the application's first byte is there
 
 	mu       sync.Mutex
 	app      *net.TCPConn // nil before relay
