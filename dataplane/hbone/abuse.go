@@ -26,8 +26,8 @@ type abuse struct {
 	sent atomic.Int64 // bytes since updates ran short the last time
 
 	// refusal is when the next refusal may be answered, in nanoseconds since the connection's start. A peer may need
-	// many answers of that kind (a policy changed), so they are not counted but paced: who does not wait for them runs
-	// into the limit on streams.
+	// many answers of that kind (a policy changed), so they are not counted but paced, and keep their turn meanwhile: who
+	// does not wait for them runs into the limit on streams.
 	refusal atomic.Int64
 }
 
@@ -52,7 +52,7 @@ const (
 	settingsMax = 64
 	// Refusals of one connection keep this distance once more of them have come at once.
 	refusalGap   = time.Millisecond
-	refusalBurst = 200 * refusalGap
+	refusalBurst = 50 * refusalGap
 )
 
 // allowance is a token bucket that looks at the clock only when it is empty. Owned by the read loop.

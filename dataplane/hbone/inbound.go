@@ -78,9 +78,9 @@ func (in *Inbound) Refuse(status int, h ...Header) {
 		return
 	}
 	in.answered = true
-	in.leave(false)
 	s := in.s
 	s.pace()
+	in.leave(false)
 	sent := s.respond(status, true, h)
 	ended := s.inputEnded()
 	if s.die(errRefused, false) && sent && !ended {
