@@ -64,21 +64,44 @@ func ask(s *Snapshot, r Request) answer {
 	return a
 }
 
-func TestResolve(t *testing.T) {
-	client := pod("client", "10.0.0.100", place("r1", "z1", "n1"))
-	gateway := pod("wp", "10.0.0.50", member("wp.svc"))
-	cart := func(opts ...func(*mesh.Service)) []*mesh.Service {
-		return []*mesh.Service{service("cart.svc", "10.96.0.1", opts...)}
+var (
+	client  = pod("client", "10.0.0.100", place("r1", "z1", "n1"))
+	gateway = pod("wp", "10.0.0.50", member("wp.svc"))
+)
+
+func cart(opts ...func(*mesh.Service)) []*mesh.Service {
+	return []*mesh.Service{service("cart.svc", "10.96.0.1", opts...)}
+}
+
+type resolveCase struct {
+	name      string
+	source    *mesh.Workload
+	dst       string
+	workloads []*mesh.Workload
+	services  []*mesh.Service
+	want      answer
+}
+
+func checkResolve(t *testing.T, cases []resolveCase) {
+	t.Helper()
+	for _, tt := range cases {
+		t.Run(tt.name, func(t *testing.T) {
+			s := storeOf(Delta{Workloads: tt.workloads, Services: tt.services}).Load()
+			got := ask(s, Request{Source: tt.source, Dst: addrPort(tt.dst)})
+			if !strings.Contains(got.Says, tt.want.Says) {
+				t.Errorf("error %q does not say %q", got.Says, tt.want.Says)
+			}
+			got.Says, tt.want.Says = "", ""
+			if diff := cmp.Diff(tt.want, got, cmp.Comparer(errors.Is)); diff != "" {
+				t.Errorf("upstream (-want +got):\n%s", diff)
+			}
+		})
 	}
+}
+
+func TestResolveWorkloads(t *testing.T) {
 	behind := func(w *mesh.Workload) { w.Waypoint = waypoint("wp.svc") }
-	for _, tt := range []struct {
-		name      string
-		source    *mesh.Workload
-		dst       string
-		workloads []*mesh.Workload
-		services  []*mesh.Service
-		want      answer
-	}{
+	checkResolve(t, []resolveCase{
 		{"unknown address passes", client, "1.1.1.1:443", nil, nil, answer{Kind: KindPassthrough, Addr: "1.1.1.1:443"}},
 		{"mapped address is unmapped", client, "[::ffff:1.1.1.1]:443", nil, nil, answer{Kind: KindPassthrough, Addr: "1.1.1.1:443"}},
 		{"pod, plain", client, "10.0.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1")}, nil,
@@ -93,6 +116,11 @@ func TestResolve(t *testing.T) {
 			answer{Kind: KindWaypoint, UID: podA, Addr: "10.0.0.1:80", Err: ErrWaypointUnsupported, Says: "shop/wp.svc"}},
 		{"pod behind a waypoint, from the waypoint", gateway, "10.0.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1", behind), gateway}, nil,
 			answer{Kind: KindWorkload, UID: podA, Addr: "10.0.0.1:80"}},
+	})
+}
+
+func TestResolveServices(t *testing.T) {
+	checkResolve(t, []resolveCase{
 		{"service", client, "10.96.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1", member("cart.svc"), hbone)}, cart(),
 			answer{Kind: KindWorkload, UID: podA, Service: "shop/cart.svc", Addr: "10.0.0.1:8080", SANs: []string{spiffe}}},
 		{"service, from an unknown source", nil, "10.96.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1", member("cart.svc"))}, cart(),
@@ -128,6 +156,11 @@ func TestResolve(t *testing.T) {
 			answer{Kind: KindGateway, UID: podA, Service: "shop/cart.svc", Addr: "10.96.0.1:80", Err: ErrGatewayUnsupported, Says: `network "n2"`}},
 		{"endpoint with a host name only", client, "10.96.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1", member("cart.svc"), func(w *mesh.Workload) { w.Addresses, w.Hostname = nil, "db.example" })}, cart(),
 			answer{Kind: KindWorkload, UID: podA, Service: "shop/cart.svc", Addr: "invalid AddrPort", Host: "db.example"}},
+	})
+}
+
+func TestResolveFamilies(t *testing.T) {
+	checkResolve(t, []resolveCase{
 		{"family of the request", client, "[fd00::1]:80", []*mesh.Workload{pod("a", "10.0.0.1", also("fd00:1::1"), member("six.svc"))}, []*mesh.Service{service("six.svc", "fd00::1")},
 			answer{Kind: KindWorkload, UID: podA, Service: "shop/six.svc", Addr: "[fd00:1::1]:8080"}},
 		{"other family if there is no own", client, "[fd00::1]:80", []*mesh.Workload{pod("a", "10.0.0.1", member("six.svc"))}, []*mesh.Service{service("six.svc", "fd00::1")},
@@ -136,6 +169,11 @@ func TestResolve(t *testing.T) {
 			answer{Kind: KindWorkload, UID: podA, Service: "shop/cart.svc", Addr: "[fd00:1::1]:8080"}},
 		{"no address of an allowed family", client, "10.96.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1", member("cart.svc"))}, cart(families(mesh.FamiliesIPv6)),
 			answer{Kind: KindWorkload, Service: "shop/cart.svc", Addr: "10.96.0.1:80", Err: ErrNoHealthyUpstream, Says: "1 have no usable address"}},
+	})
+}
+
+func TestResolveScopes(t *testing.T) {
+	checkResolve(t, []resolveCase{
 		{"strict", client, "10.96.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1", member("cart.svc"), place("r1", "z1", "")), pod("b", "10.0.0.2", member("cart.svc"), place("r1", "z2", ""))},
 			cart(lb(mesh.LoadBalancing{Mode: mesh.BalanceStrict, Scopes: []mesh.Scope{mesh.ScopeRegion, mesh.ScopeZone}})),
 			answer{Kind: KindWorkload, UID: podA, Service: "shop/cart.svc", Addr: "10.0.0.1:8080"}},
@@ -152,19 +190,7 @@ func TestResolve(t *testing.T) {
 		{"failover falls back to the farthest", client, "10.96.0.1:80", []*mesh.Workload{pod("a", "10.0.0.1", member("cart.svc"), place("r2", "z2", ""))},
 			cart(lb(mesh.LoadBalancing{Mode: mesh.BalanceFailover, Scopes: []mesh.Scope{mesh.ScopeRegion}})),
 			answer{Kind: KindWorkload, UID: podA, Service: "shop/cart.svc", Addr: "10.0.0.1:8080"}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			s := storeOf(Delta{Workloads: tt.workloads, Services: tt.services}).Load()
-			got := ask(s, Request{Source: tt.source, Dst: addrPort(tt.dst)})
-			if !strings.Contains(got.Says, tt.want.Says) {
-				t.Errorf("error %q does not say %q", got.Says, tt.want.Says)
-			}
-			got.Says, tt.want.Says = "", ""
-			if diff := cmp.Diff(tt.want, got, cmp.Comparer(errors.Is)); diff != "" {
-				t.Errorf("upstream (-want +got):\n%s", diff)
-			}
-		})
-	}
+	})
 }
 
 // TestResolveAddressedEndpoint holds A1.5's "exact requested IP if the workload owns it", for a headless-like VIP.
