@@ -53,6 +53,9 @@ type Config struct {
 	// ServiceSubnets are the ranges of virtual addresses; what in them belongs to no service is refused.
 	ServiceSubnets []netip.Prefix
 	Services       []Service
+	// ClusterSubnets are the addresses of the cluster's pods. What a pod of this member sends to any other address leaves with
+	// the member's own, as if it had sent it itself. Without any, nothing is masqueraded.
+	ClusterSubnets []netip.Prefix
 	// Cut names peers whose packets, and those of their pods, are dropped on arrival. A link is cut when both its ends say so.
 	Cut []string
 }

@@ -88,7 +88,7 @@ func (d *decoder) single(e expr.Any) bool {
 		code, ok := portUnreachable[d.out.family]
 		return ok && e.Type == unix.NFT_REJECT_ICMP_UNREACH && e.Code == code
 	case *expr.Verdict:
-		v, ok := map[expr.VerdictKind]verb{expr.VerdictJump: jump, expr.VerdictGoto: goTo, expr.VerdictDrop: drop}[e.Kind]
+		v, ok := map[expr.VerdictKind]verb{expr.VerdictJump: jump, expr.VerdictGoto: goTo, expr.VerdictDrop: drop, expr.VerdictReturn: leave}[e.Kind]
 		d.out.verb, d.out.target = v, e.Chain
 		return ok
 	default:

@@ -70,6 +70,8 @@ func (r rule) encodeAction() []expr.Any {
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: r.target}}
 	case drop:
 		return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}
+	case leave:
+		return []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}
 	case masquerade:
 		return []expr.Any{&expr.Masq{}}
 	case reset:

@@ -100,7 +100,7 @@ func TestRepair(t *testing.T) {
 			if err != nil {
 				return err
 			}
-			conn.InsertRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: "services"}, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictReturn}}})
+			conn.InsertRule(&nftables.Rule{Table: table, Chain: &nftables.Chain{Name: "services"}, Exprs: []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}}})
 			return conn.Flush()
 		},
 		"missing: chain": func() error {

@@ -79,8 +79,9 @@ func configs() map[string]nodenet.Config {
 		ServiceSubnets: prefixes("fd00:10:96::/112"), Services: services()[1:2],
 	}
 	cut := nodenet.Config{Self: node1, Peers: []nodenet.Host{node2}, ServiceSubnets: serviceSubnets, Cut: []string{"node2"}}
+	masked := nodenet.Config{Self: node1, Peers: []nodenet.Host{node2}, ClusterSubnets: prefixes("10.244.0.0/16", "fd00:10:244::/56")}
 	return map[string]nodenet.Config{
-		"dual": full, "v4": v4, "v6": v6, "cut": cut,
+		"dual": full, "v4": v4, "v6": v6, "cut": cut, "masquerade": masked,
 		"outside": {Self: outside, Peers: []nodenet.Host{node1, node2}},
 	}
 }

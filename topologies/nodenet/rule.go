@@ -42,6 +42,7 @@ const (
 	goTo
 	dnat
 	masquerade
+	leave  // go on where the chain was jumped to from
 	reset  // refuse with a TCP reset
 	reject // refuse with "port unreachable"
 	drop
@@ -126,6 +127,8 @@ func (r rule) action(f string) string {
 		return fmt.Sprintf("dnat %s to %s", r.family.keyword(), r.to)
 	case masquerade:
 		return "masquerade"
+	case leave:
+		return "return"
 	case reset:
 		return "reject with tcp reset"
 	case reject:

@@ -14,6 +14,7 @@ const (
 	chainServices = "services"
 	chainRefuse   = "refuse"
 	chainHairpin  = "postrouting"
+	chainLeaving  = "leaving"
 )
 
 // chains are the rules of c, in the order in which the kernel lists them.
@@ -27,10 +28,13 @@ func (c Config) chains(frontends []served) []chain {
 		arrival,
 		{name: "prerouting", base: &base{"nat", "prerouting", -100}, rules: []rule{{verb: jump, target: chainServices}}},
 		{name: "output", base: &base{"nat", "output", -100}, rules: []rule{{verb: jump, target: chainServices}}},
-		{name: chainHairpin, base: &base{"nat", "postrouting", 100}, rules: c.hairpinRules(frontends)},
+		{name: chainHairpin, base: &base{"nat", "postrouting", 100}, rules: append(c.hairpinRules(frontends), c.leavingJumps()...)},
 		{name: "forward", base: &base{"filter", "forward", 0}, rules: []rule{{verb: jump, target: chainRefuse}}},
 		{name: "local", base: &base{"filter", "output", 0}, rules: []rule{{verb: jump, target: chainRefuse}}},
 		services,
+	}
+	if len(c.ClusterSubnets) > 0 {
+		chains = append(chains, chain{name: chainLeaving, rules: c.leavingRules()})
 	}
 	chains = append(chains, each...)
 	return append(chains, chain{name: chainRefuse, rules: c.refuseRules(frontends)})
@@ -76,6 +80,27 @@ func (c Config) hairpinRules(frontends []served) []rule {
 	}
 	return rules
 }
+
+// leavingJumps are for what comes from pods of this member.
+func (c Config) leavingJumps() (rules []rule) {
+	if len(c.ClusterSubnets) == 0 {
+		return nil
+	}
+	for _, p := range c.Self.PodSubnets {
+		rules = append(rules, rule{source: p, verb: jump, target: chainLeaving})
+	}
+	return rules
+}
+
+// leavingRules give the member's address to what leaves the cluster: nobody outside has a way back to a pod.
+func (c Config) leavingRules() (rules []rule) {
+	for _, p := range append(slices.Clone(c.ClusterSubnets), multicast...) {
+		rules = append(rules, rule{destination: p.Masked(), verb: leave})
+	}
+	return append(rules, rule{count: true, verb: masquerade})
+}
+
+var multicast = []netip.Prefix{netip.MustParsePrefix("224.0.0.0/4"), netip.MustParsePrefix("ff00::/8")}
 
 // refuseRules answer callers of services without endpoints and of virtual addresses without a service.
 func (c Config) refuseRules(frontends []served) []rule {

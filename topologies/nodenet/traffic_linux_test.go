@@ -201,6 +201,20 @@ func TestRoutes(t *testing.T) {
 	}
 }
 
+// TestMasquerade: who is outside the cluster sees the node, and can answer without a way to pods; pods see each other as they are.
+func TestMasquerade(t *testing.T) {
+	c := newCluster(t)
+	c.serve(c.pod(1, 0), 8080, "pod")
+	c.serve(c.outside, 80, "outside")
+	c.config[0].ClusterSubnets = prefixes("10.244.0.0/16", "fd00:10:244::/56")
+	c.apply()
+	for i, six := range []bool{false, true} {
+		c.expect(c.pod(0, 0), netip.AddrPortFrom(outside.Addresses[i], 80), "outside saw "+node1.Addresses[i].String())
+		c.expect(c.pod(1, 0), netip.AddrPortFrom(outside.Addresses[i], 80), "outside saw "+podAddr(1, 0, six).String())
+		c.expect(c.pod(0, 0), netip.AddrPortFrom(podAddr(1, 0, six), 8080), "pod saw "+podAddr(0, 0, six).String())
+	}
+}
+
 func cart(name string, pods ...[2]int) nodenet.Service {
 	s := nodenet.Service{
 		Name: name, VIPs: addrs("10.96.0.7", "fd00:10:96::7", "203.0.113.9"),
