@@ -14,6 +14,7 @@ FUZZTIME ?= 30s
 FUZZ     ?= .
 KEEP     ?= 0
 BENCH    ?=
+NODE_IMAGE ?=
 
 override OUT := $(abspath $(OUT))
 export CGO_ENABLED ?= 0
@@ -77,6 +78,14 @@ build: ## Build the daemons, the commands and the CNI plugins into bin/
 	@mkdir -p $(BIN)/cni
 	go build -tags grpcnotrace -ldflags '-s -w' -o $(BIN)/ $(addprefix ./dataplane/cmd/,$(DAEMONS)) ./topologies/cmd/... ./topologies/workload/cmd/... ./perf/cmd/...
 	go build -o $(BIN)/cni/ github.com/containernetworking/plugins/plugins/main/ptp github.com/containernetworking/plugins/plugins/ipam/host-local
+
+.PHONY: docker
+docker: ## See to a Docker daemon: as root on Debian or Ubuntu, install and start the distribution's where none answers
+	@tools/docker.sh
+
+.PHONY: node-image
+node-image: build ## Make a kind node image: kind's own where a registry answers, else from Debian packages and Go modules
+	@kindconfigs/nodeimage/build.sh $(NODE_IMAGE)
 
 .PHONY: deps
 deps: ## Install what a fresh Debian or Ubuntu lacks, or say what is missing
