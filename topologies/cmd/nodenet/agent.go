@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ambientlab/ambientlab/dataplane/source"
+	"github.com/ambientlab/ambientlab/topologies/nodenet"
+	"github.com/ambientlab/ambientlab/topologies/nodenet/policy"
+)
+
+const (
+	// recheck is how often the node is compared with the plan though nothing happened.
+	recheck = 30 * time.Second
+	// firstRetry doubles up to recheck while the node cannot be made what it should be.
+	firstRetry = 200 * time.Millisecond
+)
+
+// agent keeps one node's network as the cluster's objects ask for.
+type agent struct {
+	settings
+	log       *slog.Logger
+	objects   source.Source
+	written   []byte   // the CNI configuration that this process wrote last
+	complains []string // what was logged last, so that it is logged once
+}
+
+// run returns when ctx ends, or when the objects cannot be watched any longer.
+func (a *agent) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.objects.Run(ctx) })
+	g.Go(func() error { a.keep(ctx); return nil })
+	return g.Wait()
+}
+
+// keep reconciles on every change, and again a while after one that failed.
+func (a *agent) keep(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-a.objects.Ready():
+	}
+	a.log.Info("objects are known", "node", a.node, "podSubnets", a.cluster)
+	retry := firstRetry
+	for ctx.Err() == nil {
+		changed, next := a.objects.Changed(), recheck
+		if err := a.reconcile(ctx, a.objects.Load()); err != nil {
+			a.complain([]string{err.Error()})
+			next, retry = retry, min(2*retry, recheck)
+		} else {
+			retry = firstRetry
+		}
+		wait := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		case <-wait.C:
+		}
+		wait.Stop()
+	}
+}
+
+// reconcile makes routes and rules first, and then tells the container runtime that there is a network.
+func (a *agent) reconcile(ctx context.Context, o *source.Objects) error {
+	c, err := config(o.Nodes, a.node, a.cluster)
+	if err != nil {
+		return err
+	}
+	plan, err := nodenet.NewPlan(c)
+	if err != nil {
+		return err
+	}
+	changed, err := nodenet.Apply(ctx, nil, plan)
+	if err != nil {
+		return err
+	}
+	if changed {
+		a.log.Info("routes and rules written", "peers", len(c.Peers))
+	}
+	if err := a.enforce(ctx, o, c.Self.PodSubnets); err != nil {
+		return err
+	}
+	return a.configure(c.Self.PodSubnets)
+}
+
+func (a *agent) enforce(ctx context.Context, o *source.Objects, subnets []netip.Prefix) error {
+	c := policy.Objects(o)
+	c.Node, c.PodSubnets = a.node, subnets
+	plan := policy.NewPlan(c)
+	changed, err := policy.Apply(ctx, nil, plan)
+	if err != nil {
+		return err
+	}
+	if changed {
+		a.log.Info("NetworkPolicy rules written", "policies", len(c.Policies))
+	}
+	var problems []string
+	for _, p := range plan.Problems {
+		problems = append(problems, p.Error())
+	}
+	a.complain(problems)
+	return nil
+}
+
+func (a *agent) complain(problems []string) {
+	slices.Sort(problems)
+	if len(problems) > 0 && !slices.Equal(problems, a.complains) {
+		a.log.Error("not as the cluster's objects ask for", "problems", problems)
+	}
+	a.complains = problems
+}
+
+// config is what nodenet has to know of the cluster's nodes. Nodes that have no pod subnet or no address yet are
+// left out; without this one there is nothing to do.
+func config(nodes map[string]*corev1.Node, self string, cluster []netip.Prefix) (nodenet.Config, error) {
+	c := nodenet.Config{ClusterSubnets: cluster}
+	for _, name := range slices.Sorted(maps.Keys(nodes)) {
+		h, err := host(nodes[name])
+		switch {
+		case name == self && err != nil:
+			return c, err
+		case name == self:
+			c.Self = h
+		case err == nil:
+			c.Peers = append(c.Peers, h)
+		}
+	}
+	if c.Self.Name == "" {
+		return c, fmt.Errorf("node %s is not in the cluster", self)
+	}
+	return c, nil
+}
+
+func host(n *corev1.Node) (nodenet.Host, error) {
+	h := nodenet.Host{Name: n.Name}
+	for _, a := range n.Status.Addresses {
+		if a.Type != corev1.NodeInternalIP {
+			continue
+		}
+		ip, err := netip.ParseAddr(a.Address)
+		if err != nil {
+			return h, fmt.Errorf("node %s: %w", n.Name, err)
+		}
+		h.Addresses = append(h.Addresses, ip.Unmap())
+	}
+	for _, text := range n.Spec.PodCIDRs {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return h, fmt.Errorf("node %s: %w", n.Name, err)
+		}
+		h.PodSubnets = append(h.PodSubnets, p.Masked())
+	}
+	if len(h.Addresses) == 0 || len(h.PodSubnets) == 0 {
+		return h, fmt.Errorf("node %s has no address or no pod subnet yet", n.Name)
+	}
+	return h, nil
+}
