@@ -7,8 +7,10 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/client-go/dynamic"
 	"k8s.io/client-go/rest"
@@ -37,7 +39,7 @@ func Connect(kubeconfig, agent string) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the API server: %w", err)
 	}
-	config.UserAgent, config.ContentType = agent, runtime.ContentTypeJSON
+	config.UserAgent, config.ContentType, config.WarningHandler = agent, runtime.ContentTypeJSON, rest.NoWarnings{}
 	config.QPS, config.Burst = requestsPerSecond, requestBurst
 	return &Cluster{config: config}, nil
 }
@@ -48,25 +50,31 @@ func (c *Cluster) Config() *rest.Config { return rest.CopyConfig(c.config) }
 // Host is the server's address.
 func (c *Cluster) Host() string { return c.config.Host }
 
-// builtin reads the kinds that every API server has, in protobuf.
-func (c *Cluster) builtin() (core, discovery rest.Interface, err error) {
+// builtin reads the kinds that every API server has, in protobuf, by their group.
+func (c *Cluster) builtin() (map[string]rest.Interface, error) {
 	scheme := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, networkingv1.AddToScheme} {
 		if err := add(scheme); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 	}
 	metav1.AddToGroupVersion(scheme, corev1.SchemeGroupVersion)
 	config := c.Config()
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
-	config.AcceptContentTypes, config.ContentType = runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON, runtime.ContentTypeJSON
-	config.GroupVersion, config.APIPath = &corev1.SchemeGroupVersion, "/api"
-	if core, err = rest.RESTClientFor(config); err != nil {
-		return nil, nil, err
+	config.AcceptContentTypes = runtime.ContentTypeProtobuf + "," + runtime.ContentTypeJSON
+	out := map[string]rest.Interface{}
+	for _, gv := range []schema.GroupVersion{corev1.SchemeGroupVersion, discoveryv1.SchemeGroupVersion, networkingv1.SchemeGroupVersion} {
+		config.GroupVersion, config.APIPath = &gv, "/apis"
+		if gv.Group == "" {
+			config.APIPath = "/api"
+		}
+		client, err := rest.RESTClientFor(config)
+		if err != nil {
+			return nil, err
+		}
+		out[gv.Group] = client
 	}
-	config.GroupVersion, config.APIPath = &discoveryv1.SchemeGroupVersion, "/apis"
-	discovery, err = rest.RESTClientFor(config)
-	return core, discovery, err
+	return out, nil
 }
 
 // custom reads the kinds that somebody has to install.

@@ -16,7 +16,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/klog/v2"
 
@@ -47,7 +46,7 @@ func (s *Source) follow(ctx context.Context, kind source.Kind) {
 				s.log.Info("kind is not installed, waiting for it", "kind", kind.Name, "versions", kind.Versions)
 			}
 			if absent == 1 && t.len() == 0 || absent == confirmations {
-				t.replace(nil)
+				_ = t.replace(nil) // nothing that could not be read
 			}
 		default:
 			absent = 0
@@ -76,7 +75,7 @@ func (s *Source) find(ctx context.Context, kind source.Kind) (schema.GroupVersio
 		if gv.Group == "" {
 			path = "/api/" + version
 		}
-		data, err := s.core.Get().AbsPath(path).SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
+		data, err := s.builtin[""].Get().AbsPath(path).SetHeader("Accept", runtime.ContentTypeJSON).Do(ctx).Raw()
 		if apierrors.IsNotFound(err) {
 			continue
 		}
@@ -121,13 +120,8 @@ func (s *Source) selector(kind string) string {
 
 // raw lists and watches a resource in the form that is cheapest to read.
 func (s *Source) raw(resource schema.GroupVersionResource, selector string) cache.ListWatch {
-	var client rest.Interface
-	switch resource.Group {
-	case "":
-		client = s.core
-	case "discovery.k8s.io":
-		client = s.discovery
-	default:
+	client, ok := s.builtin[resource.Group]
+	if !ok {
 		custom := s.custom.Resource(resource)
 		return cache.ListWatch{
 			ListWithContextFunc:  func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) { return custom.List(ctx, o) },
@@ -154,13 +148,12 @@ type lister struct {
 	raw    cache.ListWatch
 }
 
-func (l *lister) List(o metav1.ListOptions) (runtime.Object, error) {
-	return l.ListWithContext(context.TODO(), o)
-}
+// errNoContext is the answer to a reflector of before those that pass a context.
+var errNoContext = errors.New("a request without a context")
 
-func (l *lister) Watch(o metav1.ListOptions) (watch.Interface, error) {
-	return l.WatchWithContext(context.TODO(), o)
-}
+func (l *lister) List(metav1.ListOptions) (runtime.Object, error) { return nil, errNoContext }
+
+func (l *lister) Watch(metav1.ListOptions) (watch.Interface, error) { return nil, errNoContext }
 
 // ListWithContext implements cache.ListerWithContext.
 func (l *lister) ListWithContext(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {

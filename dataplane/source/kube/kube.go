@@ -49,8 +49,8 @@ type Source struct {
 	dirty   chan struct{} // holds one note that something is pending or bad
 	ready   chan struct{}
 
-	core, discovery rest.Interface
-	custom          dynamic.Interface
+	builtin map[string]rest.Interface // by group
+	custom  dynamic.Interface
 
 	mu       sync.Mutex // guards what follows
 	unread   map[string]bool
@@ -88,7 +88,7 @@ func New(cluster *Cluster, o Options) (*Source, error) {
 		}
 	}
 	var err error
-	if s.core, s.discovery, err = cluster.builtin(); err == nil {
+	if s.builtin, err = cluster.builtin(); err == nil {
 		s.custom, err = cluster.custom()
 	}
 	if err != nil {

@@ -42,6 +42,11 @@ addressType: IPv4
 endpoints: [{addresses: [192.0.2.1]}]
 ports: [{name: http, port: 80}]
 ---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: none, namespace: shop}
+spec: {podSelector: {}, policyTypes: [Ingress]}
+---
 apiVersion: v1
 kind: Pod
 metadata: {name: other, namespace: shop, labels: {app: cart}}
@@ -206,7 +211,7 @@ func testBad(t *testing.T, k *kubetest.Server, s *running) {
 func testChanges(t *testing.T, k *kubetest.Server, s *running) {
 	before := s.Load()
 	k.Apply(t, "apiVersion: v1\nkind: Namespace\nmetadata: {name: bank}\n")
-	k.Apply(t, strings.ReplaceAll(strings.Split(cluster, "---\n")[5], "other", "third"))
+	k.Apply(t, strings.ReplaceAll(strings.Split(cluster, "---\n")[6], "other", "third"))
 	o := s.until(t, "a pod", func(o *source.Objects) bool { return o.Pods["shop/third"] != nil && o.Namespaces["bank"] != nil })
 	if o.Pods["shop/cart"] != before.Pods["shop/cart"] {
 		t.Error("an untouched pod is not the same object any more")

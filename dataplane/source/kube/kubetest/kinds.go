@@ -23,6 +23,7 @@ var kinds = []kind{
 	{"ConfigMap", "", "v1", "configmaps", true},
 	{"Secret", "", "v1", "secrets", true},
 	{"EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", true},
+	{"NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", true},
 	{"Lease", "coordination.k8s.io", "v1", "leases", true},
 	{"TokenReview", "authentication.k8s.io", "v1", "tokenreviews", false},
 	{"CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions", false},

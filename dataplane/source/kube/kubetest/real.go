@@ -34,10 +34,11 @@ func Real(t *testing.T, binary string) *Server {
 	r := &real{server: &Server{Name: "kube-apiserver"}, binary: binary, dir: t.TempDir()}
 	etcd, peers, port := freePort(t), freePort(t), freePort(t)
 	url := fmt.Sprintf("http://127.0.0.1:%d", etcd)
-	run(t, r.dir, binary, "etcd", "--data-dir", filepath.Join(r.dir, "etcd"), "--unsafe-no-fsync", "--log-level", "error",
+	store := run(t, r.dir, binary, "etcd", "--data-dir", filepath.Join(r.dir, "etcd"), "--unsafe-no-fsync", "--log-level", "error",
 		"--listen-client-urls", url, "--advertise-client-urls", url,
 		"--listen-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", peers), "--initial-advertise-peer-urls", fmt.Sprintf("http://127.0.0.1:%d", peers),
 		"--initial-cluster", fmt.Sprintf("default=http://127.0.0.1:%d", peers))
+	t.Cleanup(store.kill)
 	r.keys(t)
 	r.args = []string{
 		"kube-apiserver", "--etcd-servers", url, "--cert-dir", filepath.Join(r.dir, "certs"),
@@ -50,8 +51,8 @@ func Real(t *testing.T, binary string) *Server {
 	}
 	r.server.backend = r
 	r.server.connect(t, fmt.Sprintf("https://127.0.0.1:%d", port), adminToken)
+	t.Cleanup(func() { r.stop(t) }) // the last one that was started, whichever part of the test did it
 	r.start(t)
-	t.Cleanup(func() { r.stop(t) })
 	return r.server
 }
 
@@ -87,7 +88,11 @@ func (r *real) start(t testing.TB) {
 	}, &last)
 }
 
-func (r *real) stop(testing.TB) { r.api.kill() }
+func (r *real) stop(testing.TB) {
+	if r.api != nil {
+		r.api.kill()
+	}
+}
 
 // freePort finds a port that nobody has now.
 func freePort(t testing.TB) int {
@@ -105,7 +110,7 @@ type process struct {
 	done chan struct{}
 }
 
-// run starts a program that is killed when the test ends, if not before.
+// run starts a program, which the caller kills.
 func run(t testing.TB, dir, binary string, args ...string) *process {
 	t.Helper()
 	log, err := os.CreateTemp(dir, args[0]+"-*.log")
@@ -116,7 +121,6 @@ func run(t testing.TB, dir, binary string, args ...string) *process {
 	dieWithUs(p.cmd)
 	must(t, p.cmd.Start())
 	go func() { _ = p.cmd.Wait(); close(p.done) }()
-	t.Cleanup(p.kill)
 	return p
 }
 
