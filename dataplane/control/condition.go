@@ -23,6 +23,7 @@ const (
 	ReasonAccepted    = "Accepted"
 	ReasonUnsupported = "UnsupportedValue" // a part of the policy was left out
 	ReasonConflict    = "Conflict"         // an older object has precedence
+	ReasonInvalid     = "Invalid"          // the object cannot be read as it is
 )
 
 // Condition is what became of one policy object, of the type ConditionAccepted.
@@ -173,4 +174,35 @@ func (r rules) have(what string) string {
 		return "spec.rules[" + r.names + "] has " + what
 	}
 	return "spec.rules[" + r.names + "] have " + what
+}
+
+// withRefused is conditions with one for each policy that its source refused, in the place of what was said of its last
+// good version: who wrote the policy must not read that it is in force.
+func withRefused(conditions []Condition, o *source.Objects, problems []source.Problem) []Condition {
+	out := slices.Clone(conditions)
+	at := map[source.Key]int{}
+	for i := range out {
+		at[out[i].Object] = i
+	}
+	seen := map[source.Key]bool{}
+	for _, p := range problems {
+		if (p.Key.Kind != "AuthorizationPolicy" && p.Key.Kind != "PeerAuthentication") || p.Key.Namespace == "" || p.Key.Name == "" || seen[p.Key] {
+			continue
+		}
+		seen[p.Key] = true
+		c := Condition{Object: p.Key, Reason: ReasonInvalid, Field: p.Field}
+		bad := source.Problem{Field: p.Field, Err: p.Err}
+		c.Message = "Refused, it has no effect: " + bad.Error() + "."
+		if good := o.Get(p.Key); good != nil {
+			c.UID = string(good.GetUID())
+			c.Message = "Refused, its last good version stays in force: " + bad.Error() + "."
+		}
+		if i, ok := at[p.Key]; ok {
+			out[i] = c
+			continue
+		}
+		out = append(out, c)
+	}
+	slices.SortFunc(out, compareConditions)
+	return out
 }

@@ -23,6 +23,12 @@ type metrics struct {
 	rejects map[string]int64
 }
 
+// Metric is a counter or gauge of a part that the server does not know.
+type Metric struct {
+	Name, Kind, Help string
+	Value            int64
+}
+
 func (m *metrics) pushed(url string)   { m.count(&m.pushes, url) }
 func (m *metrics) rejected(url string) { m.count(&m.rejects, url) }
 
@@ -118,6 +124,11 @@ func (s *Server) serveMetrics(w http.ResponseWriter, _ *http.Request) {
 	one("citadel_server_success_cert_issuance_count", "counter", "Certificates issued.", m.issued.Load())
 	one("citadel_server_authentication_failure_count", "counter", "Certificate requests whose caller could not be told.", m.unauthenticated.Load())
 	one("citadel_server_authorization_failure_count", "counter", "Certificate requests for an identity that the caller may not have.", m.denied.Load())
+	if s.cfg.Metrics != nil {
+		for _, more := range s.cfg.Metrics() {
+			one(more.Name, more.Kind, more.Help, more.Value)
+		}
+	}
 	m.mu.Lock()
 	metric("pilot_xds_pushes", "counter", "Responses by type.", byType("pilot_xds_pushes", m.pushes)...)
 	metric("pilot_total_xds_rejects", "counter", "Responses that a proxy rejected in part, by type.", byType("pilot_total_xds_rejects", m.rejects)...)

@@ -25,10 +25,10 @@ func TestWhoIsBehindAChangeOfRoots(t *testing.T) {
 	if s := p.AuthorityStatus(); !s.Ready() || s.Version != 1 || len(s.Roots) != 1 || s.Issuer != s.Roots[0] {
 		t.Fatalf("control: at first %+v", s)
 	}
-	if err := identity.AddRoot(p.caDir, "cluster.local"); err != nil {
+	if err := identity.AddRoot(t.Context(), identity.Directory(p.caDir), "cluster.local"); err != nil {
 		t.Fatal(err)
 	}
-	if changed, err := p.cfg.Authority.Reload(); !changed || err != nil {
+	if changed, err := p.cfg.Authority.Reload(t.Context()); !changed || err != nil {
 		t.Fatal(changed, err)
 	}
 	s := p.AuthorityStatus()
@@ -78,13 +78,13 @@ func TestServingCertificateFollowsTheAuthority(t *testing.T) {
 		t.Error("control: issued anew without a reason:", err)
 	}
 	for _, step := range []func() error{
-		func() error { return identity.AddRoot(p.caDir, "cluster.local") },
-		func() error { return identity.SignWithNewRoot(p.caDir) },
+		func() error { return identity.AddRoot(t.Context(), identity.Directory(p.caDir), "cluster.local") },
+		func() error { return identity.SignWithNewRoot(t.Context(), identity.Directory(p.caDir)) },
 	} {
 		if err := step(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := p.cfg.Authority.Reload(); err != nil {
+		if _, err := p.cfg.Authority.Reload(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}

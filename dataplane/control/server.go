@@ -41,12 +41,13 @@ type Config struct {
 	TrustedAccounts []string      // "namespace/service account" of node proxies
 	CertTTL         time.Duration // the longest life of a workload certificate; 0 means 24 h
 	DrainTimeout    time.Duration // how long calls may take to end at a stop; 0 means 3 s
-	StatusDir       string        // where conditions of policies are written to, for source to merge; "" writes none
+	Statuses        Statuses      // told the conditions of policies; may be nil
 	KeyLog          io.Writer     // receives the secrets of every TLS connection in NSS key-log format, for labs alone; may be nil
 	Log             *slog.Logger
 
-	Version string        // for the debug pages
-	Process admin.Process // the same
+	Version string          // for the debug pages
+	Process admin.Process   // the same
+	Metrics func() []Metric // what else /metrics tells; may be nil
 }
 
 // Server is a control plane.
@@ -58,7 +59,6 @@ type Server struct {
 	log      *slog.Logger
 	views    *views
 	metrics  metrics
-	statuses *statusDir // nil: none are written
 	serving  servingCertificate
 	ready    *admin.Readiness
 	issued   issued
@@ -85,9 +85,6 @@ func New(cfg Config) (*Server, error) {
 		serving: servingCertificate{authority: cfg.Authority, names: cfg.ServingNames}, issued: issued{started: time.Now()},
 		streams: map[*stream]bool{},
 	}
-	if cfg.StatusDir != "" {
-		s.statuses = newStatusDir(cfg.StatusDir, cfg.Log)
-	}
 	return s, nil
 }
 
@@ -96,7 +93,6 @@ func (s *Server) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	rpc := s.grpc()
 	g.Go(func() error { return s.follow(ctx) })
-	g.Go(func() error { return s.statuses.run(ctx) })
 	g.Go(func() error {
 		if err := rpc.Serve(s.cfg.Listener); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			return fmt.Errorf("serve %s: %w", s.cfg.Listener.Addr(), err)

@@ -15,27 +15,35 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ambientlab/ambientlab/dataplane/source"
 )
 
-// statusDir keeps one file for each condition in a directory that control alone writes to: source merges them over the
-// objects, as Kubernetes would show them.
-type statusDir struct {
+// Statuses shows people what became of their objects, where they look for it. Its owner runs it, not the server.
+type Statuses interface {
+	// Offer hands over all conditions that hold now, of these objects; it never waits.
+	Offer(o *source.Objects, conditions []Condition)
+}
+
+// StatusDir keeps one file for each condition in a directory that control alone writes to: source merges them over the
+// objects, as Kubernetes would show them. Make it with NewStatusDir.
+type StatusDir struct {
 	dir    string
 	log    *slog.Logger
 	latest chan []Condition // holds the newest that is not written yet; one producer
 
-	files map[string][]byte // what the directory holds; owned by run
+	files map[string][]byte // what the directory holds; owned by Run
 }
 
-func newStatusDir(dir string, log *slog.Logger) *statusDir {
-	return &statusDir{dir: dir, log: log, latest: make(chan []Condition, 1), files: map[string][]byte{}}
+var _ Statuses = (*StatusDir)(nil)
+
+// NewStatusDir prepares to write to dir; it does no I/O.
+func NewStatusDir(dir string, log *slog.Logger) *StatusDir {
+	return &StatusDir{dir: dir, log: log, latest: make(chan []Condition, 1), files: map[string][]byte{}}
 }
 
-// offer hands over conditions to be written; it never waits. s may be nil.
-func (s *statusDir) offer(c []Condition) {
-	if s == nil {
-		return
-	}
+// Offer implements Statuses.
+func (s *StatusDir) Offer(_ *source.Objects, c []Condition) {
 	select {
 	case <-s.latest:
 	default:
@@ -43,12 +51,9 @@ func (s *statusDir) offer(c []Condition) {
 	s.latest <- c
 }
 
-// run writes what is offered until ctx ends. A directory that cannot be made or read is an error; a file that cannot be
+// Run writes what is offered until ctx ends. A directory that cannot be made or read is an error; a file that cannot be
 // written is tried again every second.
-func (s *statusDir) run(ctx context.Context) error {
-	if s == nil {
-		return nil
-	}
+func (s *StatusDir) Run(ctx context.Context) error {
 	if err := s.open(); err != nil {
 		return err
 	}
@@ -71,7 +76,7 @@ func (s *statusDir) run(ctx context.Context) error {
 }
 
 // open learns what an earlier control plane wrote, so that the same is not written again and the rest goes.
-func (s *statusDir) open() error {
+func (s *StatusDir) open() error {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return fmt.Errorf("open status directory: %w", err)
 	}
@@ -99,7 +104,7 @@ func (s *statusDir) open() error {
 }
 
 // write makes the directory hold conditions and nothing else. What fails does not keep the rest from being written.
-func (s *statusDir) write(conditions []Condition) error {
+func (s *StatusDir) write(conditions []Condition) error {
 	var errs []error
 	wanted := make(map[string]bool, len(conditions))
 	for i := range conditions {

@@ -46,7 +46,7 @@ func TestStatusFilesAreMerged(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := Compile(o, Settings{})
-	s := newStatusDir(filepath.Join(dir, "status/control"), slog.New(slog.DiscardHandler))
+	s := NewStatusDir(filepath.Join(dir, "status/control"), slog.New(slog.DiscardHandler))
 	if err := s.open(); err != nil {
 		t.Fatal(err)
 	}
@@ -80,16 +80,16 @@ func TestStatusDirHoldsWhatIsThere(t *testing.T) {
 	condition := func(name, message string) Condition {
 		return Condition{Object: source.Key{Kind: "AuthorizationPolicy", Namespace: "shop", Name: name}, Accepted: true, Reason: ReasonAccepted, Message: message}
 	}
-	s := newStatusDir(dir, slog.New(slog.DiscardHandler))
+	s := NewStatusDir(dir, slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.run(ctx) }()
-	s.offer([]Condition{condition("a", "one"), condition("b", "one")})
+	go func() { done <- s.Run(ctx) }()
+	s.Offer(nil, []Condition{condition("a", "one"), condition("b", "one")})
 	eventually(t, "two files", func() bool {
 		_, err := os.Stat(filepath.Join(dir, "authorizationpolicy.shop.b.yaml"))
 		return err == nil
 	})
-	s.offer([]Condition{condition("b", "two")})
+	s.Offer(nil, []Condition{condition("b", "two")})
 	eventually(t, "one file", func() bool { return names(t, dir) == "authorizationpolicy.shop.b.yaml" })
 	cancel()
 	if err := <-done; err != nil {
@@ -104,7 +104,7 @@ func TestStatusDirHoldsWhatIsThere(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".authorizationpolicy.shop.c.yaml"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s = newStatusDir(dir, slog.New(slog.DiscardHandler))
+	s = NewStatusDir(dir, slog.New(slog.DiscardHandler))
 	if err := s.open(); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestStatusDirFails(t *testing.T) {
 	if err := os.WriteFile(dir, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := newStatusDir(dir, slog.New(slog.DiscardHandler)).run(t.Context()); err == nil || !strings.Contains(err.Error(), "open status directory") {
+	if err := NewStatusDir(dir, slog.New(slog.DiscardHandler)).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "open status directory") {
 		t.Errorf("%v", err)
 	}
 }

@@ -87,7 +87,9 @@ func (s *Server) compile(o *source.Objects) time.Duration {
 	next := newView(snap, prev)
 	took := time.Since(start)
 	s.reportProblems(prev, next)
-	s.statuses.offer(snap.Conditions)
+	if s.cfg.Statuses != nil {
+		s.cfg.Statuses.Offer(o, withRefused(snap.Conditions, o, s.cfg.Source.Problems()))
+	}
 	if next.same() {
 		// Only what people see has changed; nobody needs to be woken.
 		next.generation = prev.generation

@@ -35,7 +35,7 @@ const (
 // Authority signs workloads' certificates with a key of its own. It is safe for concurrent use.
 type Authority struct {
 	trustDomain string
-	dir         string
+	store       Store
 	created     bool // by this process, so that nobody holds a certificate of an earlier one
 
 	mu      sync.Mutex

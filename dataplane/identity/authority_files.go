@@ -3,6 +3,7 @@
 package identity
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -11,53 +12,56 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
 
-// Files of an authority's directory. The first three have the names that Istio gives to plugged-in authorities.
-const (
-	authorityKeyFile    = "ca-key.pem"      // signs
-	authorityBundleFile = "root-cert.pem"   // all roots that are trusted
-	authorityChainFile  = "cert-chain.pem"  // of an intermediate authority: its certificate, and what leads to a root
-	nextKeyFile         = "ca-key-next.pem" // of a root that was added and does not sign yet
-	oldKeyFile          = "ca-key-old.pem"  // of the root that signed before, until that is dropped
-	rootKeyFile         = "root-key.pem"    // of the root, while an intermediate signs
-)
-
-// LoadOrCreateAuthority reads the key and the root bundle from dir, or makes both where neither exists. The key must belong
-// to one of the roots, or to a certificate of cert-chain.pem, if there is one, from which that file leads to a root. Directory
-// and keys must be closed to everyone but their owner: a root key that others can read is worth nothing, so that is an
-// error, not a warning.
+// LoadOrCreateAuthority is OpenAuthority for a directory.
 func LoadOrCreateAuthority(dir, trustDomain string) (*Authority, error) {
+	d := Directory(dir)
+	return openAuthority(d, trustDomain, d.change, d.read)
+}
+
+// OpenAuthority reads the key and the root bundle from store, or makes both where neither exists. The key must belong to one
+// of the roots, or to a certificate of cert-chain.pem, if there is one, from which that file leads to a root.
+func OpenAuthority(ctx context.Context, store Store, trustDomain string) (*Authority, error) {
+	return openAuthority(store, trustDomain,
+		func(step func(Files) ([]Edit, error)) error { return store.Change(ctx, step) },
+		func() (Files, error) { return store.Read(ctx) })
+}
+
+func openAuthority(store Store, trustDomain string, change func(func(Files) ([]Edit, error)) error, read func() (Files, error)) (*Authority, error) {
 	if trustDomain == "" {
 		return nil, errors.New("load authority: no trust domain")
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	a := &Authority{trustDomain: trustDomain, store: store, version: 1, trust: 1}
+	err := change(func(f Files) ([]Edit, error) {
+		edits, err := f.create(trustDomain)
+		a.created = len(edits) > 0
+		return edits, err
+	})
+	if err != nil {
 		return nil, fmt.Errorf("load authority: %w", err)
 	}
-	a := &Authority{trustDomain: trustDomain, dir: dir, created: !exists(filepath.Join(dir, authorityBundleFile)), version: 1, trust: 1}
-	if err := checkPrivate(dir); err != nil {
+	files, err := read()
+	if err != nil {
 		return nil, fmt.Errorf("load authority: %w", err)
 	}
-	if err := createAuthority(dir, trustDomain); err != nil {
-		return nil, fmt.Errorf("load authority: %w", err)
-	}
-	var err error
-	if a.now, err = readSigning(dir); err != nil {
-		return nil, fmt.Errorf("load authority: %w", err)
+	if a.now, err = files.signing(); err != nil {
+		return nil, fmt.Errorf("load authority %s: %w", store, err)
 	}
 	return a, nil
 }
 
-// Reload reads the directory again, and reports whether anything is different. After an error everything stays as it was.
-func (a *Authority) Reload() (changed bool, err error) {
-	next, err := readSigning(a.dir)
+// Reload reads the store again, and reports whether anything is different. After an error everything stays as it was.
+func (a *Authority) Reload(ctx context.Context) (changed bool, err error) {
+	files, err := a.store.Read(ctx)
 	if err != nil {
 		return false, fmt.Errorf("reload authority: %w", err)
+	}
+	next, err := files.signing()
+	if err != nil {
+		return false, fmt.Errorf("reload authority %s: %w", a.store, err)
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -74,67 +78,79 @@ func (a *Authority) Reload() (changed bool, err error) {
 	return true, nil
 }
 
-// createAuthority makes what is missing of a new authority.
-func createAuthority(dir, trustDomain string) error {
-	key, err := loadOrCreateKey(dir)
+// create makes what is missing of a new authority.
+func (f Files) create(trustDomain string) ([]Edit, error) {
+	var edits []Edit
+	var key crypto.Signer
+	var err error
+	rooted := f.has(authorityBundleFile) || len(f[authorityCertFile]) > 0
+	switch {
+	case f.has(authorityKeyFile) && rooted:
+		return nil, nil
+	case rooted:
+		return nil, fmt.Errorf("%s exists but %s does not: restore the key, or remove the bundle to start a new root", authorityBundleFile, authorityKeyFile)
+	case f.has(authorityKeyFile): // a crash came between the two writes
+		key, err = f.key(authorityKeyFile)
+	default:
+		var e Edit
+		key, e, err = newKey(authorityKeyFile)
+		edits = append(edits, e)
+	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	bundle := filepath.Join(dir, authorityBundleFile)
-	if exists(bundle) {
-		return nil
-	}
-	// The key may be there: a crash came between the two writes.
 	root, err := newRoot(key, trustDomain)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return writePrivate(bundle, encodeCertificate(root.Raw))
+	return append(edits, Edit{Name: authorityBundleFile, Data: encodeCertificate(root.Raw)}), nil
 }
 
-// readSigning reads what dir says now. Which certificate signs is decided by the key alone, so that one renamed file
-// changes the signer in one step.
-func readSigning(dir string) (*signing, error) {
-	if err := checkPrivate(dir); err != nil {
-		return nil, err
-	}
-	path := filepath.Join(dir, authorityKeyFile)
-	data, err := readPrivate(path)
-	if err != nil {
-		return nil, err
-	}
+func (f Files) has(name string) bool {
+	_, ok := f[name]
+	return ok
+}
+
+// signing is what the files say now. Which certificate signs is decided by the key alone, so that one renamed file changes
+// the signer in one step.
+func (f Files) signing() (*signing, error) {
 	s := &signing{}
-	if s.key, err = parseKey(path, data); err != nil {
+	var err error
+	if s.key, err = f.key(authorityKeyFile); err != nil {
 		return nil, err
 	}
-	path = filepath.Join(dir, authorityBundleFile)
-	if err := checkPrivate(path); err != nil {
-		return nil, err
+	bundle := authorityBundleFile
+	if len(f[bundle]) == 0 && len(f[authorityCertFile]) > 0 {
+		bundle = authorityCertFile // a self-signed root of Istio's
 	}
-	if s.bundle, err = readCertificates(path); err != nil {
+	if s.bundle, err = f.certificates(bundle); err != nil {
 		return nil, err
 	}
 	if len(s.bundle) == 0 {
-		return nil, fmt.Errorf("read %s: no certificate", path)
+		return nil, fmt.Errorf("read %s: no certificate", bundle)
 	}
-	chain, err := readCertificates(filepath.Join(dir, authorityChainFile))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
+	var chain []*x509.Certificate
+	for _, name := range [...]string{authorityCertFile, authorityChainFile} {
+		more, err := f.certificates(name)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range more {
+			if !slices.ContainsFunc(chain, c.Equal) {
+				chain = append(chain, c)
+			}
+		}
 	}
 	if err := s.choose(chain, time.Now()); err != nil {
-		return nil, fmt.Errorf("authority %s: %w", dir, err)
+		return nil, err
 	}
 	return s, nil
 }
 
-func readCertificates(path string) ([]*x509.Certificate, error) {
-	data, err := os.ReadFile(path)
+func (f Files) certificates(name string) ([]*x509.Certificate, error) {
+	certs, err := parseCertificates(f[name])
 	if err != nil {
-		return nil, err
-	}
-	certs, err := parseCertificates(data)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	return certs, nil
 }
@@ -172,108 +188,48 @@ func owns(key crypto.Signer, c *x509.Certificate) bool {
 	return ok && pub.Equal(c.PublicKey)
 }
 
-func loadOrCreateKey(dir string) (crypto.Signer, error) {
-	path := filepath.Join(dir, authorityKeyFile)
-	data, err := readPrivate(path)
-	if err == nil {
-		return parseKey(path, data)
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	if bundle := filepath.Join(dir, authorityBundleFile); exists(bundle) {
-		return nil, fmt.Errorf("%s exists but %s does not: restore the key, or remove the bundle to start a new root", bundle, path)
-	}
-	return createKey(path)
-}
-
-// createKey makes a key and writes it to path.
-func createKey(path string) (crypto.Signer, error) {
+// newKey makes a key, and the edit that keeps it.
+func newKey(name string) (crypto.Signer, Edit, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, fmt.Errorf("make key: %w", err)
+		return nil, Edit{}, fmt.Errorf("make key: %w", err)
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, fmt.Errorf("make key: %w", err)
+		return nil, Edit{}, fmt.Errorf("make key: %w", err)
 	}
-	return key, writePrivate(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	return key, Edit{Name: name, Data: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})}, nil
 }
 
-func parseKey(path string, data []byte) (crypto.Signer, error) {
+func (f Files) key(name string) (crypto.Signer, error) {
+	if !f.has(name) {
+		return nil, fmt.Errorf("there is no %s", name)
+	}
+	return parseKey(name, f[name])
+}
+
+// parseKey reads a key in any of the forms that Istio and openssl write.
+func parseKey(name string, data []byte) (crypto.Signer, error) {
 	block, _ := pem.Decode(data)
 	if block == nil {
-		return nil, fmt.Errorf("read %s: not PEM", path)
+		return nil, fmt.Errorf("read %s: not PEM", name)
 	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	var key any
+	var err error
+	switch block.Type {
+	case "EC PRIVATE KEY":
+		key, err = x509.ParseECPrivateKey(block.Bytes)
+	case "RSA PRIVATE KEY":
+		key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
+	default:
+		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", path, err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	signer, ok := key.(crypto.Signer)
 	if !ok {
-		return nil, fmt.Errorf("read %s: a %T cannot sign", path, key)
+		return nil, fmt.Errorf("read %s: a %T cannot sign", name, key)
 	}
 	return signer, nil
-}
-
-// checkPrivate refuses what anybody but the owner may touch.
-func checkPrivate(path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	want := fs.FileMode(0o600)
-	if info.IsDir() {
-		want = 0o700
-	}
-	if mode := info.Mode().Perm(); mode&0o077 != 0 {
-		return fmt.Errorf("%s has mode %#o, so others can reach the root key: chmod %o it", path, mode, want)
-	}
-	return nil
-}
-
-func readPrivate(path string) ([]byte, error) {
-	if err := checkPrivate(path); err != nil {
-		return nil, err
-	}
-	return os.ReadFile(path)
-}
-
-func exists(path string) bool {
-	_, err := os.Lstat(path)
-	return err == nil
-}
-
-// writePrivate puts data at path as a whole or not at all, and on disk before it returns: a root that is lost after it
-// signed would cut the mesh in two.
-func writePrivate(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -57,7 +57,7 @@ func TestRevocationsJudgeWhomTheIssuerNames(t *testing.T) {
 	}
 	root := a.load()
 	web, cart := sign(t, a, id("shop", "web"), time.Hour), sign(t, a, id("shop", "cart"), time.Hour)
-	if err := NewIntermediate(dir, "cluster.local"); err != nil {
+	if err := NewIntermediate(t.Context(), Directory(dir), "cluster.local"); err != nil {
 		t.Fatal(err)
 	}
 	mustReload(t, a)

@@ -39,16 +39,17 @@ func (f *rootsFile) look() {
 	f.last = data
 }
 
-// Watch reloads the authority when its directory changes, until ctx ends, and calls changed when something is different.
-// What is wrong with the directory is logged, and changes nothing.
+// Watch reloads the authority when its store changes, until ctx ends, and calls changed when something is different. What is
+// wrong with the store is logged, and changes nothing.
 func (a *Authority) Watch(ctx context.Context, log *slog.Logger, changed func()) {
 	var problem string
-	watchDir(ctx, a.dir, log, func() {
-		different, err := a.Reload()
+	a.store.Watch(ctx, log, func() {
+		different, err := a.Reload(ctx)
 		switch {
+		case ctx.Err() != nil:
 		case err != nil && err.Error() != problem:
 			problem = err.Error()
-			log.Error("authority's directory is bad; what was good before stays in force", "directory", a.dir, "error", err)
+			log.Error("authority's files are bad; what was good before stays in force", "store", a.store.String(), "error", err)
 		case err == nil:
 			problem = ""
 		}

@@ -21,7 +21,7 @@ func trusts(a, b *Certificate) bool {
 
 func mustReload(t *testing.T, a *Authority) {
 	t.Helper()
-	if changed, err := a.Reload(); err != nil || !changed {
+	if changed, err := a.Reload(t.Context()); err != nil || !changed {
 		t.Fatalf("reload: changed %v, %v", changed, err)
 	}
 }
@@ -38,9 +38,9 @@ func TestRootRotatesInThreeSteps(t *testing.T) {
 		do    func() error
 		roots int
 	}{
-		{func() error { return AddRoot(dir, "cluster.local") }, 2},
-		{func() error { return SignWithNewRoot(dir) }, 2},
-		{func() error { return DropOldRoots(dir) }, 1},
+		{func() error { return AddRoot(t.Context(), Directory(dir), "cluster.local") }, 2},
+		{func() error { return SignWithNewRoot(t.Context(), Directory(dir)) }, 2},
+		{func() error { return DropOldRoots(t.Context(), Directory(dir)) }, 1},
 	} {
 		if err := step.do(); err != nil {
 			t.Fatal(err)
@@ -78,19 +78,19 @@ func TestStepsOutOfOrder(t *testing.T) {
 			t.Errorf("error %v", err)
 		}
 	}
-	refused(SignWithNewRoot(dir))
-	refused(DropOldRoots(dir))
-	if err := AddRoot(dir, "cluster.local"); err != nil {
+	refused(SignWithNewRoot(t.Context(), Directory(dir)))
+	refused(DropOldRoots(t.Context(), Directory(dir)))
+	if err := AddRoot(t.Context(), Directory(dir), "cluster.local"); err != nil {
 		t.Fatal(err)
 	}
-	refused(AddRoot(dir, "cluster.local"))
-	refused(DropOldRoots(dir))
-	refused(NewIntermediate(dir, "cluster.local"))
-	if err := SignWithNewRoot(dir); err != nil {
+	refused(AddRoot(t.Context(), Directory(dir), "cluster.local"))
+	refused(DropOldRoots(t.Context(), Directory(dir)))
+	refused(NewIntermediate(t.Context(), Directory(dir), "cluster.local"))
+	if err := SignWithNewRoot(t.Context(), Directory(dir)); err != nil {
 		t.Fatal(err)
 	}
-	refused(SignWithNewRoot(dir))
-	refused(AddRoot(dir, "cluster.local"))
+	refused(SignWithNewRoot(t.Context(), Directory(dir)))
+	refused(AddRoot(t.Context(), Directory(dir), "cluster.local"))
 }
 
 // TestInterruptedSteps: a crash between the two writes of a step leaves a key that belongs to nothing. It is no step done,
@@ -99,11 +99,11 @@ func TestInterruptedSteps(t *testing.T) {
 	for name, next := range map[string]struct {
 		before, then func(dir string) error
 	}{
-		"a root is added":         {nil, func(dir string) error { return AddRoot(dir, "cluster.local") }},
-		"an intermediate is made": {nil, func(dir string) error { return NewIntermediate(dir, "cluster.local") }},
+		"a root is added":         {nil, func(dir string) error { return AddRoot(t.Context(), Directory(dir), "cluster.local") }},
+		"an intermediate is made": {nil, func(dir string) error { return NewIntermediate(t.Context(), Directory(dir), "cluster.local") }},
 		"old roots are dropped": {func(dir string) error {
-			return errors.Join(AddRoot(dir, "cluster.local"), SignWithNewRoot(dir))
-		}, DropOldRoots},
+			return errors.Join(AddRoot(t.Context(), Directory(dir), "cluster.local"), SignWithNewRoot(t.Context(), Directory(dir)))
+		}, func(dir string) error { return DropOldRoots(t.Context(), Directory(dir)) }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "ca")
@@ -117,13 +117,15 @@ func TestInterruptedSteps(t *testing.T) {
 				}
 				mustReload(t, a)
 			}
-			if _, err := createKey(filepath.Join(dir, nextKeyFile)); err != nil {
+			_, key, err := newKey(nextKeyFile)
+			if err != nil {
 				t.Fatal(err)
 			}
-			if err := SignWithNewRoot(dir); !errors.Is(err, ErrNoStep) {
+			write(t, filepath.Join(dir, nextKeyFile), string(key.Data))
+			if err := SignWithNewRoot(t.Context(), Directory(dir)); !errors.Is(err, ErrNoStep) {
 				t.Errorf("signing with a root that was not added: %v", err)
 			}
-			if changed, err := a.Reload(); err != nil || changed {
+			if changed, err := a.Reload(t.Context()); err != nil || changed {
 				t.Errorf("who serves the directory: changed %v, %v", changed, err)
 			}
 			if err := next.then(dir); err != nil {
@@ -131,7 +133,11 @@ func TestInterruptedSteps(t *testing.T) {
 			}
 			mustReload(t, a)
 			sign(t, a, id("shop", "web"), time.Hour)
-			if added, err := rootAdded(dir, a.now.bundle); err != nil || added != (name == "a root is added") {
+			files, err := Directory(dir).read()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if added, err := files.rootAdded(a.now.bundle); err != nil || added != (name == "a root is added") {
 				t.Errorf("a root that waits to sign: %v, %v", added, err)
 			}
 		})
@@ -146,7 +152,7 @@ func TestIntermediatesRotateUnderOneRoot(t *testing.T) {
 	}
 	certs := []*Certificate{sign(t, a, id("shop", "web"), time.Hour)}
 	for range 2 {
-		if err := NewIntermediate(dir, "cluster.local"); err != nil {
+		if err := NewIntermediate(t.Context(), Directory(dir), "cluster.local"); err != nil {
 			t.Fatal(err)
 		}
 		mustReload(t, a)
@@ -169,7 +175,7 @@ func TestIntermediatesRotateUnderOneRoot(t *testing.T) {
 		t.Errorf("serving certificate: %d, %v", len(serving.Certificate), err)
 	}
 	// A new root takes the place of root and intermediate.
-	for _, step := range []error{AddRoot(dir, "cluster.local"), SignWithNewRoot(dir), DropOldRoots(dir)} {
+	for _, step := range []error{AddRoot(t.Context(), Directory(dir), "cluster.local"), SignWithNewRoot(t.Context(), Directory(dir)), DropOldRoots(t.Context(), Directory(dir))} {
 		if step != nil {
 			t.Fatal(step)
 		}
@@ -197,7 +203,7 @@ func TestBadDirectoryChangesNothing(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			defer restore(t, dir, authorityBundleFile, authorityKeyFile)()
 			spoil()
-			if changed, err := a.Reload(); changed || err == nil {
+			if changed, err := a.Reload(t.Context()); changed || err == nil {
 				t.Errorf("changed %v, error %v", changed, err)
 			}
 			if now := a.State(); now.Version != before.Version || !now.Issuer.Equal(before.Issuer) {
@@ -205,7 +211,7 @@ func TestBadDirectoryChangesNothing(t *testing.T) {
 			}
 		})
 	}
-	if changed, err := a.Reload(); changed || err != nil {
+	if changed, err := a.Reload(t.Context()); changed || err != nil {
 		t.Errorf("control: restored, yet changed %v, %v", changed, err)
 	}
 }
@@ -265,7 +271,7 @@ func TestWatchedAuthorityFollowsItsDirectory(t *testing.T) {
 	}
 	changed := make(chan struct{}, 8)
 	follow(t, func(ctx context.Context) { a.Watch(ctx, quiet, func() { changed <- struct{}{} }) })
-	if err := AddRoot(dir, "cluster.local"); err != nil {
+	if err := AddRoot(t.Context(), Directory(dir), "cluster.local"); err != nil {
 		t.Fatal(err)
 	}
 	soon(t, "the new root", changed)

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command control is the mesh's control plane: it reads a directory of Kubernetes objects, serves what they mean over
-// delta xDS, and signs workload certificates. `control ca` changes the authority's roots. What it does is package control's
+// Command control is the mesh's control plane: it reads a directory of Kubernetes objects, or an API server, serves what they
+// mean over delta xDS, and signs workload certificates. `control ca` changes the authority's roots. What it does is package control's
 // work; this one reads flags.
 package main
 
@@ -56,7 +56,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 		return err
 	}
 	if o.check {
-		return check(o, stdout)
+		return check(ctx, o, stdout, stderr)
 	}
 	return serve(ctx, o, stderr)
 }

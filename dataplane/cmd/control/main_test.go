@@ -45,7 +45,7 @@ func TestUsage(t *testing.T) {
 	for _, tc := range []struct {
 		name, args, want string
 	}{
-		{"nothing", "", "--objects is missing\n--ca-dir is missing\n--jwks is missing"},
+		{"nothing", "", "--objects is missing (or --kubeconfig, or --in-cluster)\n--ca-dir is missing\n--jwks is missing"},
 		{"several", "--objects x --check --cert-ttl 0s --log-format xml --trusted-accounts ztunnel more", `arguments ["more"] are not understood` +
 			"\n--cert-ttl 0s is not positive\n" + `--log-format "xml" is neither text nor json` + "\n" + `--trusted-accounts: "ztunnel" is not namespace/account`},
 		{"unknown", "--nonsense", "flag provided but not defined: -nonsense"},
@@ -231,7 +231,7 @@ func (l *logBuffer) await(t *testing.T, re *regexp.Regexp) string {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	late := time.After(10 * time.Second)
+	late := time.After(30 * time.Second)
 	for {
 		l.mu.Lock()
 		m := re.FindStringSubmatch(l.text.String())
@@ -242,7 +242,7 @@ func (l *logBuffer) await(t *testing.T, re *regexp.Regexp) string {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatalf("no %q in the log within 10 s:\n%s", re, l.text.String())
+			t.Fatalf("no %q in the log within 30 s:\n%s", re, l.text.String())
 		}
 	}
 }
@@ -252,12 +252,12 @@ func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	late := time.After(10 * time.Second)
+	late := time.After(30 * time.Second)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-late:
-			t.Fatalf("%s: not within 10 s", what)
+			t.Fatalf("%s: not within 30 s", what)
 		}
 	}
 }
@@ -300,7 +300,7 @@ func (s *store) Update(url string, up []xds.Resource, removed []string) (rejecte
 
 func (s *store) await(t *testing.T, name string) {
 	t.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(30 * time.Second)
 	for {
 		s.mu.Lock()
 		found, wake := s.names[name], s.wake
@@ -311,7 +311,7 @@ func (s *store) await(t *testing.T, name string) {
 		select {
 		case <-wake:
 		case <-late:
-			t.Fatalf("%s did not arrive within 10 s", name)
+			t.Fatalf("%s did not arrive within 30 s", name)
 		}
 	}
 }

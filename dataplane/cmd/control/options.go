@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -15,12 +16,15 @@ import (
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/control"
+	"github.com/ambientlab/ambientlab/dataplane/control/cluster"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
 type options struct {
 	control.Settings
 	objects, caDir, jwks, issuer string
+	kubeconfig, holder           string
+	inCluster                    bool
 	listen, http, ready          string
 	rootOut, statusDir           string
 	certTTL                      time.Duration
@@ -52,8 +56,11 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	fs := flag.NewFlagSet("control", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.StringVar(&o.objects, "objects", "", "`directory` of Kubernetes objects to read and watch")
-	fs.StringVar(&o.caDir, "ca-dir", "", "`directory` of the authority's key and roots; made if it is not there")
-	fs.StringVar(&o.jwks, "jwks", "", "JSON Web Key Set `file` that service-account tokens are verified with")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that names an API server to read objects from instead")
+	fs.BoolVar(&o.inCluster, "in-cluster", false, "read objects from the API server of the cluster that this runs in, as its pod's service account")
+	fs.StringVar(&o.holder, "holder", holder(), "`name` of this replica, of no other (POD_NAME); the one that holds a Lease writes statuses and roots")
+	fs.StringVar(&o.caDir, "ca-dir", "", "`directory` of the authority's key and roots, made if it is not there; with an API server the default is Secret "+cluster.SecretName+" of the root namespace")
+	fs.StringVar(&o.jwks, "jwks", "", "JSON Web Key Set `file` that service-account tokens are verified with; with an API server the default is its TokenReview")
 	fs.StringVar(&o.issuer, "issuer", "", "issuer that tokens must have; any if empty")
 	fs.StringVar(&o.listen, "listen", fmt.Sprintf(":%d", mesh.PortXDS), "`address` for discovery and certificates, over TLS")
 	fs.StringVar(&o.http, "http", "127.0.0.1:15014", "`address` for /metrics and /debug/; none if empty")
@@ -96,6 +103,15 @@ func parse(args []string, stderr io.Writer) (*options, error) {
 	return o, nil
 }
 
+// cluster reports whether objects come from an API server.
+func (o *options) cluster() bool { return o.kubeconfig != "" || o.inCluster }
+
+// holder is the pod's name, or the host's.
+func holder() string {
+	name, _ := os.Hostname()
+	return cmp.Or(os.Getenv("POD_NAME"), name)
+}
+
 // autoAllocate is on, as upstream's is.
 func autoAllocate() (bool, error) {
 	v := os.Getenv("PILOT_ENABLE_IP_AUTOALLOCATE")
@@ -118,9 +134,18 @@ func (o *options) validate(rest []string) error {
 		}
 	}
 	bad(len(rest) > 0, "arguments %q are not understood", rest)
-	bad(o.objects == "", "--objects is missing")
-	bad(!o.check && o.caDir == "", "--ca-dir is missing")
-	bad(!o.check && o.jwks == "", "--jwks is missing")
+	sources := 0
+	for _, given := range []bool{o.objects != "", o.kubeconfig != "", o.inCluster} {
+		if given {
+			sources++
+		}
+	}
+	bad(sources == 0, "--objects is missing (or --kubeconfig, or --in-cluster)")
+	bad(sources > 1, "--objects, --kubeconfig and --in-cluster exclude each other")
+	bad(!o.check && !o.cluster() && o.caDir == "", "--ca-dir is missing")
+	bad(!o.check && !o.cluster() && o.jwks == "", "--jwks is missing")
+	bad(o.cluster() && o.statusDir != "", "--status-dir is for --objects: with an API server conditions go into the objects' statuses")
+	bad(o.cluster() && o.holder == "", "--holder is missing")
 	bad(o.certTTL <= 0, "--cert-ttl %v is not positive", o.certTTL)
 	bad(o.logFormat != "text" && o.logFormat != "json", "--log-format %q is neither text nor json", o.logFormat)
 	for _, a := range o.trusted {

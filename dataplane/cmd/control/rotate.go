@@ -14,12 +14,16 @@ import (
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/control"
+	"github.com/ambientlab/ambientlab/dataplane/control/cluster"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/source/kube"
 )
 
 const caUsage = `usage: control ca rotate STEP --ca-dir DIR [flags]   change the authority's files by one step; a control plane that
                                                   serves DIR follows at once
+       control ca rotate STEP --kubeconfig FILE   the same in the cluster's Secret; all replicas follow (--in-cluster: as
+                                                  this pod's service account)
        control ca status [flags]                  who still holds a certificate of before the last step, as JSON
 
 A new root in three steps, each of which cuts nobody off once all proxies have followed the one before:
@@ -40,7 +44,11 @@ func authority(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	fs := flag.NewFlagSet("control ca", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	fs.Usage = func() { fmt.Fprint(stderr, caUsage); fs.PrintDefaults() }
-	dir := fs.String("ca-dir", "", "`directory` of the authority's key and roots")
+	o := &options{}
+	fs.StringVar(&o.caDir, "ca-dir", "", "`directory` of the authority's key and roots")
+	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that names the API server whose Secret "+cluster.SecretName+" has them")
+	fs.BoolVar(&o.inCluster, "in-cluster", false, "the same of the cluster that this runs in")
+	fs.StringVar(&o.RootNamespace, "root-namespace", "istio-system", "`namespace` of that Secret")
 	domain := fs.String("trust-domain", mesh.DefaultTrustDomain, "name in a new root")
 	server := fs.String("control", "http://127.0.0.1:15014", "`address` of the running control plane's --http; none if empty")
 	force := fs.Bool("force", false, "do not ask who is behind")
@@ -57,12 +65,12 @@ func authority(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	switch verb := strings.Join(args[:words], " "); {
 	case verb == "status":
 		return status(ctx, *server, stdout)
-	case strings.HasPrefix(verb, "rotate ") && *dir == "":
-		return &usageError{errors.New("--ca-dir is missing")}
+	case strings.HasPrefix(verb, "rotate ") && o.caDir == "" && !o.cluster():
+		return &usageError{errors.New("--ca-dir is missing (or --kubeconfig, or --in-cluster)")}
 	case strings.HasPrefix(verb, "rotate "):
 		before, err := followed(ctx, *server, *force)
 		if err == nil {
-			err = rotate(strings.TrimPrefix(verb, "rotate "), *dir, *domain)
+			err = o.rotate(ctx, strings.TrimPrefix(verb, "rotate "), *domain)
 		}
 		if err != nil || before == nil {
 			return err
@@ -73,16 +81,26 @@ func authority(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	}
 }
 
-func rotate(step, dir, domain string) error {
+func (o *options) rotate(ctx context.Context, step, domain string) error {
+	var store identity.Store = identity.Directory(o.caDir)
+	if o.caDir == "" {
+		api, err := kube.Connect(o.kubeconfig, cluster.Manager)
+		if err != nil {
+			return err
+		}
+		if store, err = o.store(api); err != nil {
+			return err
+		}
+	}
 	switch step {
 	case "add":
-		return identity.AddRoot(dir, domain)
+		return identity.AddRoot(ctx, store, domain)
 	case "sign":
-		return identity.SignWithNewRoot(dir)
+		return identity.SignWithNewRoot(ctx, store)
 	case "drop":
-		return identity.DropOldRoots(dir)
+		return identity.DropOldRoots(ctx, store)
 	case "intermediate":
-		return identity.NewIntermediate(dir, domain)
+		return identity.NewIntermediate(ctx, store, domain)
 	default:
 		return &usageError{fmt.Errorf("no step %q: there are add, sign, drop and intermediate", step)}
 	}

@@ -33,7 +33,7 @@ func TestRotationByCommand(t *testing.T) {
 		if err := step(s, "--ca-dir", dir, "--control", ""); err != nil {
 			t.Fatal(err)
 		}
-		if changed, err := a.Reload(); !changed || err != nil {
+		if changed, err := a.Reload(t.Context()); !changed || err != nil {
 			t.Errorf("%s: changed %v, %v", s, changed, err)
 		}
 	}

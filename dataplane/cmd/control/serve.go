@@ -18,13 +18,16 @@ import (
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/control"
+	"github.com/ambientlab/ambientlab/dataplane/control/cluster"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
+	"github.com/ambientlab/ambientlab/dataplane/source"
 	"github.com/ambientlab/ambientlab/dataplane/source/file"
+	"github.com/ambientlab/ambientlab/dataplane/source/kube"
 )
 
 // check validates the objects and touches nothing.
-func check(o *options, stdout io.Writer) error {
-	objects, problems, err := file.Read(o.objects)
+func check(ctx context.Context, o *options, stdout, stderr io.Writer) error {
+	objects, problems, from, err := readOnce(ctx, o, stderr)
 	if err != nil {
 		return err
 	}
@@ -36,22 +39,43 @@ func check(o *options, stdout io.Writer) error {
 	fmt.Fprintf(stdout, "%d objects: %d workloads, %d services, %d policies, %d problems\n",
 		objects.Len(), len(mesh.Workloads), len(mesh.Services), len(mesh.Policies), len(problems))
 	if len(problems) > 0 {
-		return fmt.Errorf("check %s: %d problems", o.objects, len(problems))
+		return fmt.Errorf("check %s: %d problems", from, len(problems))
 	}
 	return nil
 }
 
+func readOnce(ctx context.Context, o *options, stderr io.Writer) (objects *source.Objects, problems []source.Problem, from string, err error) {
+	if !o.cluster() {
+		objects, problems, err = file.Read(o.objects)
+		return objects, problems, o.objects, err
+	}
+	api, err := kube.Connect(o.kubeconfig, cluster.Manager)
+	if err != nil {
+		return nil, nil, "", err
+	}
+	src, err := kube.New(api, kube.Options{Log: o.logger(stderr)})
+	if err != nil {
+		return nil, nil, "", err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return src.Run(ctx) })
+	select {
+	case <-src.Ready():
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	cancel()
+	return src.Load(), src.Problems(), api.Host(), errors.Join(err, g.Wait())
+}
+
 func serve(ctx context.Context, o *options, stderr io.Writer) error {
 	log := o.logger(stderr)
-	authority, err := identity.LoadOrCreateAuthority(o.caDir, o.TrustDomain)
+	parts, err := o.parts(ctx, log)
 	if err != nil {
 		return err
 	}
-	if err := writeRoots(o.rootOut, authority.RootsPEM()); err != nil {
-		return err
-	}
-	keys := control.NewJWKS(o.jwks, o.issuer)
-	if err := keys.Check(); err != nil {
+	if err := writeRoots(o.rootOut, parts.authority.RootsPEM()); err != nil {
 		return err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
@@ -62,11 +86,10 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	src := file.New(o.objects, log)
 	cfg := control.Config{
-		Settings: o.Settings, Source: src, Authority: authority, Authenticator: keys, Listener: listener,
-		ServingNames: o.serving, TrustedAccounts: o.trusted, CertTTL: o.certTTL, StatusDir: o.statusDir, Log: log,
-		Version: version, Process: admin.Process{Args: o.args, Environ: os.Environ()},
+		Settings: o.Settings, Source: parts.source, Authority: parts.authority, Authenticator: parts.tokens, Listener: listener,
+		ServingNames: o.serving, TrustedAccounts: o.trusted, CertTTL: o.certTTL, Statuses: parts.statuses, Log: log,
+		Version: version, Process: admin.Process{Args: o.args, Environ: os.Environ()}, Metrics: parts.metrics,
 	}
 	if secrets != nil {
 		defer secrets.Close()
@@ -77,15 +100,18 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 		return errors.Join(err, listener.Close())
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return src.Run(ctx) })
+	for _, run := range parts.run {
+		g.Go(func() error { return run(ctx) })
+	}
+	g.Go(func() error { return parts.source.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error {
-		authority.Watch(ctx, log, func() { followAuthority(authority, o.rootOut, log) })
+		parts.authority.Watch(ctx, log, func() { followAuthority(parts, o.rootOut, log) })
 		return nil
 	})
 	g.Go(func() error { return serveHTTP(ctx, "--http", o.http, server.Handler()) })
 	g.Go(func() error { return serveHTTP(ctx, "--ready", o.ready, readyOnly(server.Ready())) })
-	log.Info("control plane started", "listen", listener.Addr().String(), "objects", o.objects, "trust_domain", o.TrustDomain, "cluster", o.ClusterID)
+	log.Info("control plane started", "listen", listener.Addr().String(), "objects", parts.from, "trust_domain", o.TrustDomain, "cluster", o.ClusterID)
 	err = g.Wait()
 	log.Info("control plane stopped")
 	return err
@@ -116,9 +142,13 @@ func serveHTTP(ctx context.Context, option, address string, h http.Handler) erro
 }
 
 // followAuthority makes a change of the authority known: proxies watch the bundle, and ask for new certificates.
-func followAuthority(a *identity.Authority, rootOut string, log *slog.Logger) {
+func followAuthority(parts *parts, rootOut string, log *slog.Logger) {
+	a := parts.authority
 	now := a.State()
 	log.Info("authority changed", "version", now.Version, "issuer", now.Issuer.Subject.String(), "serial", now.Issuer.SerialNumber.String(), "roots", len(now.Roots))
+	if parts.roots != nil {
+		parts.roots.Set(a.RootsPEM())
+	}
 	if err := writeRoots(rootOut, a.RootsPEM()); err != nil {
 		log.Error("proxies do not learn of the change", "error", err)
 	}
