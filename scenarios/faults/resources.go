@@ -84,7 +84,7 @@ var _ = Describe("resources that run out", func() {
 		full := another(ctx, l, "full", func(p *corev1.Pod) {
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}
 		})
-		const most, lasting = 1 << 19, 3 * time.Second
+		const most, lasting = 1 << 19, 6 * time.Second // longer than a busy machine takes to fill it
 		held := start(ctx, l, "shop/web", "shop/full", exchanging(lasting-500*time.Millisecond))
 		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments("node2").WithTimeout(world.Budget.Evidence).Should(BeNumerically(">", 0))
 		began := time.Now()
