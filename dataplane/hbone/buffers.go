@@ -12,17 +12,16 @@ const (
 	// than one TCP segment of 64 KiB takes, on the tunnel and on the application's side, and leave a tiny second one
 	// each time: measured, a fifth more CPU per byte.
 	chunkMax = 3*recordPayload - frameHeaderLen
-	// An application is read for one such frame at a time.
-	appBufSize = frameHeaderLen + chunkMax
+	// An application is read for one such frame at a time; seal needs the byte behind it.
+	appBufSize = frameHeaderLen + chunkMax + 1
 	// A frame and one record more, so that a frame that starts anywhere can be gathered whole.
 	plainBufSize = 4 * recordPayload
 
 	cipherSmall = 64 << 10
 	cipherLarge = 256 << 10 // once a small one was filled by one read
 
-	outSmall   = 4 << 10 // control frames and small messages
-	outLarge   = 64 << 10
-	outKeepMax = 512 << 10
+	outSmall = 4 << 10 // control frames and small messages
+	outLarge = 64 << 10
 
 	queueChunk = 16 << 10
 	queueSmall = 512 // for what comes before the application is connected, most of the time
@@ -43,7 +42,8 @@ func (p *pool[T]) put(v *T) { p.p.Put(v) }
 var (
 	smallCiphers pool[[cipherSmall]byte]
 	largeCiphers pool[[cipherLarge]byte]
-	plainBufs    pool[[plainBufSize]byte]
+	plainBufs    pool[[plainBufSize + recordCipherMax - recordPayload]byte] // room for a record's padding
+	partBufs     pool[[recordHeaderLen + recordCipherMax]byte]
 	appBufs      pool[[appBufSize]byte]
 	chunks       pool[chunk]
 	smallChunks  pool[chunk]
@@ -67,42 +67,42 @@ func freeCipherBuf(b []byte) {
 	smallCiphers.put((*[cipherSmall]byte)(b))
 }
 
-// outBuf collects TLS records that wait for the flusher.
-type outBuf struct{ b []byte }
+// outBuf holds records that wait to be written.
+type outBuf struct {
+	next *outBuf
+	b    []byte
+}
 
+// newOutBuf returns one for size bytes.
 func newOutBuf(size int) *outBuf {
+	p, most := &largeOuts, max(outLarge, size)
 	if size <= outSmall {
-		o := smallOuts.get()
-		if o.b == nil {
-			o.b = make([]byte, 0, outSmall)
-		}
-		return o
+		p, most = &smallOuts, outSmall
 	}
-	o := largeOuts.get()
-	if o.b == nil {
-		o.b = make([]byte, 0, outLarge)
+	o := p.get()
+	if cap(o.b) < most {
+		o.b = make([]byte, 0, most)
 	}
+	o.next, o.b = nil, o.b[:0]
 	return o
 }
 
-// append adds p and returns the buffer to go on with.
-func (o *outBuf) append(p []byte) *outBuf {
-	if size := len(o.b) + len(p); cap(o.b) == outSmall && size > outSmall {
-		large := newOutBuf(size)
-		large.b = append(large.b, o.b...)
-		o.free()
-		o = large
-	}
-	o.b = append(o.b, p...)
-	return o
+// room is what it takes without being moved.
+func (o *outBuf) room() int { return cap(o.b) - len(o.b) }
+
+// grow returns a buffer with the same bytes and room for size more.
+func (o *outBuf) grow(size int) *outBuf {
+	large := newOutBuf(len(o.b) + size)
+	large.b = append(large.b, o.b...)
+	o.free()
+	return large
 }
 
 func (o *outBuf) free() {
-	o.b = o.b[:0]
 	switch c := cap(o.b); {
 	case c == outSmall:
 		smallOuts.put(o)
-	case c <= outKeepMax:
+	case c <= outLarge:
 		largeOuts.put(o)
 	}
 }

@@ -43,11 +43,10 @@ func (c *conn) sayEnd() {
 	c.mu.Unlock()
 	c.postGoAway(last, http2.ErrCodeNo)
 	c.wmu.Lock()
-	c.rec.inBatch.Store(true)
 	c.writeControl()
-	c.tls.CloseWrite()
+	c.rec.seal(recordAlert, closeNotify)
 	c.ended = true
-	c.rec.inBatch.Store(false)
+	c.rec.publish()
 	c.wmu.Unlock()
 }
 
@@ -87,8 +86,12 @@ func (c *conn) fail(err error) {
 	}
 	c.timer.Stop()
 	c.mu.Unlock()
-	if ours {
-		c.goodbye(last, ce.Code)
+	var broken *recordError
+	switch {
+	case ours:
+		c.goodbye(recordData, controlFrame{kind: http2.FrameGoAway, n: uint64(last)<<32 | uint64(ce.Code)}.append(nil))
+	case errors.As(err, &broken):
+		c.goodbye(recordAlert, []byte{alertFatal, broken.alert})
 	}
 	c.rec.abandon()
 	lost := !errors.Is(err, io.EOF) && !c.rec.idle()
@@ -116,15 +119,18 @@ func (c *conn) cut(why string) {
 }
 
 // goodbye tells the peer why, if that can be done at once; the connection fails either way.
-func (c *conn) goodbye(last uint32, code Code) {
+func (c *conn) goodbye(kind byte, b []byte) {
 	if !c.wmu.TryLock() {
 		return
 	}
-	b := controlFrame{kind: http2.FrameGoAway, n: uint64(last)<<32 | uint64(code)}.append(nil)
-	c.rec.inBatch.Store(true)
-	_, _ = c.tls.Write(b)
-	c.tls.CloseWrite()
-	c.rec.inBatch.Store(false)
+	if !c.ended {
+		c.rec.seal(kind, b)
+		if kind != recordAlert {
+			c.rec.seal(recordAlert, closeNotify)
+		}
+		c.ended = true
+	}
+	c.rec.publish()
 	c.wmu.Unlock()
 	_ = c.rec.flush()
 }

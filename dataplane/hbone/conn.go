@@ -4,10 +4,7 @@ package hbone
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
-	"fmt"
-	"net"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -32,7 +29,6 @@ type conn struct {
 	client        bool
 	owner         owner
 	rec           *recordConn
-	tls           *tls.Conn
 	state         tls.ConnectionState
 	remote, local netip.AddrPort
 	since         time.Time
@@ -51,6 +47,8 @@ type conn struct {
 	smallOf   *stream
 	calmBegun uint // see calm
 	calmSince time.Time
+	useless   int    // records in a row that brought no bytes of HTTP/2
+	message   []byte // of TLS, begun
 	preface   int    // bytes of the client's preface still expected
 	highestID uint32 // opened by the peer; read by others under mu
 
@@ -101,29 +99,10 @@ const (
 	lastAny   = 1<<31 - 1
 )
 
-// handshake makes a connection of a TCP connection: TLS, then batching. wrap is tls.Client or tls.Server.
-func handshake(ctx context.Context, t *net.TCPConn, cfg *tls.Config, wrap func(net.Conn, *tls.Config) *tls.Conn) (*recordConn, *tls.Conn, error) {
-	rec, err := newRecordConn(t)
-	if err != nil {
-		return nil, nil, err
-	}
-	cfg = cfg.Clone()
-	cfg.DynamicRecordSizingDisabled = true
-	tc := wrap(rec, cfg)
-	if err := tc.HandshakeContext(ctx); err != nil {
-		return nil, nil, err
-	}
-	if p := tc.ConnectionState().NegotiatedProtocol; p != "h2" {
-		return nil, nil, fmt.Errorf("negotiate h2: peer speaks %q", p)
-	}
-	rec.batching = true
-	return rec, tc, nil
-}
-
-func newConn(cfg Config, o owner, client bool, rec *recordConn, tc *tls.Conn) *conn {
+func newConn(cfg Config, o owner, client bool, rec *recordConn, state *tls.ConnectionState) *conn {
 	c := &conn{
-		cfg: cfg, owner: o, client: client, rec: rec, tls: tc,
-		state:  tc.ConnectionState(),
+		cfg: cfg, owner: o, client: client, rec: rec,
+		state:  *state,
 		remote: addrPort(rec.RemoteAddr()), local: addrPort(rec.LocalAddr()),
 		since:   time.Now(),
 		streams: make(map[uint32]*stream),
@@ -183,7 +162,6 @@ func (c *conn) start() {
 		_ = fr.WriteWindowUpdate(0, uint32(grow))
 	}
 	c.wmu.Lock()
-	c.rec.inBatch.Store(true)
 	c.write(b.Bytes())
 	c.unlockBatch()
 }

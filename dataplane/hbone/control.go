@@ -26,6 +26,7 @@ type control struct {
 	mu      sync.Mutex
 	frames  []controlFrame
 	updates []*stream // with credit to announce
+	rekey   bool      // the peer asked for a KeyUpdate
 	recv    recvFlow
 }
 
@@ -63,9 +64,8 @@ func (c *conn) postGoAway(last uint32, code Code) {
 // kick writes pending control frames unless someone else holds the write lock, who will then do it.
 func (c *conn) kick() {
 	for c.controlPending.Load() && c.rec.room() && c.wmu.TryLock() {
-		c.rec.inBatch.Store(true)
 		c.writeControl()
-		c.rec.inBatch.Store(false)
+		c.rec.publish()
 		c.wmu.Unlock()
 		c.flush()
 	}
@@ -91,7 +91,6 @@ func (c *conn) lockBatch(s *stream) bool {
 // lockReserved is lockBatch for a batch whose room was reserved.
 func (c *conn) lockReserved(s *stream) bool {
 	c.wmu.Lock()
-	c.rec.inBatch.Store(true)
 	if c.controlPending.Load() {
 		c.writeControl()
 	}
@@ -104,7 +103,7 @@ func (c *conn) lockReserved(s *stream) bool {
 
 // unlockBatch gives the write lock back and sends what was written.
 func (c *conn) unlockBatch() {
-	c.rec.inBatch.Store(false)
+	c.rec.publish()
 	c.wmu.Unlock()
 	c.flush()
 	if c.controlPending.Load() {
@@ -122,14 +121,11 @@ func (c *conn) flush() {
 	}
 }
 
-// write hands b to TLS. After the end that sayEnd wrote there is nothing left but answers to a peer that has not seen
+// write seals b, of which the byte behind it may be used meanwhile. After the end that sayEnd wrote there is nothing left but answers to a peer that has not seen
 // it yet, which needs none. The write lock is held.
 func (c *conn) write(b []byte) {
-	if c.ended {
-		return
-	}
-	if _, err := c.tls.Write(b); err != nil {
-		c.fail(&ConnectionError{Err: err})
+	if !c.ended {
+		c.rec.seal(recordData, b)
 	}
 }
 
@@ -139,6 +135,8 @@ func (c *conn) writeControl() {
 	c.controlPending.Store(false)
 	b := c.scratch[:0]
 	k.mu.Lock()
+	rekey := k.rekey
+	k.rekey = false
 	for _, f := range k.frames {
 		b = f.append(b)
 	}
@@ -159,6 +157,9 @@ func (c *conn) writeControl() {
 	k.updates = k.updates[:0]
 	k.mu.Unlock()
 	c.scratch = b[:0]
+	if rekey && !c.ended {
+		c.rec.rekey()
+	}
 	if len(b) > 0 {
 		c.write(b)
 	}

@@ -111,12 +111,12 @@ func (p *Pool) dial(ctx context.Context, k Key, a *attempt) (*conn, error) {
 		return nil, failed(err)
 	}
 	a.stage.Store(int32(StageTLS))
-	rec, tc, err := handshake(ctx, t, cfg, tls.Client)
+	rec, state, err := handshake(ctx, t, cfg, true)
 	if err != nil {
 		t.Close()
 		return nil, failed(err)
 	}
-	c := newConn(p.cfg.Config, &pooled{p, k}, true, rec, tc)
+	c := newConn(p.cfg.Config, &pooled{p, k}, true, rec, &state)
 	c.idleFor, c.until = p.cfg.IdleFor, firstEnd(cfg, &c.state)
 	c.start()
 	return c, nil

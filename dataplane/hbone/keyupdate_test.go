@@ -156,8 +156,7 @@ func newSecretRecords(t testing.TB, c net.Conn) *secretRecords {
 }
 
 // TestKeyUpdateWhileBlocked: a peer that does not read asks for KeyUpdate again and again, in the middle of its own
-// sending, while the server is blocked on sending to it. crypto/tls answers from within its Read; the read loop must
-// not wait for the socket there, and every record must be sealed with the key that its place in the stream demands.
+// sending, while the server is blocked on sending to it. The read loop must not wait for the socket to answer, and every record must be sealed with the key that its place in the stream demands.
 func TestKeyUpdateWhileBlocked(t *testing.T) {
 	pause := 300 * time.Millisecond
 	if *slow {
@@ -229,7 +228,8 @@ func TestKeyUpdateWhileBlocked(t *testing.T) {
 	t.Logf("%d KeyUpdates asked for, %d answered", updates, r.keyUpdates)
 }
 
-// TestKeyUpdatesAreBounded: a peer that asks for KeyUpdate and reads nothing is cut before its answers pile up.
+// TestKeyUpdatesAreBounded: a peer that asks for KeyUpdate all the time and reads nothing is cut, and its answers do not
+// pile up: one serves for all that were asked for meanwhile.
 func TestKeyUpdatesAreBounded(t *testing.T) {
 	cfg := serverConfig()
 	cfg.StartWindow = 512 << 10
@@ -258,13 +258,13 @@ func TestKeyUpdatesAreBounded(t *testing.T) {
 	most := int64(0)
 	for asked := 0; err == nil && asked < 200_000; asked++ {
 		if err = r.requestKeyUpdate(); err == nil {
-			err = peer.fr.WriteData(1, false, []byte{0}) // crypto/tls allows 16 messages without data between
+			err = peer.fr.WriteData(1, false, []byte{0}) // or it is cut for records that carry nothing
 		}
 		for _, c := range srv.snapshot() {
 			most = max(most, c.rec.unflushed.Load())
 		}
 	}
-	if err == nil || most < overrunMax/2 || most > overrunMax+64<<10 {
+	if err == nil || most > 2*unflushedMax {
 		t.Errorf("%d bytes waited, peer ended with %v", most, err)
 	}
 	eventually(t, "the connection is gone", func() bool { return len(srv.Conns()) == 0 })

@@ -4,9 +4,10 @@ package hbone
 
 import (
 	"bytes"
-	"errors"
+	"encoding/binary"
 	"fmt"
 	"io"
+	"net"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -186,33 +187,54 @@ func (s *sizes) frame(f http2.Frame) error {
 	return nil
 }
 
-// FuzzRecords: wherever reads end, crypto/tls gets every byte in order, and never more than one record at a time.
+// FuzzRecords: wherever reads of the socket end, crypto/tls gets every byte of a handshake in order, and none beyond the
+// record that it is reading.
 func FuzzRecords(f *testing.F) {
 	f.Add([]byte{23, 3, 3, 0, 2, 1, 2, 23, 3, 3, 0, 0, 21, 3, 3, 0, 1, 9}, uint8(3), uint8(2))
 	f.Fuzz(func(t *testing.T, b []byte, chunk, read uint8) {
-		r := &recordConn{batching: true}
+		ends := map[int]bool{len(b): true}
+		for at := 0; at+recordHeaderLen <= len(b); {
+			at += recordHeaderLen + int(binary.BigEndian.Uint16(b[at+3:]))
+			ends[at] = true
+		}
+		r := &recordReader{Conn: &choppy{rest: b, most: int(chunk) + 1}}
 		var got []byte
-		for rest := b; len(rest) > 0; {
-			r.in = make([]byte, cipherSmall)
-			n := copy(r.in[:int(chunk)+1], rest)
-			r.inR, r.inW = 0, n
-			rest = rest[n:]
-			p := make([]byte, int(read)+1)
-			for {
-				n, err := r.Read(p)
-				if errors.Is(err, errWouldBlock) {
-					break
+		p := make([]byte, int(read)+1)
+		for {
+			n, err := r.Read(p)
+			for i := 1; i < n; i++ {
+				if ends[len(got)+i] {
+					t.Fatalf("a read of %d bytes at %d goes beyond a record", n, len(got))
 				}
-				if err != nil || n == 0 {
-					t.Fatalf("read %d, %v", n, err)
-				}
-				got = append(got, p[:n]...)
+			}
+			got = append(got, p[:n]...)
+			if err != nil {
+				break
+			}
+			if n == 0 {
+				t.Fatal("nothing read")
 			}
 		}
 		if !bytes.Equal(got, b) {
 			t.Errorf("got %x, want %x", got, b)
 		}
 	})
+}
+
+// choppy yields at most so many bytes at once.
+type choppy struct {
+	net.Conn
+	rest []byte
+	most int
+}
+
+func (c *choppy) Read(p []byte) (int, error) {
+	if len(c.rest) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(p[:min(len(p), c.most)], c.rest)
+	c.rest = c.rest[n:]
+	return n, nil
 }
 
 func TestQueueKeepsOrder(t *testing.T) {

@@ -31,7 +31,7 @@ func (c *conn) drainInput() error {
 	defer plainBufs.put(plain)
 	w := 0
 	for {
-		n, err := c.tls.Read(plain[w:])
+		n, err := c.readRecord(plain[w:])
 		w += n
 		blocked := errors.Is(err, errWouldBlock)
 		if blocked && c.rec.filled() {

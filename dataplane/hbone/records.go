@@ -3,25 +3,18 @@
 package hbone
 
 import (
-	"encoding/binary"
 	"io"
 	"net"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"golang.org/x/net/http2"
 )
 
 // unflushedMax is how many bytes may wait for the flusher before no new batch is started.
 const unflushedMax = 256 << 10
 
-// overrunMax is how many may wait at all. Batches stay far below; the rest are answers to a peer's KeyUpdates.
-const overrunMax = 1 << 20
-
-// errWouldBlock tells crypto/tls that nothing is buffered. It calls itself temporary, which keeps the tls.Conn usable:
-// the part of a record that was read stays with it.
+// wouldBlock says that no whole record is buffered.
 type wouldBlock struct{}
 
 func (wouldBlock) Error() string   { return "nothing buffered" }
@@ -30,35 +23,39 @@ func (wouldBlock) Temporary() bool { return true }
 
 var errWouldBlock net.Error = wouldBlock{}
 
-// recordConn is the net.Conn beneath a tls.Conn. During the handshake it passes everything through. Once batching, a
-// Read serves what fill took from the socket and a Write only appends, so that crypto/tls never holds a lock across a
-// system call that could wait; flush and flushWait move the appended records to the socket.
+// recordConn is a TCP connection that carries TLS records, after the handshake. Records are opened from what fill took
+// from the socket; sealed ones are collected in a batch, and flush and flushWait move published batches to the socket. So
+// no lock is held across a system call that could wait.
 type recordConn struct {
 	*net.TCPConn
-	rc       syscall.RawConn
-	batching bool // set once, between handshake and first use
+	rc syscall.RawConn
 
 	// Read side, owned by the read loop.
+	opener   *protection
 	in       []byte // nil while nothing is buffered
 	inR, inW int
 	large    bool // the size of the next one
+	full     bool // the last fill took all that fits
+	part     *[recordHeaderLen + recordCipherMax]byte
+	partLen  int // of a record whose end has not come, kept while the socket is empty
 	fillErr  error
 	fillFn   func(fd uintptr) bool
 	wait     bool
-	header   [5]byte // of the record that is passing through
-	headerN  int
-	recLeft  int // payload bytes of that record still to come
+
+	// Guarded by the connection's write lock.
+	sealer     *protection
+	rekeyAfter uint64
+	batch      *outBuf
 
 	// Write side.
 	w         *writer
 	handover  chan struct{} // the flusher has work
-	inBatch   atomic.Bool   // whoever set it will flush
 	unflushed atomic.Int64
 	claimed   atomic.Int64 // bytes on their way from an application into a batch
-	overrun   atomic.Bool  // overrunMax was reached
 
 	mu       sync.Mutex
-	out      *outBuf
+	out      *outBuf // the first of those published
+	outLast  *outBuf
 	left     *outBuf // handed over by flush, partly written
 	leftR    int
 	flushing bool // someone writes to the socket, or left is set
@@ -70,58 +67,37 @@ func newRecordConn(c *net.TCPConn) (*recordConn, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &recordConn{TCPConn: c, rc: rc, w: newWriter(rc), handover: make(chan struct{}, 1)}
+	r := &recordConn{TCPConn: c, rc: rc, w: newWriter(rc), rekeyAfter: rekeyAfter, handover: make(chan struct{}, 1)}
 	r.fillFn = r.fillStep
 	return r, nil
 }
 
-// Read implements net.Conn for crypto/tls. It ends at a record's end, so that crypto/tls holds one record at a time.
-func (r *recordConn) Read(p []byte) (int, error) {
-	if !r.batching {
-		n, err := r.TCPConn.Read(p)
-		for b := p[:max(n, 0)]; len(b) > 0; {
-			b = b[r.passRecord(b):]
-		}
-		return n, err
-	}
-	if r.overrun.Load() { // crypto/tls keeps the failed Write of an answer to itself
-		return 0, connErr(http2.ErrCodeEnhanceYourCalm, "%d bytes unread by the peer", overrunMax)
-	}
-	if r.inR == r.inW {
-		return 0, errWouldBlock
-	}
+// open decrypts the next record into dst, which has room for recordCipherMax bytes, and says how many of its first bytes
+// are content. It returns errWouldBlock when no whole record is buffered.
+func (r *recordConn) open(dst []byte) (kind byte, n int, err error) {
 	b := r.in[r.inR:r.inW]
-	n := r.passRecord(b[:min(len(b), len(p))])
-	copy(p, b[:n])
-	r.inR += n
-	return n, nil
-}
-
-// passRecord notes that bytes of b go to crypto/tls, at most to the end of the current record, and says how many.
-func (r *recordConn) passRecord(b []byte) int {
-	n := 0
-	if r.recLeft == 0 {
-		n = copy(r.header[r.headerN:], b)
-		r.headerN += n
-		if r.headerN < len(r.header) {
-			return n
-		}
-		r.headerN = 0
-		r.recLeft = int(binary.BigEndian.Uint16(r.header[3:]))
+	if len(b) < recordHeaderLen {
+		return 0, 0, errWouldBlock
 	}
-	m := min(r.recLeft, len(b)-n)
-	r.recLeft -= m
-	return n + m
+	size, err := recordLen(b)
+	if err != nil {
+		return 0, 0, err
+	}
+	if len(b) < size {
+		return 0, 0, errWouldBlock
+	}
+	r.inR += size
+	return r.opener.open(dst, b[:size])
 }
 
-// buffered reports whether fill left bytes that were not read yet, or more are surely in the kernel.
+// buffered reports whether fill left bytes that were not read yet.
 func (r *recordConn) buffered() bool { return r.inR < r.inW }
 
 // filled reports whether the last fill took all that fits, so that the kernel probably holds more.
-func (r *recordConn) filled() bool { return r.in != nil && r.inW == len(r.in) }
+func (r *recordConn) filled() bool { return r.full }
 
-// fill reads from the socket, waiting if told to. The buffer is held only while it holds bytes. It returns
-// errWouldBlock when not waiting and nothing is there.
+// fill reads from the socket, waiting if told to. A buffer is held only while it holds bytes, and while the socket is
+// empty one that is no larger than the record that has begun. It returns errWouldBlock when not waiting and nothing is there.
 func (r *recordConn) fill(wait bool) error {
 	r.wait, r.fillErr = wait, nil
 	if err := r.rc.Read(r.fillFn); err != nil {
@@ -131,17 +107,15 @@ func (r *recordConn) fill(wait bool) error {
 }
 
 func (r *recordConn) fillStep(fd uintptr) bool {
-	if r.in == nil || (r.large && len(r.in) == cipherSmall) {
-		r.release()
-		r.in = cipherBuf(r.large)
-	}
-	n, again, err := rawRead(fd, r.in)
-	r.inR, r.inW = 0, n
+	r.makeRoom()
+	n, again, err := rawRead(fd, r.in[r.inW:])
+	r.full = n == len(r.in)-r.inW
 	if n > 0 {
-		r.large = n >= cipherSmall
+		r.inW += n
+		r.large = r.full || n >= cipherSmall
 		return true
 	}
-	r.release()
+	r.park()
 	if again && r.wait {
 		return false
 	}
@@ -152,56 +126,96 @@ func (r *recordConn) fillStep(fd uintptr) bool {
 	return true
 }
 
+// makeRoom readies the buffer for a read, behind the record that has begun.
+func (r *recordConn) makeRoom() {
+	if r.in != nil && len(r.in) == cipherSmall && r.large {
+		old := r.in
+		r.in = cipherBuf(true)
+		r.inR, r.inW = 0, copy(r.in, old[r.inR:r.inW])
+		freeCipherBuf(old)
+		return
+	}
+	if r.in != nil {
+		r.inR, r.inW = 0, copy(r.in, r.in[r.inR:r.inW])
+		return
+	}
+	r.in = cipherBuf(r.large)
+	r.inR, r.inW = 0, 0
+	if r.part != nil {
+		r.inW = copy(r.in, r.part[:r.partLen])
+		partBufs.put(r.part)
+		r.part = nil
+	}
+}
+
+// park gives the buffer back; what there is of a record goes into one of a record's size.
+func (r *recordConn) park() {
+	if r.inR < r.inW {
+		r.part = partBufs.get()
+		r.partLen = copy(r.part[:], r.in[r.inR:r.inW])
+		r.inR = r.inW
+	}
+	r.release()
+}
+
 // release gives the drained buffer back.
 func (r *recordConn) release() {
 	if r.in != nil && r.inR == r.inW {
 		freeCipherBuf(r.in)
-		r.in, r.inR, r.inW = nil, 0, 0
+		r.in, r.inR, r.inW, r.full = nil, 0, 0, false
 	}
 }
 
-// Write implements net.Conn for crypto/tls.
-func (r *recordConn) Write(p []byte) (int, error) {
-	if !r.batching {
-		return r.TCPConn.Write(p)
+// seal adds b to the batch, in records of one kind. The write lock is held.
+func (r *recordConn) seal(kind byte, b []byte) {
+	if r.sealer.seq >= r.rekeyAfter {
+		r.rekey()
 	}
+	switch size := sealedLen(len(b)); {
+	case r.batch == nil:
+		r.batch = newOutBuf(size)
+	case r.batch.room() >= size:
+	case len(r.batch.b) <= outSmall:
+		r.batch = r.batch.grow(size)
+	default:
+		r.publish()
+		r.batch = newOutBuf(size)
+	}
+	r.batch.b = r.sealer.seal(r.batch.b, kind, b)
+}
+
+// publish hands the batch to whoever flushes. The write lock is held.
+func (r *recordConn) publish() {
+	o := r.batch
+	if o == nil {
+		return
+	}
+	r.batch = nil
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.err != nil {
-		err := r.err
-		r.mu.Unlock()
-		return 0, err
+		o.free()
+		return
 	}
-	if r.unflushed.Load() > overrunMax {
-		r.overrun.Store(true)
-		r.mu.Unlock()
-		return 0, io.ErrShortBuffer
+	r.unflushed.Add(int64(len(o.b)))
+	switch last := r.outLast; {
+	case r.out == nil:
+		r.out, r.outLast = o, o
+	case len(o.b) <= min(outSmall, last.room()):
+		last.b = append(last.b, o.b...)
+		o.free()
+	default:
+		last.next, r.outLast = o, o
 	}
-	if r.out == nil {
-		r.out = newOutBuf(len(p))
-	}
-	r.out = r.out.append(p)
-	r.unflushed.Add(int64(len(p)))
-	r.mu.Unlock()
-	if !r.inBatch.Load() { // an alert or an answer to KeyUpdate, from within a Read
-		r.wakeFlusher()
-	}
-	return len(p), nil
 }
 
-// Deadlines belong to the flusher and the read loop; crypto/tls sets one when it closes.
-func (r *recordConn) SetDeadline(t time.Time) error {
-	if r.batching {
-		return nil
+// take removes the first published buffer; nil if there is none. r.mu is held.
+func (r *recordConn) take() *outBuf {
+	o := r.out
+	if o != nil {
+		r.out = o.next
 	}
-	return r.TCPConn.SetDeadline(t)
-}
-
-// SetWriteDeadline is SetDeadline's half.
-func (r *recordConn) SetWriteDeadline(t time.Time) error {
-	if r.batching {
-		return nil
-	}
-	return r.TCPConn.SetWriteDeadline(t)
+	return o
 }
 
 // room reports whether a batch may be started. What others are about to add counts, or as many streams as see room at
@@ -216,7 +230,7 @@ func (r *recordConn) wakeFlusher() {
 }
 
 // flushRounds bounds what one goroutine writes for others before it leaves the rest to the flusher.
-const flushRounds = 8
+const flushRounds = 32
 
 // flush writes without waiting; what the kernel does not take is left to the flusher, which is woken.
 func (r *recordConn) flush() error {
@@ -228,8 +242,7 @@ func (r *recordConn) flush() error {
 	}
 	r.flushing = true
 	for round := 0; r.out != nil; round++ {
-		o := r.out
-		r.out = nil
+		o := r.take()
 		if round == flushRounds {
 			r.left, r.leftR = o, 0
 			r.mu.Unlock()
@@ -268,7 +281,7 @@ func (r *recordConn) flushWait(patience time.Duration, progress func()) error {
 	r.flushing = true
 	for {
 		if r.left == nil {
-			r.left, r.leftR, r.out = r.out, 0, nil
+			r.left, r.leftR = r.take(), 0
 		}
 		o := r.left
 		if o == nil {

@@ -170,7 +170,7 @@ func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.Wa
 		leave(false)
 		return nil, nil, fmt.Errorf("%v: %w", StageTLS, io.EOF)
 	}
-	rec, tc, err := handshake(hctx, t, cfg, tls.Server)
+	rec, state, err := handshake(hctx, t, cfg, false)
 	leave(err != nil && !errors.Is(err, io.EOF))
 	if err != nil {
 		return nil, nil, fmt.Errorf("%v: %w", StageTLS, err)
@@ -178,7 +178,7 @@ func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.Wa
 	handlers := &sync.WaitGroup{}
 	base, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	o := &served{onRequest: func(st *stream, f *http2.MetaHeadersFrame) error { return s.handle(base, handlers, st, f) }}
-	c := newConn(s.cfg.Config, o, false, rec, tc)
+	c := newConn(s.cfg.Config, o, false, rec, &state)
 	o.onGone = end
 	c.start() // before Shutdown can find it
 	s.mu.Lock()
