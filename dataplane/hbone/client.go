@@ -16,16 +16,27 @@ import (
 // take reserves a place for one stream; false when the connection is full or drains, or proves nothing any more: what an
 // identity was good for must not outlive its certificate by a pool.
 func (c *conn) take() bool {
-	if !c.until.IsZero() && !time.Now().Before(c.until) {
-		return false
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.draining || c.failed || uint32(c.active) >= min(c.cfg.MaxStreams, c.peerStreams) {
+	if !c.takesLocked() {
 		return false
 	}
 	c.active++
 	return true
+}
+
+// load is how many streams the connection carries, and whether take would add one.
+func (c *conn) load() (n int, takes bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.active, c.takesLocked()
+}
+
+func (c *conn) takesLocked() bool {
+	if !c.until.IsZero() && !time.Now().Before(c.until) {
+		return false
+	}
+	return !c.draining && !c.failed && uint32(c.active) < min(c.cfg.MaxStreams, c.peerStreams)
 }
 
 // unusable says why the connection takes no stream, unless it does or is merely full. One whose peer allows none is let

@@ -49,6 +49,8 @@ func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 				c.boundIdle(spareFor)
 			}
 			e.conns = append(e.conns, c)
+		} else if e := p.entries[k]; e != nil {
+			e.another = time.Now().Add(spreadPause)
 		}
 		a.conn, a.err = c, err
 		p.settle(k, a)

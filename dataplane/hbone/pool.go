@@ -33,6 +33,10 @@ type PoolConfig struct {
 	// IdleFor is how long a connection may carry no stream before it is closed; 0 means 5 min. One that was made while the
 	// key had others, because they were full, may do so for 5 s at most.
 	IdleFor time.Duration
+	// Spread is how many connections streams with the same key are spread over before any of them is full, so that one
+	// key may keep several processors busy: sealing and opening records is in order, and so one at a time, per connection.
+	// 0 means 1.
+	Spread int
 	// Dial makes the TCP connection for k.
 	Dial func(ctx context.Context, k Key) (*net.TCPConn, error)
 	// TLS returns the client configuration for k: certificate and verification. The pool works on a copy.
@@ -64,8 +68,16 @@ type Pool struct {
 // entry is what the pool has for one key.
 type entry struct {
 	conns   []*conn
-	attempt *attempt // the one connection attempt in flight, if any
+	attempt *attempt  // the one connection attempt in flight, if any
+	another time.Time // from when on one may be begun that no stream waits for
 }
+
+// A connection that is not full is joined by another, where there may be several, once each carries more streams than
+// that; not for a while after an attempt that failed.
+const (
+	spreadFrom  = 2
+	spreadPause = time.Second
+)
 
 // attempt is a connection attempt that any number of streams wait for.
 type attempt struct {
@@ -146,11 +158,10 @@ func (p *Pool) acquire(ctx context.Context, k Key, avoid *conn) (*conn, error) {
 			return nil, ErrClosed
 		}
 		e := p.entry(k)
-		for _, c := range e.conns {
-			if c != avoid && c.take() {
-				p.mu.Unlock()
-				return c, nil
-			}
+		if c := e.take(avoid); c != nil {
+			p.spread(ctx, k, e)
+			p.mu.Unlock()
+			return c, nil
 		}
 		if e.attempt == nil {
 			e.attempt = p.connect(ctx, k)
@@ -167,6 +178,37 @@ func (p *Pool) acquire(ctx context.Context, k Key, avoid *conn) (*conn, error) {
 				return nil, &ConnectError{Stage: StageH2, Err: err}
 			}
 		}
+	}
+}
+
+// take reserves a place on the connection with the fewest streams, nil if there is none. Pool.mu is held.
+func (e *entry) take(avoid *conn) *conn {
+	for {
+		var best *conn
+		least := 0
+		for _, c := range e.conns {
+			if n, takes := c.load(); takes && c != avoid && (best == nil || n < least) {
+				best, least = c, n
+			}
+		}
+		if best == nil || best.take() {
+			return best
+		}
+	}
+}
+
+// spread begins another connection if those that there are carry enough. p.mu is held.
+func (p *Pool) spread(ctx context.Context, k Key, e *entry) {
+	if len(e.conns) >= p.cfg.Spread || e.attempt != nil {
+		return
+	}
+	for _, c := range e.conns {
+		if n, _ := c.load(); n <= spreadFrom {
+			return
+		}
+	}
+	if time.Now().After(e.another) {
+		e.attempt = p.connect(ctx, k)
 	}
 }
 

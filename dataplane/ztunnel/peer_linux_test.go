@@ -235,19 +235,28 @@ func TestFootprint(t *testing.T) {
 	l := newLab(t)
 	l.enrol(t)
 	app(t, l.b, 8080)
-	carried(t, l.a, netip.AddrPortFrom(addrB.v4, 8080), addrA.v4) // the shared connection stands
+	carried(t, l.a, netip.AddrPortFrom(addrB.v4, 8080), addrA.v4)
 	tunnelled(t, l, addrA.v4, netip.AddrPortFrom(addrB.v4, 8080))
-	goroutines, files := runtime.NumGoroutine(), openFiles(t)
 	const tunnels = 40
-	var held []*net.TCPConn
-	for range tunnels {
-		c, err := l.a.DialTCP(t.Context(), netip.AddrPortFrom(addrB.v4, 8080), netns.SocketOptions{})
-		if err != nil {
-			t.Fatal(err)
+	hold := func() (held []*net.TCPConn) {
+		for range tunnels {
+			c, err := l.a.DialTCP(t.Context(), netip.AddrPortFrom(addrB.v4, 8080), netns.SocketOptions{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			held = append(held, c)
 		}
-		held = append(held, c)
+		eventually(t, "all tunnels stand", func() bool { return len(l.zb.inbound()) == tunnels })
+		return held
 	}
-	eventually(t, "all tunnels stand", func() bool { return len(l.zb.inbound()) == tunnels })
+	first := hold()
+	eventually(t, "the shared connections stand", func() bool { return l.za.pooled() == runtime.GOMAXPROCS(0) })
+	for _, c := range first {
+		c.Close()
+	}
+	eventually(t, "the first tunnels are gone", func() bool { return len(l.zb.inbound()) == 0 })
+	goroutines, files := runtime.NumGoroutine(), openFiles(t)
+	held := hold()
 	const perTunnel = 3 // source, destination, and the application of this test
 	eventually(t, "no goroutine but the tunnels' is left", func() bool { return runtime.NumGoroutine() <= goroutines+perTunnel*tunnels })
 	for _, c := range held {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"time"
 
@@ -77,7 +78,8 @@ func newProxy(s *shared, info Info, ns *netns.NS) *proxy {
 	}
 	client := h
 	client.MaxStreams = s.cfg.HBONE.MaxStreams
-	p.pool = hbone.NewPool(hbone.PoolConfig{Config: client, IdleFor: s.cfg.HBONE.IdleFor, Dial: p.dialTunnel, TLS: p.clientTLS})
+	p.pool = hbone.NewPool(hbone.PoolConfig{Config: client, IdleFor: s.cfg.HBONE.IdleFor, Spread: runtime.GOMAXPROCS(0),
+		Dial: p.dialTunnel, TLS: p.clientTLS})
 	p.server = hbone.NewServer(hbone.ServerConfig{Config: h, TLS: p.serverTLS, Handler: p.serveTunnel, DrainTimeout: s.cfg.Time.Drain,
 		OnHandshakeError: p.handshakeFailed})
 	return p
