@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -136,6 +137,30 @@ func (n *NS) withFD(use func(fd int) error) error {
 
 func setns(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) }
 
+// home is the namespace of every thread that is not locked: opened once, as a proxy makes a socket for every connection.
+var home homeNS
+
+type homeNS struct {
+	mu   sync.Mutex
+	fd   int
+	open bool
+}
+
+// descriptor returns the namespace's, from a thread that is in it.
+func (h *homeNS) descriptor() (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.open {
+		return h.fd, nil
+	}
+	fd, err := unix.Open(threadNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open own network namespace %s: %w", threadNS, err)
+	}
+	h.fd, h.open = fd, true
+	return fd, nil
+}
+
 // onThread runs fn on a locked thread, in a goroutine of its own: if the thread's namespace cannot be restored, the goroutine
 // ends while still locked, the runtime ends the thread with it, and the caller goes on elsewhere. A panic in fn reaches
 // the caller.
@@ -147,15 +172,14 @@ func onThread(fn func() error) error {
 		defer close(done)
 		defer func() { panicked = recover() }()
 		runtime.LockOSThread()
-		home, openErr := unix.Open(threadNS, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+		fd, openErr := home.descriptor()
 		if openErr != nil {
 			runtime.UnlockOSThread()
-			err = fmt.Errorf("open own network namespace %s: %w", threadNS, openErr)
+			err = openErr
 			return
 		}
-		defer unix.Close(home)
 		defer func() {
-			if back := setns(home); back != nil {
+			if back := setns(fd); back != nil {
 				err = errors.Join(err, fmt.Errorf("return from network namespace: %w", back))
 				return
 			}

@@ -102,7 +102,10 @@ func (n *NS) connect(ctx context.Context, f *os.File, addr netip.AddrPort) error
 			started = true
 			result = unix.Connect(int(fd), sa)
 			// Interrupted means the same as in progress: the kernel goes on connecting.
-			return !errors.Is(result, unix.EINPROGRESS) && !errors.Is(result, unix.EINTR)
+			if !errors.Is(result, unix.EINPROGRESS) && !errors.Is(result, unix.EINTR) {
+				return true
+			}
+			// On the same host, as to an application in its pod, it has finished already.
 		}
 		var done bool
 		done, result = connected(int(fd))
