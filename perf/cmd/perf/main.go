@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -52,10 +53,26 @@ type options struct {
 	strict      bool
 }
 
-func parse(args []string, stderr io.Writer) (options, error) {
+const usageText = `Usage: perf bench [flags]
+
+Measures plain TCP, two plain relays, two bare-TLS relays and two ztunnels in one lab, in turn, and prints medians of the
+repeats, half of their range, and what they are to be measured by. An interrupt takes the lab down.
+
+`
+
+// asksForHelp says that what the program is about is what was asked for, and goes to stdout.
+func asksForHelp(args []string) bool {
+	return slices.ContainsFunc(args, func(a string) bool { return a == "-h" || a == "-help" || a == "--help" })
+}
+
+func parse(args []string, out io.Writer) (options, error) {
 	o := options{Options: perf.Defaults()}
 	fs := flag.NewFlagSet("perf bench", flag.ContinueOnError)
-	fs.SetOutput(stderr)
+	fs.SetOutput(out)
+	fs.Usage = func() {
+		fmt.Fprint(out, usageText)
+		fs.PrintDefaults()
+	}
 	fs.IntVar(&o.Repeats, "repeats", o.Repeats, "rounds; each measures every case in every mode once")
 	fs.DurationVar(&o.Duration, "duration", o.Duration, "length of one timed load")
 	fs.StringVar(&o.cases, "cases", strings.Join(o.Cases, ","), "what to measure, separated by commas")
@@ -72,6 +89,9 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	fs.BoolVar(&o.strict, "strict", false, "exit with 1 if a goal is missed")
 	if len(args) == 0 || args[0] != "bench" {
 		fs.Usage()
+		if asksForHelp(args) {
+			return o, flag.ErrHelp
+		}
 		return o, usageError{errors.New("the only command is `perf bench`")}
 	}
 	if err := fs.Parse(args[1:]); err != nil {
@@ -120,7 +140,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	if len(args) > 0 && args[0] == perf.AloneCommand { // started by this program alone
 		return runAlone(ctx, args[1:], stdout, stderr)
 	}
-	o, err := parse(args, stderr)
+	help := stderr
+	if asksForHelp(args) {
+		help = stdout
+	}
+	o, err := parse(args, help)
 	if err != nil {
 		return err
 	}
