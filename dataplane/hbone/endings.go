@@ -11,7 +11,9 @@ import (
 // shutdown passes the end of input on, once everything before it is delivered. s.mu is held.
 func (s *stream) shutdown() {
 	if s.inEnd && !s.inDone && s.app != nil && !s.draining && !s.isDead() {
-		s.app.CloseWrite() // an error says that the application is gone, which its reader sees too
+		if !s.outEnd { // else its owner is about to close the socket, which says the same
+			s.app.CloseWrite() // an error says that the application is gone, which its reader sees too
+		}
 		s.inDone = true
 	}
 }
