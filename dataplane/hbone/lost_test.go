@@ -12,10 +12,18 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// TestOpenAgainAfterAReset: a pooled connection whose peer is gone is reset when it is used; the stream must not notice. A peer
-// that resets again is given up.
+// TestOpenAgainAfterAReset: a pooled connection whose peer is gone is reset when it is used, and so is each that streams are
+// spread over; the stream must not notice. A peer that resets again is given up.
 func TestOpenAgainAfterAReset(t *testing.T) {
-	for name, resets := range map[string]int32{"once": 1, "always": 9} {
+	for name, tc := range map[string]struct {
+		resets, conns int32
+		spread        int
+	}{
+		"once":                 {resets: 1, conns: 2},
+		"always":               {resets: 9, conns: 2},
+		"each of two":          {resets: 2, conns: 3, spread: 2},
+		"more than are spread": {resets: 9, conns: 3, spread: 2},
+	} {
 		t.Run(name, func(t *testing.T) {
 			var conns atomic.Int32
 			hop := serveApps(t, func(c *net.TCPConn) {
@@ -26,16 +34,18 @@ func TestOpenAgainAfterAReset(t *testing.T) {
 				if err != nil {
 					return
 				}
-				if conns.Add(1) <= resets {
+				if conns.Add(1) <= tc.resets {
 					_ = c.SetLinger(0)
 					return
 				}
 				peer.respond(f.Header().StreamID, "200", false)
 				_, _ = peer.next(http2.FrameRSTStream)
 			})
-			p := startPool(t, clientConfig())
+			cfg := clientConfig()
+			cfg.Spread = tc.spread
+			p := startPool(t, cfg)
 			s, err := p.Open(testContext(t), Key{Addr: hop}, &Request{Authority: "x:1"})
-			if resets == 1 {
+			if tc.resets < 9 {
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -43,8 +53,8 @@ func TestOpenAgainAfterAReset(t *testing.T) {
 			} else if !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
 				t.Errorf("a peer that always resets: %v", err)
 			}
-			if n := conns.Load(); n != 2 {
-				t.Errorf("%d connections", n)
+			if n := conns.Load(); n != tc.conns {
+				t.Errorf("%d connections, want %d", n, tc.conns)
 			}
 		})
 	}

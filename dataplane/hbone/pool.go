@@ -115,8 +115,9 @@ func (p *Pool) Run(ctx context.Context) error {
 
 // Open asks the peer that k names for a tunnel and returns once it answered 200. A refusal is a *StatusError, a
 // connection that did not come about a *ConnectError. A stream that the peer certainly did not process is opened once
-// more, on another connection; so is one whose connection was reset before the answer, as one to a peer that is gone is
-// when another has its address. A tunnel carries nothing before the answer, so nothing is done twice but a connection made.
+// more, on another connection; so is one whose connection was reset before the answer, as those to a peer that is gone
+// are when another has its address: once for each that streams are spread over. A tunnel carries nothing before the
+// answer, so nothing is done twice but a connection made.
 func (p *Pool) Open(ctx context.Context, k Key, r *Request) (*Stream, error) {
 	select {
 	case <-p.started:
@@ -124,6 +125,7 @@ func (p *Pool) Open(ctx context.Context, k Key, r *Request) (*Stream, error) {
 		return nil, context.Cause(ctx)
 	}
 	var avoid *conn
+	refused, lost := 0, 0
 	for unsent := 1; ; {
 		c, err := p.acquire(ctx, k, avoid)
 		if err != nil {
@@ -138,10 +140,14 @@ func (p *Pool) Open(ctx context.Context, k Key, r *Request) (*Stream, error) {
 			unsent++ // it drains; acquire will not offer it again
 		case errors.Is(err, errNotSent):
 			return nil, &ConnectError{Stage: StageH2, Err: c.unusable()}
-		case avoid != nil || (!errors.Is(err, errUnprocessed) && !errors.Is(err, errLost)):
-			return s, err
-		default:
+		case errors.Is(err, errLost) && lost < max(1, p.cfg.Spread):
+			lost++
 			avoid = c
+		case errors.Is(err, errUnprocessed) && refused == 0:
+			refused++
+			avoid = c
+		default:
+			return s, err
 		}
 	}
 }
