@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/ambientlab/ambientlab/dataplane/authz"
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
@@ -224,15 +226,33 @@ func (p *proxy) authorize(f *flow, self *mesh.Workload) error {
 	return &policyError{decision: d}
 }
 
+// Where the source ports of connections to applications come from. A client's connection to an application is redirected here, and
+// to connection tracking one from here with the client's own address and port is the same connection: it never arrives,
+// or ends the client's. Few clients' kernels choose these ports (Linux's default is 32768 to 60999).
+const (
+	firstSourcePort = 61000
+	sourcePorts     = 1<<16 - firstSourcePort
+	sourcePortTries = 3
+)
+
 // dialApp connects to the application from the client's own address, unless that is the application's or the
 // application is the ztunnel (A1.9).
 func (p *proxy) dialApp(ctx context.Context, client netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
-	o := p.dialOptions()
-	if p.keepSource && !p.own && client != to.Addr() && client.Is4() == to.Addr().Is4() && !client.IsLoopback() {
-		o.Transparent, o.Freebind, o.BindAddrNoPort = true, true, true
-		o.Source = netip.AddrPortFrom(client, 0)
-	}
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Time.Connect)
 	defer cancel()
+	o := p.dialOptions()
+	if !p.keepSource || p.own || client == to.Addr() || client.Is4() != to.Addr().Is4() || client.IsLoopback() {
+		return p.ns.DialTCP(ctx, to, o)
+	}
+	o.Transparent, o.Freebind = true, true
+	for range sourcePortTries {
+		o.Source = netip.AddrPortFrom(client, uint16(firstSourcePort+rand.IntN(sourcePorts)))
+		c, err := p.ns.DialTCP(ctx, to, o)
+		if !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EADDRNOTAVAIL) {
+			return c, err
+		}
+	}
+	// Many are taken: the kernel finds a free one among all that it chooses from.
+	o.Source, o.BindAddrNoPort = netip.AddrPortFrom(client, 0), true
 	return p.ns.DialTCP(ctx, to, o)
 }

@@ -5,6 +5,7 @@ package traffic
 import (
 	"context"
 	"math"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -32,7 +33,7 @@ var cartPods = []string{"shop/cart-0", "shop/cart-1", "shop/cart-2"} // on node1
 var _ = Describe("load balancing", func() {
 	DescribeTable("spreads connections over the endpoints that are near enough", Label("TR-16"),
 		func(ctx SpecContext, change func(*corev1.Service), fromWeb, fromMobile []string) {
-			apply(ctx, service("cart", change))
+			serve(ctx, service("cart", change))
 			expectShares(ctx, "shop/web", equal(fromWeb))       // node1, zone-a
 			expectShares(ctx, "shop/mobile", equal(fromMobile)) // node2, zone-b
 		},
@@ -45,7 +46,7 @@ var _ = Describe("load balancing", func() {
 
 	It("goes farther if nothing is near, unless it must not", Label("TR-16"), func(ctx SpecContext) {
 		stock := []string{"shop/stock"} // on node2 alone
-		apply(ctx, service("stock", distribution("PreferSameNode")))
+		serve(ctx, service("stock", distribution("PreferSameNode")))
 		expectShares(ctx, "shop/web", equal(stock))
 
 		Expect(w.Apply(ctx, service("stock", local))).To(Succeed())
@@ -69,7 +70,7 @@ var _ = Describe("load balancing", func() {
 		for pod, weight := range weights {
 			entry.Spec.Endpoints = append(entry.Spec.Endpoints, &networking.WorkloadEntry{Address: w.Pod(pod).Addr(false).String(), Weight: weight})
 		}
-		apply(ctx, entry)
+		serve(ctx, entry)
 		expectSharesAt(ctx, "shop/web", "http://198.51.100.16", map[string]float64{cartPods[0]: 0.2, cartPods[1]: 0.8})
 	}, SpecTimeout(world.Budget.Spec))
 
@@ -90,7 +91,7 @@ var _ = Describe("load balancing", func() {
 		}()
 		defer func() { stop(); <-ended }()
 		publish := func(s *corev1.Service) { s.Spec.PublishNotReadyAddresses = true }
-		apply(ctx, service("unready", publish))
+		serve(ctx, service("unready", publish))
 		expectShares(ctx, "shop/web", equal([]string{"shop/unready"}))
 
 		Expect(w.Apply(ctx, service("unready", func(*corev1.Service) {}))).To(Succeed())
@@ -126,6 +127,30 @@ func apply(ctx SpecContext, objs ...runtime.Object) {
 	GinkgoHelper()
 	DeferCleanup(func(ctx SpecContext) { Expect(w.Delete(ctx, objs...)).To(Succeed()) }, NodeTimeout(world.Budget.Spec))
 	Expect(w.Apply(ctx, objs...)).To(Succeed())
+}
+
+// serve makes the service, which every proxy knows from then on, and lets every proxy forget it at the end: the next one
+// of its name has another address, and is not to be taken for this one.
+func serve(ctx SpecContext, service runtime.Object) {
+	GinkgoHelper()
+	DeferCleanup(func(ctx SpecContext) { awaitKnown(ctx, 0) }, NodeTimeout(world.Budget.Spec))
+	apply(ctx, service)
+	awaitKnown(ctx, 1)
+}
+
+func awaitKnown(ctx SpecContext, want int) {
+	GinkgoHelper()
+	for _, node := range w.Nodes() {
+		Eventually(func(ctx SpecContext) (n int, err error) {
+			d, err := w.ConfigDump(ctx, node)
+			for _, s := range d.Services {
+				if strings.HasPrefix(s.Hostname, balanced+".") {
+					n++
+				}
+			}
+			return n, err
+		}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(Equal(want), "the ztunnel of %s knows the service", node)
+	}
 }
 
 func equal(pods []string) map[string]float64 {
