@@ -228,12 +228,27 @@ func (p *proxy) authorize(f *flow, self *mesh.Workload) error {
 
 // Where the source ports of connections to applications come from. A client's connection to an application is redirected here, and
 // to connection tracking one from here with the client's own address and port is the same connection: it never arrives,
-// or ends the client's. Few clients' kernels choose these ports (Linux's default is 32768 to 60999).
+// or ends the client's. Few clients' kernels choose these ports, which are beyond Linux's default. A pod that was given
+// another range keeps to it: it may be meant as a limit.
 const (
-	firstSourcePort = 61000
+	defaultFirstPort, defaultLastPort = 32768, 60999
+
+	firstSourcePort = defaultLastPort + 1
 	sourcePorts     = 1<<16 - firstSourcePort
 	sourcePortTries = 3
 )
+
+// sourcePortTries is how often to try a port of those before the kernel chooses.
+func (p *proxy) sourcePortTries() int {
+	first, last, err := p.ns.LocalPorts()
+	if err != nil {
+		p.log.Warn("a connection to the application may be taken for one of its client's", "err", err)
+	}
+	if first != defaultFirstPort || last != defaultLastPort {
+		return 0
+	}
+	return sourcePortTries
+}
 
 // dialApp connects to the application from the client's own address, unless that is the application's or the
 // application is the ztunnel (A1.9).
@@ -245,14 +260,14 @@ func (p *proxy) dialApp(ctx context.Context, client netip.Addr, to netip.AddrPor
 		return p.ns.DialTCP(ctx, to, o)
 	}
 	o.Transparent, o.Freebind = true, true
-	for range sourcePortTries {
+	for range p.portTries {
 		o.Source = netip.AddrPortFrom(client, uint16(firstSourcePort+rand.IntN(sourcePorts)))
 		c, err := p.ns.DialTCP(ctx, to, o)
 		if !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EADDRNOTAVAIL) {
 			return c, err
 		}
 	}
-	// Many are taken: the kernel finds a free one among all that it chooses from.
+	// Otherwise, or where many are taken, the kernel finds a free one among those that it chooses from.
 	o.Source, o.BindAddrNoPort = netip.AddrPortFrom(client, 0), true
 	return p.ns.DialTCP(ctx, to, o)
 }

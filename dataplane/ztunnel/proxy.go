@@ -47,6 +47,8 @@ type proxy struct {
 	log   *slog.Logger
 	own   bool // the pod is the ztunnel's own
 
+	portTries int // see dialApp
+
 	pool     *hbone.Pool
 	server   *hbone.Server
 	tracker  tracker
@@ -88,6 +90,7 @@ func newProxy(s *shared, info Info, ns *netns.NS) *proxy {
 // openProxy makes a proxy with its listeners; it takes over ns unless it fails.
 func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy, error) {
 	p := newProxy(s, info, ns)
+	p.portTries = p.sourcePortTries()
 	for _, l := range []struct {
 		port  uint16
 		serve func(context.Context, *net.TCPConn)
