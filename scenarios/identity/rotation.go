@@ -44,7 +44,9 @@ var _ = Describe("a change of the mesh's root", func() {
 			Expect(err).NotTo(HaveOccurred(), string(out))
 			followed(ctx, l)
 			for _, node := range l.Nodes() {
-				Expect(held(ctx, l, node).roots).To(HaveLen(step.roots), "%s after %s", node, step.name)
+				// The authority counts what it has issued; the proxy has it a moment later.
+				Eventually(func(ctx SpecContext) []string { return held(ctx, l, node).roots }).WithContext(ctx).
+					WithTimeout(world.Budget.Evidence).Should(HaveLen(step.roots), "%s after %s", node, step.name)
 			}
 		}
 		By("intermediate: an authority below the root, that signs from now on")
