@@ -48,7 +48,6 @@ inputs() {
     (cd "$root/tools/kind" && sha256sum go.mod); } | sha256sum | cut -c1-12
 }
 
-laps=()
 # timed NAME FILE COMMAND...: runs COMMAND with its output in a log, and notes how long it took and how large FILE got.
 timed() {
   local name=$1 file=$2 from=$SECONDS log=$work/log/${1// /-}

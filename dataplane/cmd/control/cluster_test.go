@@ -4,7 +4,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"os"
@@ -16,7 +15,6 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/dataplane/source/kube/kubetest"
-	"github.com/ambientlab/ambientlab/dataplane/xds"
 )
 
 const onCluster = `apiVersion: v1
@@ -62,34 +60,8 @@ func TestEndToEndOnAnAPIServer(t *testing.T) {
 		dir := t.TempDir()
 		roots, log := filepath.Join(dir, "roots.pem"), &logBuffer{}
 		put(t, dir, "token", k.Token(t, "istio-system", "ztunnel", "ztunnel-node1", "istio-ca"))
-		ctx, cancel := context.WithCancel(t.Context())
-		done := make(chan error, 1)
-		go func() {
-			done <- run(ctx, []string{
-				"--kubeconfig", k.Kubeconfig, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready", "127.0.0.1:0", "--root-cert-out", roots, "--holder", "one",
-			}, io.Discard, log)
-		}()
-		t.Cleanup(func() {
-			cancel()
-			if err := <-done; err != nil {
-				t.Error(err)
-			}
-		})
-		address := log.await(t, regexp.MustCompile(`control plane started" listen=(\S+)`))
-
-		store := &store{wake: make(chan struct{}), names: map[string]bool{}}
-		client, err := xds.NewClient(xds.ClientConfig{
-			Address: address, RootCAFile: roots, TokenFile: filepath.Join(dir, "token"), ClusterID: "Kubernetes",
-			Node:  xds.Node{ID: "ztunnel~10.0.0.1~ztunnel-node1.istio-system~istio-system.svc.cluster.local"},
-			Types: []string{xds.TypeAddress, xds.TypeAuthorization}, Handler: store,
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		ended := make(chan error, 1)
-		clientCtx, stopClient := context.WithCancel(ctx)
-		go func() { ended <- client.Run(clientCtx) }()
-		t.Cleanup(func() { stopClient(); <-ended })
+		address := startControl(t, log, "--kubeconfig", k.Kubeconfig, "--root-cert-out", roots, "--holder", "one")
+		store, _ := proxied(t, address, roots, filepath.Join(dir, "token"))
 		store.await(t, "Kubernetes//Pod/shop/cart")
 
 		k.Apply(t, "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: cart, namespace: shop}\nspec: {selector: {matchLabels: {app: cart}}, mtls: {mode: STRICT}}\n")

@@ -95,6 +95,41 @@ func TestMissingInputsNameThemselves(t *testing.T) {
 	}
 }
 
+// startControl runs a control plane on loopback until the test ends, and says where it serves xDS and certificates.
+func startControl(t *testing.T, log *logBuffer, args ...string) (address string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	args = append(args, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready", "127.0.0.1:0")
+	go func() { done <- run(ctx, args, io.Discard, log) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return log.await(t, regexp.MustCompile(`control plane started" listen=(\S+)`))
+}
+
+// proxied is node1's ztunnel as the control plane sees it, until the test ends.
+func proxied(t *testing.T, address, roots, token string) (*store, *xds.Client) {
+	t.Helper()
+	store := &store{wake: make(chan struct{}), names: map[string]bool{}}
+	client, err := xds.NewClient(xds.ClientConfig{
+		Address: address, RootCAFile: roots, TokenFile: token, ClusterID: "Kubernetes",
+		Node:  xds.Node{ID: "ztunnel~10.0.0.1~ztunnel-node1.istio-system~istio-system.svc.cluster.local"},
+		Types: []string{xds.TypeAddress, xds.TypeAuthorization}, Handler: store,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- client.Run(ctx) }()
+	t.Cleanup(func() { stop(); <-ended })
+	return store, client
+}
+
 // The proxy's own clients, a directory of files and this command, over TLS: a change of a file arrives, and a certificate.
 func TestEndToEnd(t *testing.T) {
 	dir := t.TempDir()
@@ -102,36 +137,11 @@ func TestEndToEnd(t *testing.T) {
 	newToken(t, dir)
 	roots := filepath.Join(dir, "roots.pem")
 	log := &logBuffer{}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		done <- run(ctx, []string{
-			"--objects", filepath.Join(dir, "objects"), "--ca-dir", filepath.Join(dir, "ca"), "--jwks", filepath.Join(dir, "jwks.json"),
-			"--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--ready", "127.0.0.1:0", "--root-cert-out", roots, "--log-level", "debug",
-			"--status-dir", filepath.Join(dir, "objects/status/control"), "--root-namespace", "mesh-system",
-		}, io.Discard, log)
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	address := log.await(t, regexp.MustCompile(`control plane started" listen=(\S+)`))
-
-	store := &store{wake: make(chan struct{}), names: map[string]bool{}}
-	client, err := xds.NewClient(xds.ClientConfig{
-		Address: address, RootCAFile: roots, TokenFile: filepath.Join(dir, "token"), ClusterID: "Kubernetes",
-		Node:  xds.Node{ID: "ztunnel~10.0.0.1~ztunnel-node1.istio-system~istio-system.svc.cluster.local"},
-		Types: []string{xds.TypeAddress, xds.TypeAuthorization}, Handler: store,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error, 1)
-	clientCtx, stopClient := context.WithCancel(ctx)
-	go func() { ended <- client.Run(clientCtx) }()
-	t.Cleanup(func() { stopClient(); <-ended })
+	address := startControl(t, log,
+		"--objects", filepath.Join(dir, "objects"), "--ca-dir", filepath.Join(dir, "ca"), "--jwks", filepath.Join(dir, "jwks.json"),
+		"--root-cert-out", roots, "--log-level", "debug",
+		"--status-dir", filepath.Join(dir, "objects/status/control"), "--root-namespace", "mesh-system")
+	store, client := proxied(t, address, roots, filepath.Join(dir, "token"))
 	store.await(t, "Kubernetes//Pod/shop/cart")
 	<-client.Ready()
 	put(t, dir, "objects/b.yaml", strings.ReplaceAll(strings.SplitAfter(objects, "---\n")[1], "cart", "web"))
