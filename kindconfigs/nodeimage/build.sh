@@ -4,7 +4,7 @@
 #   build.sh [--offline] [--force] [--keep DIR]
 #
 # Where a registry answers, that is kind's own image. Elsewhere, or with --offline, it is built from Debian packages and Go
-# modules; that needs root, debootstrap and jq, and takes about six minutes on 2 cores, 25 s when only ours has changed.
+# modules; that needs root (for debootstrap, which is installed, as jq is), and takes about six minutes on 2 cores, 25 s when only ours has changed.
 # An image whose inputs have not changed is not built again, but with --force. --keep leaves the files of the build in DIR.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -104,7 +104,15 @@ if [ -z "$force" ] && docker image inspect "$image" >/dev/null 2>&1; then
   exit 0
 fi
 [ "$(id -u)" = 0 ] || die "building needs root, for debootstrap: run it with sudo, or where a registry answers"
-for c in debootstrap jq; do command -v $c >/dev/null || die "no $c: apt-get install $c"; done
+missing=()
+for c in debootstrap jq; do command -v $c >/dev/null || missing+=($c); done
+if [ ${#missing[@]} -gt 0 ]; then
+  command -v apt-get >/dev/null || die "missing: ${missing[*]}: install them with your system's package manager"
+  say "installing ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null 2>&1 ||
+    { apt-get update -qq && apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null; }
+fi
 
 mkdir -p "$cache"
 work=$(mktemp -d "$cache/build.XXXXXX")
