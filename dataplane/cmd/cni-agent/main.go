@@ -9,15 +9,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -46,90 +43,6 @@ func main() {
 	}
 }
 
-var errUsage = errors.New("usage")
-
-type options struct {
-	node, objects, statusDir, netnsDir string
-	pluginSocket, zdsSocket            string
-	ready, metrics, admin              string
-	dnsCapture                         bool
-	driftInterval                      time.Duration
-	exclude                            string
-	logFormat, logLevel                string
-}
-
-func parse(args []string, stderr io.Writer) (options, error) {
-	var o options
-	fs := flag.NewFlagSet("cni-agent", flag.ContinueOnError)
-	fs.SetOutput(stderr)
-	fs.StringVar(&o.node, "node", os.Getenv("NODE_NAME"), "name of this node; only its pods are touched")
-	fs.StringVar(&o.objects, "objects", "", "directory of Kubernetes objects to watch")
-	fs.StringVar(&o.statusDir, "status-dir", "", "directory to write annotations to: status/<owner> in the directory of objects")
-	fs.StringVar(&o.netnsDir, "netns-dir", "", "directory with one file per pod, named by its uid, that holds the path of its network namespace")
-	fs.StringVar(&o.pluginSocket, "plugin-socket", "/var/run/istio-cni/pluginevent.sock", "where the CNI plugin asks")
-	fs.StringVar(&o.zdsSocket, "zds-socket", "/var/run/ztunnel/ztunnel.sock", "where ztunnel connects")
-	fs.StringVar(&o.ready, "ready", ":8000", "address of /readyz")
-	fs.StringVar(&o.metrics, "metrics", ":15014", "address of /metrics")
-	fs.StringVar(&o.admin, "admin", "127.0.0.1:15000", "loopback address of /debug/; empty: none")
-	dnsDefault, dnsErr := dnsCaptureDefault()
-	fs.BoolVar(&o.dnsCapture, "dns-capture", dnsDefault, "redirect DNS queries too, where a pod's annotation does not say otherwise (AMBIENT_DNS_CAPTURE)")
-	fs.DurationVar(&o.driftInterval, "drift-interval", driftInterval(), "how often enrolled pods are compared with what they should be, besides on events; 0: never (DRIFT_INTERVAL)")
-	fs.StringVar(&o.exclude, "exclude-namespaces", "kube-system", "comma-separated namespaces whose pods are never enrolled")
-	fs.StringVar(&o.logFormat, "log-format", "json", "json or text")
-	fs.StringVar(&o.logLevel, "log-level", "info", "error, warn, info, debug, trace or off")
-	if err := fs.Parse(args); err != nil {
-		if !errors.Is(err, flag.ErrHelp) {
-			err = errUsage
-		}
-		return o, err
-	}
-	if dnsErr != nil {
-		fmt.Fprintln(stderr, "cni-agent:", dnsErr)
-		return o, errUsage
-	}
-	missing := false
-	if o.driftInterval < 0 {
-		fmt.Fprintln(stderr, "cni-agent: --drift-interval or DRIFT_INTERVAL is no duration of 0 or more")
-		missing = true
-	}
-	for _, f := range [][2]string{{"node", o.node}, {"objects", o.objects}, {"status-dir", o.statusDir}, {"netns-dir", o.netnsDir}} {
-		if f[1] == "" {
-			fmt.Fprintf(stderr, "cni-agent: --%s is required\n", f[0])
-			missing = true
-		}
-	}
-	if missing {
-		return o, errUsage
-	}
-	return o, nil
-}
-
-// dnsCaptureDefault is on, as upstream's is since 1.25.
-func dnsCaptureDefault() (bool, error) {
-	v := os.Getenv("AMBIENT_DNS_CAPTURE")
-	if v == "" {
-		return true, nil
-	}
-	on, err := strconv.ParseBool(v)
-	if err != nil {
-		return true, fmt.Errorf("AMBIENT_DNS_CAPTURE=%q: want true or false", v)
-	}
-	return on, nil
-}
-
-// driftInterval is DRIFT_INTERVAL; what is no duration there is refused with the flags.
-func driftInterval() time.Duration {
-	text, ok := os.LookupEnv("DRIFT_INTERVAL")
-	if !ok {
-		return 30 * time.Second
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil || d < 0 {
-		return -1
-	}
-	return d
-}
-
 func run(ctx context.Context, args []string, stderr io.Writer) error {
 	o, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
@@ -137,6 +50,9 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	}
 	if err != nil {
 		return err
+	}
+	if o.cluster() {
+		return errors.New("an API server is not followed yet: give --objects")
 	}
 	level, log, err := o.logger(stderr)
 	if err != nil {
@@ -176,18 +92,10 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 			metrics.Handler().ServeHTTP(w, r)
 		}),
 	})
-	return serve(ctx, o, agent, server)
+	return serve(ctx, &o, agent, server)
 }
 
-// settings are the options as the debug page shows them.
-func (o options) settings() map[string]any {
-	return map[string]any{
-		"node": o.node, "objects": o.objects, "statusDir": o.statusDir, "netnsDir": o.netnsDir, "pluginSocket": o.pluginSocket,
-		"zdsSocket": o.zdsSocket, "dnsCapture": o.dnsCapture, "excludeNamespaces": o.exclude, "logFormat": o.logFormat,
-	}
-}
-
-func serve(ctx context.Context, o options, agent *cni.Agent, server *admin.Server) error {
+func serve(ctx context.Context, o *options, agent *cni.Agent, server *admin.Server) error {
 	var ls admin.Listeners
 	var all []net.Listener
 	closeAll := func() {
@@ -218,22 +126,4 @@ func serve(ctx context.Context, o options, agent *cni.Agent, server *admin.Serve
 	g.Go(func() error { return server.Run(ctx, ls) })
 	g.Go(func() error { return agent.Run(ctx, plugin) })
 	return g.Wait()
-}
-
-func (o options) logger(w io.Writer) (*slog.LevelVar, *slog.Logger, error) {
-	l, err := admin.ParseLevel(o.logLevel)
-	if err != nil {
-		return nil, nil, err
-	}
-	level := new(slog.LevelVar)
-	level.Set(l)
-	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: admin.DurationText}
-	switch o.logFormat {
-	case "json":
-		return level, slog.New(slog.NewJSONHandler(w, opts)), nil
-	case "text":
-		return level, slog.New(slog.NewTextHandler(w, opts)), nil
-	default:
-		return nil, nil, fmt.Errorf("log format %q: want json or text", o.logFormat)
-	}
 }

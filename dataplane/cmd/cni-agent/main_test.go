@@ -9,12 +9,14 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
 
 func TestUsage(t *testing.T) {
 	t.Setenv("NODE_NAME", "")
+	cluster := []string{"--node", "n", "--in-cluster"}
 	for _, tt := range []struct {
 		args  []string
 		usage bool
@@ -22,7 +24,11 @@ func TestUsage(t *testing.T) {
 	}{
 		{nil, true, []string{"--node is", "--objects is", "--status-dir is", "--netns-dir is"}},
 		{[]string{"--what"}, true, []string{"flag provided but not defined"}},
-		{[]string{"-h"}, false, []string{"Usage of cni-agent"}},
+		{append(cluster, "--objects", "/o"), true, []string{"exclude each other"}},
+		{append(cluster, "--netns-dir", "/n"), true, []string{"--netns-dir is for --objects"}},
+		{append(cluster, "--daemonset", ""), true, []string{"--daemonset are required"}},
+		{append(cluster, "more"), true, []string{`"more"`}},
+		{[]string{"-h"}, false, []string{"Usage of cni-agent", "/host/opt/cni/bin", "SYS_PTRACE"}},
 	} {
 		var stderr bytes.Buffer
 		err := run(t.Context(), tt.args, &stderr)
@@ -66,5 +72,34 @@ func TestRunEndsWithItsContext(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
+	}
+}
+
+// Whatever variable the code reads, --help names.
+func TestHelpNamesEveryVariable(t *testing.T) {
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"--help"}, &out); err != nil {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := regexp.MustCompile(`\b(?:env|os\.Getenv|os\.LookupEnv)\("([A-Z][A-Z0-9_]+)"`)
+	found := 0
+	for _, f := range files {
+		src, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range name.FindAllSubmatch(src, -1) {
+			found++
+			if n := bytes.Count(out.Bytes(), m[1]); n < 2 {
+				t.Errorf("--help names %s %d times, in its flag and in its list it should be", m[1], n)
+			}
+		}
+	}
+	if found < 8 {
+		t.Errorf("only %d variables found in the code: the pattern no longer fits", found)
 	}
 }
