@@ -92,7 +92,7 @@ deps: ## Install what a fresh Debian or Ubuntu lacks, or say what is missing
 	@tools/deps.sh
 
 .PHONY: generate
-generate: ## Regenerate the protobuf code (protoc is a Debian package: protobuf-compiler)
+generate: ## Regenerate the protobuf code (protoc is a Debian package: protobuf-compiler) and the definitions of custom resources
 	go generate ./...
 
 .PHONY: fmt
@@ -114,7 +114,7 @@ verify: ## Fail where `make fmt` would change something, or go vet complains
 
 .PHONY: verify-generated
 verify-generated: generate ## Fail where `make generate` changes something (needs protoc)
-	git diff --exit-code -- '*.pb.go'
+	git diff --exit-code -- '*.pb.go' kindconfigs/install/crds
 
 .PHONY: clean
 clean: ## Remove bin/ and out/
