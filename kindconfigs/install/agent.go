@@ -12,10 +12,10 @@ import (
 const (
 	agentReadiness = 8000
 	agentMetrics   = 15014
+	agentGrace     = 30 // seconds: when it ends, it asks whether the plugin is to go too
 
 	pluginSocketDir = "/var/run/istio-cni"
 	hostProc        = "/host/proc"
-	hostNetns       = "/host/var/run/netns"
 	hostBin         = "/host/opt/cni/bin"
 	hostConf        = "/host/etc/cni/net.d"
 )
@@ -36,14 +36,13 @@ func (o Options) agent() *appsv1.DaemonSet {
 				ObjectMeta: metav1.ObjectMeta{Labels: outside(selector), Annotations: scraped(agentMetrics)},
 				Spec: corev1.PodSpec{
 					ServiceAccountName: agentAccount, PriorityClassName: nodeCritical, NodeSelector: o.NodeSelector, Tolerations: everywhere(),
-					HostNetwork: true, TerminationGracePeriodSeconds: new(int64(5)),
+					HostNetwork: true, TerminationGracePeriodSeconds: new(int64(agentGrace)),
 					Containers: []corev1.Container{o.agentContainer()},
 					Volumes: []corev1.Volume{
 						hostPath("cni-bin-dir", o.CNIBinDir, corev1.HostPathDirectoryOrCreate),
 						hostPath("cni-net-dir", o.CNIConfDir, corev1.HostPathDirectoryOrCreate),
 						hostPath("cni-socket-dir", pluginSocketDir, corev1.HostPathDirectoryOrCreate),
 						hostPath("ztunnel-socket", ztunnelSocketDir, corev1.HostPathDirectoryOrCreate),
-						hostPath("cni-netns-dir", "/var/run/netns", corev1.HostPathDirectoryOrCreate), // made with the node's first pod
 						hostPath("host-proc", "/proc", corev1.HostPathDirectory),
 						scratch("tmp"),
 					},
@@ -54,12 +53,14 @@ func (o Options) agent() *appsv1.DaemonSet {
 }
 
 func (o Options) agentContainer() corev1.Container {
-	hostToContainer := corev1.MountPropagationHostToContainer
+	privileges := asRoot("NET_ADMIN", "NET_RAW", "SYS_PTRACE", "SYS_ADMIN", "DAC_OVERRIDE")
+	privileges.AppArmorProfile = &corev1.AppArmorProfile{Type: corev1.AppArmorProfileTypeUnconfined} // the default one forbids to look into others' /proc
 	return corev1.Container{
 		Name: "cni-agent", Image: o.Image, ImagePullPolicy: o.ImagePullPolicy,
-		Command: []string{"cni-agent"},
+		Command: []string{"cni-agent", "--in-cluster", "--cni-bin-dir", hostBin, "--cni-conf-dir", hostConf, "--host-proc", hostProc},
 		Env: o.env(DaemonCNIAgent,
-			set("LOG_FORMAT", "json"), field("NODE_NAME", "spec.nodeName"), field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")),
+			set("DAEMONSET", AgentName), set("CNI_NET_DIR", o.CNIConfDir),
+			field("NODE_NAME", "spec.nodeName"), field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")),
 		Ports: []corev1.ContainerPort{
 			{Name: "metrics", ContainerPort: agentMetrics, HostPort: agentMetrics, Protocol: corev1.ProtocolTCP},
 			{Name: "readiness", ContainerPort: agentReadiness, HostPort: agentReadiness, Protocol: corev1.ProtocolTCP},
@@ -68,13 +69,12 @@ func (o Options) agentContainer() corev1.Container {
 		Resources:      request("50m", "64Mi"),
 		// NET_ADMIN and NET_RAW for rules, SYS_PTRACE and SYS_ADMIN to find and enter pods' namespaces, DAC_OVERRIDE for
 		// directories of the node that are not root's.
-		SecurityContext: asRoot("NET_ADMIN", "NET_RAW", "SYS_PTRACE", "SYS_ADMIN", "DAC_OVERRIDE"),
+		SecurityContext: privileges,
 		VolumeMounts: []corev1.VolumeMount{
 			{Name: "cni-bin-dir", MountPath: hostBin},
 			{Name: "cni-net-dir", MountPath: hostConf},
 			{Name: "cni-socket-dir", MountPath: pluginSocketDir},
 			{Name: "ztunnel-socket", MountPath: ztunnelSocketDir},
-			{Name: "cni-netns-dir", MountPath: hostNetns, MountPropagation: &hostToContainer},
 			{Name: "host-proc", MountPath: hostProc, ReadOnly: true},
 			{Name: "tmp", MountPath: "/tmp"},
 		},
