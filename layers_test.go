@@ -78,6 +78,7 @@ var doors = []struct {
 	{"github.com/gopacket", []string{"topologies/wire", "topologies/cmd/capture"}},
 	{"fortio.org", []string{"perf/fortiorun"}},
 	{"github.com/onsi", []string{"scenarios"}},
+	{"github.com/google/go-containerregistry", []string{"kindconfigs/image"}},
 	{"github.com/spf13/cobra", []string{"topologies/cmd/lab"}},
 }
 
