@@ -4,6 +4,8 @@ package kube
 
 import (
 	"fmt"
+	"os"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -79,3 +81,45 @@ func (c *Cluster) builtin() (map[string]rest.Interface, error) {
 
 // custom reads the kinds that somebody has to install.
 func (c *Cluster) custom() (dynamic.Interface, error) { return dynamic.NewForConfig(c.Config()) }
+
+// Access is what a program without client-go needs to speak to the server as we do.
+type Access struct {
+	Server string // an https URL
+	CA     []byte // PEM; empty: the system's roots
+	Token  string // may expire: read Access again when TokenFile has changed
+	// TokenFile is where Token was read, and CAFile where CA was; "" if they were in the kubeconfig.
+	TokenFile, CAFile string
+	// Certificate and Key are a client's, PEM; empty if there is a token.
+	Certificate, Key []byte
+	Insecure         bool // the server is not verified
+}
+
+// Access reads it anew from its files each time.
+func (c *Cluster) Access() (Access, error) {
+	t := c.config.TLSClientConfig
+	a := Access{
+		Server: c.config.Host, CA: t.CAData, CAFile: t.CAFile, Token: c.config.BearerToken, TokenFile: c.config.BearerTokenFile,
+		Certificate: t.CertData, Key: t.KeyData, Insecure: t.Insecure,
+	}
+	for _, f := range []struct {
+		path string
+		into *[]byte
+	}{{t.CAFile, &a.CA}, {t.CertFile, &a.Certificate}, {t.KeyFile, &a.Key}} {
+		if f.path == "" || len(*f.into) > 0 {
+			continue
+		}
+		data, err := os.ReadFile(f.path)
+		if err != nil {
+			return a, fmt.Errorf("read access to the API server: %w", err)
+		}
+		*f.into = data
+	}
+	if a.TokenFile != "" {
+		data, err := os.ReadFile(a.TokenFile)
+		if err != nil {
+			return a, fmt.Errorf("read access to the API server: %w", err)
+		}
+		a.Token = strings.TrimSpace(string(data))
+	}
+	return a, nil
+}

@@ -24,6 +24,7 @@ var kinds = []kind{
 	{"Secret", "", "v1", "secrets", true},
 	{"EndpointSlice", "discovery.k8s.io", "v1", "endpointslices", true},
 	{"NetworkPolicy", "networking.k8s.io", "v1", "networkpolicies", true},
+	{"DaemonSet", "apps", "v1", "daemonsets", true},
 	{"Lease", "coordination.k8s.io", "v1", "leases", true},
 	{"TokenReview", "authentication.k8s.io", "v1", "tokenreviews", false},
 	{"CustomResourceDefinition", "apiextensions.k8s.io", "v1", "customresourcedefinitions", false},
