@@ -110,7 +110,7 @@ func (a *Agent) admit(ctx context.Context, req ambient.AddRequest) error {
 		a.cfg.Log.Info("not enrolled", "pod", refOf(p), "why", v.Why)
 		return nil
 	}
-	ns, err := netns.Open(req.Netns)
+	ns, err := a.cfg.OpenNetns(req.Netns)
 	if err != nil {
 		return fmt.Errorf("enrol %s: %w", refOf(p), err)
 	}
@@ -173,7 +173,7 @@ func (a *Agent) awaitPod(ctx context.Context, req ambient.AddRequest) (*corev1.P
 		case p == nil:
 		case p.UID == "":
 			why = errors.New("it has no uid")
-		case req.UID != "" && string(p.UID) != req.UID:
+		case req.UID != "" && runtimeUID(p) != req.UID:
 			why = fmt.Errorf("its uid is %s, the plugin means %s", p.UID, req.UID)
 		case p.Spec.NodeName != a.cfg.Node:
 			why = fmt.Errorf("it is on node %q, this is %q", p.Spec.NodeName, a.cfg.Node)

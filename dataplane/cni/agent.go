@@ -82,6 +82,8 @@ type Config struct {
 	Netns     Finder
 	Annotator Annotator
 
+	// OpenNetns opens a namespace by the path that the runtime gave the plugin; nil means netns.Open.
+	OpenNetns func(path string) (*netns.NS, error)
 	// HostNetns is never touched, whatever a pod claims; nil: no namespace is protected.
 	HostNetns         *netns.NS
 	ExcludeNamespaces []string
@@ -109,6 +111,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.BackoffMax == 0 {
 		c.BackoffMax = 5 * time.Second
+	}
+	if c.OpenNetns == nil {
+		c.OpenNetns = netns.Open
 	}
 	if c.Readiness == nil {
 		c.Readiness = admin.NewReadiness()

@@ -117,7 +117,7 @@ func (a *Agent) namespace(s state, given *netns.NS, uid string) (*netns.NS, erro
 	case given != nil:
 		ns, err = given.Dup()
 	case ns == nil:
-		ns, err = a.cfg.Netns.Find(uid)
+		ns, err = a.cfg.Netns.Find(a.runtimeUID(uid))
 	}
 	if err != nil {
 		return nil, err
@@ -127,6 +127,14 @@ func (a *Agent) namespace(s state, given *netns.NS, uid string) (*netns.NS, erro
 		return nil, ErrHostNetwork
 	}
 	return ns, nil
+}
+
+// runtimeUID is the uid by which kubelet and the runtime know a pod: the API server gives a static pod another one.
+func (a *Agent) runtimeUID(uid string) string {
+	if p := a.view.Load().pods[uid]; p != nil {
+		return runtimeUID(p)
+	}
+	return uid
 }
 
 // releasePod takes a pod that lives on out of the mesh. Most pods were never in it.

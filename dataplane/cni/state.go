@@ -111,6 +111,16 @@ func refOf(p *corev1.Pod) PodRef {
 	return PodRef{Namespace: p.Namespace, Name: p.Name, UID: string(p.UID)}
 }
 
+func runtimeUID(p *corev1.Pod) string {
+	if hash := p.Annotations[annotationStaticUID]; p.Annotations[corev1.MirrorPodAnnotationKey] != "" && hash != "" {
+		return hash
+	}
+	return string(p.UID)
+}
+
+// annotationStaticUID is where kubelet writes a static pod's own uid.
+const annotationStaticUID = "kubernetes.io/config.hash"
+
 func workloadOf(p *corev1.Pod) zds.Workload {
 	sa := p.Spec.ServiceAccountName
 	if sa == "" {

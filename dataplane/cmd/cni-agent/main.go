@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command cni-agent enrols a node's pods in the mesh and releases them (package cni), from objects in a directory.
+// Command cni-agent enrols a node's pods in the mesh and releases them (package cni): on Kubernetes, or from
+// objects in a directory.
 package main
 
 import (
@@ -22,7 +23,6 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/capture"
 	"github.com/ambientlab/ambientlab/dataplane/cni"
 	"github.com/ambientlab/ambientlab/dataplane/netns"
-	"github.com/ambientlab/ambientlab/dataplane/source/file"
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/dataplane/zds"
 )
@@ -51,30 +51,23 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if o.cluster() {
-		return errors.New("an API server is not followed yet: give --objects")
-	}
 	level, log, err := o.logger(stderr)
 	if err != nil {
 		return err
 	}
-	host, err := netns.Current()
-	if err != nil {
-		return fmt.Errorf("open the node's network namespace: %w", err)
-	}
-	defer host.Close()
-	status, err := cni.NewStatusDir(o.statusDir)
+	p, err := o.parts(log)
 	if err != nil {
 		return err
 	}
+	defer p.host.Close()
 	metrics := telemetry.NewAgentMetrics(version)
 	ready := admin.NewReadiness()
 	var agent *cni.Agent
 	proxies := zds.NewServer(zds.ServerConfig{Path: o.zdsSocket, Snapshot: func() []zds.Entry { return agent.Snapshot() },
 		Changed: func() { agent.Suspect() }, Log: log})
 	agent = cni.New(cni.Config{
-		Node: o.node, Objects: file.New(o.objects, log), Proxies: proxies, Rules: cni.KernelRules{}, Netns: cni.NetnsDir(o.netnsDir),
-		Annotator: status, HostNetns: host, ExcludeNamespaces: strings.FieldsFunc(o.exclude, func(r rune) bool { return r == ',' || r == ' ' }),
+		Node: o.node, Objects: p.objects, Proxies: proxies, Rules: cni.KernelRules{}, Netns: p.netns, OpenNetns: p.open,
+		Annotator: p.annotator, HostNetns: p.host, ExcludeNamespaces: strings.FieldsFunc(o.exclude, func(r rune) bool { return r == ',' || r == ' ' }),
 		Drift:      cni.Drift{Every: o.driftInterval, Watch: capture.Watch, Listening: (*netns.NS).Listening},
 		DNSCapture: o.dnsCapture, Readiness: ready, Metrics: metrics, Log: log,
 	})
@@ -92,10 +85,10 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 			metrics.Handler().ServeHTTP(w, r)
 		}),
 	})
-	return serve(ctx, &o, agent, server)
+	return serve(ctx, &o, p, agent, server)
 }
 
-func serve(ctx context.Context, o *options, agent *cni.Agent, server *admin.Server) error {
+func serve(ctx context.Context, o *options, p *parts, agent *cni.Agent, server *admin.Server) error {
 	var ls admin.Listeners
 	var all []net.Listener
 	closeAll := func() {
@@ -103,19 +96,19 @@ func serve(ctx context.Context, o *options, agent *cni.Agent, server *admin.Serv
 			l.Close()
 		}
 	}
-	for _, p := range []struct {
+	for _, on := range []struct {
 		addr string
 		l    *net.Listener
 	}{{o.ready, &ls.Readiness}, {o.metrics, &ls.Metrics}, {o.admin, &ls.Admin}} {
-		if p.addr == "" {
+		if on.addr == "" {
 			continue
 		}
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", p.addr)
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", on.addr)
 		if err != nil {
 			closeAll()
 			return err
 		}
-		*p.l, all = l, append(all, l)
+		*on.l, all = l, append(all, l)
 	}
 	plugin, err := cni.ListenPlugin(ctx, o.pluginSocket)
 	if err != nil {
@@ -125,5 +118,8 @@ func serve(ctx context.Context, o *options, agent *cni.Agent, server *admin.Serv
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Run(ctx, ls) })
 	g.Go(func() error { return agent.Run(ctx, plugin) })
+	for _, run := range p.run {
+		g.Go(func() error { return run(ctx) })
+	}
 	return g.Wait()
 }
