@@ -40,7 +40,7 @@ type authority struct {
 func meshAuthority(ctx context.Context, l *world.World) *authority {
 	GinkgoHelper()
 	read := func(name string) []byte {
-		out, err := l.Output(ctx, istiod, "cat", caDir+"/"+name)
+		out, err := l.Output(ctx, istiod, "workload", "cat", caDir+"/"+name)
 		Expect(err).NotTo(HaveOccurred())
 		block, _ := pem.Decode(out)
 		Expect(block).NotTo(BeNil(), name)
@@ -130,7 +130,7 @@ func pemText(kind string, der []byte) string {
 func writeFile(ctx context.Context, l *world.World, pod lab.PodRef, path, content string) {
 	GinkgoHelper()
 	var problem bytes.Buffer
-	exit, err := l.Exec(ctx, pod, []string{"sh", "-c", `cat > "$0.new" && mv "$0.new" "$0"`, path}, lab.Stdio{In: bytes.NewBufferString(content), Err: &problem})
+	exit, err := l.Exec(ctx, pod, []string{"workload", "write", path}, lab.Stdio{In: bytes.NewBufferString(content), Err: &problem})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(exit).To(BeZero(), problem.String())
 }

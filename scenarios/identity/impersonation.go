@@ -31,7 +31,7 @@ var _ = Describe("the mesh's authority", func() {
 		Expect(certify(ctx, node1, "spiffe://elsewhere/ns/shop/sa/web")).To(And(ContainSubstring("PermissionDenied"), ContainSubstring("trust domain")))
 
 		By("another node's token, on this node: it is worth what it is worth on its own")
-		token, err := w.Output(ctx, node1, "cat", credential.DefaultToken)
+		token, err := w.Output(ctx, node1, "workload", "cat", credential.DefaultToken)
 		Expect(err).NotTo(HaveOccurred())
 		writeFile(ctx, w, node2, "/tmp/stolen", string(token))
 		Expect(certify(ctx, node2, expect.Identity(stock).String(), "--token", "/tmp/stolen")).To(ContainSubstring("PermissionDenied"))
@@ -53,7 +53,7 @@ var _ = Describe("the mesh's authority", func() {
 		})).To(Succeed(), "control: its own identity")
 		Expect(certify(ctx, thief, expect.Identity(w.Pod("shop/cart-0")).String())).To(And(ContainSubstring("PermissionDenied"), ContainSubstring("its own identity only")))
 
-		token, err := w.Output(ctx, thief, "cat", credential.DefaultToken)
+		token, err := w.Output(ctx, thief, "workload", "cat", credential.DefaultToken)
 		Expect(err).NotTo(HaveOccurred())
 		parts := strings.Split(strings.TrimSpace(string(token)), ".")
 		Expect(parts).To(HaveLen(3))
@@ -66,7 +66,7 @@ var _ = Describe("the mesh's authority", func() {
 		By("the token of a pod that is gone")
 		Expect(w.Delete(ctx, app)).To(Succeed())
 		writeFile(ctx, w, web.PodRef, "/tmp/orphan", string(token))
-		root, err := w.Output(ctx, ztunnelPod(web.Node), "cat", credential.DefaultRoot)
+		root, err := w.Output(ctx, ztunnelPod(web.Node), "workload", "cat", credential.DefaultRoot)
 		Expect(err).NotTo(HaveOccurred())
 		writeFile(ctx, w, web.PodRef, "/tmp/root.pem", string(root))
 		Expect(world.Wait(ctx, world.Budget.Propagation, func(ctx context.Context) (bool, error) {

@@ -57,7 +57,7 @@ var _ = Describe("a lab that one looks into", func() {
 	}, SpecTimeout(world.Budget.Spec))
 
 	It("is dumped without a key or a token", Label("OB-04"), func(ctx SpecContext) {
-		token, err := w.Output(ctx, w.Pod("shop/web").PodRef, "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token")
+		token, err := w.Output(ctx, w.Pod("shop/web").PodRef, "workload", "cat", "/var/run/secrets/kubernetes.io/serviceaccount/token")
 		Expect(err).NotTo(HaveOccurred())
 		Expect(token).To(HavePrefix("eyJ"), "control: there is a token to be found")
 		dir := filepath.Join(GinkgoT().TempDir(), "dump")

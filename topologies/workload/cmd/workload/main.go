@@ -38,6 +38,8 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload dns [flags]      be a name server for tests until SIGTERM; prints "ready"
        workload attack KIND      be a hostile HTTP/2 peer; print how that went as JSON
        workload look PATH...     print what the pod sees at each path as JSON
+       workload cat FILE...      print files of the pod
+       workload write FILE       replace a file of the pod by what stands on stdin
        workload connect [flags] HOST:PORT
                                  send one CONNECT made by hand, with that certificate; prints the answer as JSON
        workload syn [flags] ADDRESS:PORT
@@ -47,7 +49,7 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload discovery        be a control plane that sends what it is told to on stdin
        workload counters         print the kernel's TCP counters of the pod as JSON
        workload fill N DURATION  put N connections into the pod's conntrack table, for so long; print how many it took
-All but look, tunnel, discovery, counters and fill have --help.`
+All but look, cat, write, tunnel, discovery, counters and fill have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -75,6 +77,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, assault(ctx, args[1:], stdout, stderr))
 	case "look":
 		return fail(stderr, json.NewEncoder(stdout).Encode(workload.LookAt(args[1:])))
+	case "cat", "write":
+		return fail(stderr, files(args, os.Stdin, stdout))
 	case "tunnel":
 		return fail(stderr, tunnel(ctx, args[1:], os.Stdin, stdout))
 	case "discovery":
