@@ -17,10 +17,17 @@ const (
 	grpcSeen   = "/ambientlab.Echo/Seen"   // one message in, one Seen as JSON out
 	grpcStream = "/ambientlab.Echo/Stream" // every message comes back
 
+	// grpcHealth is what kubelet's gRPC probes ask (the gRPC health checking protocol): whatever the question, the answer is
+	// healthServing.
+	grpcHealth = "/grpc.health.v1.Health/Check"
+
 	grpcOK       = "0"
 	grpcInternal = "13"
 	grpcNoMethod = "12"
 )
+
+// healthServing is a HealthCheckResponse with status SERVING: field 1, value 1.
+var healthServing = []byte{0x08, 0x01}
 
 func writeMessage(w io.Writer, msg []byte) error {
 	head := make([]byte, 5, 5+len(msg))
@@ -63,6 +70,15 @@ func (s *Server) grpcSeen(w http.ResponseWriter, r *http.Request) {
 			return err
 		}
 		return writeMessage(w, data)
+	})
+}
+
+func grpcHealthy(w http.ResponseWriter, r *http.Request) {
+	grpcHandle(w, func() error {
+		if _, err := readMessage(r.Body); err != nil {
+			return err
+		}
+		return writeMessage(w, healthServing)
 	})
 }
 

@@ -60,6 +60,7 @@ func (s *Server) handler(ctx context.Context, protocol string) http.Handler {
 	if protocol == GRPC {
 		mux.HandleFunc("POST "+grpcSeen, s.grpcSeen)
 		mux.HandleFunc("POST "+grpcStream, s.grpcStream)
+		mux.HandleFunc("POST "+grpcHealth, grpcHealthy)
 		mux.HandleFunc("/", grpcUnimplemented)
 		return mux
 	}
