@@ -26,14 +26,14 @@ var _ = Describe("a control plane that is away", func() {
 		l.Needs(lab.CapSignal)
 		control, url := l.Daemon("", lab.DaemonControl), at(l.Pod("shop/cart"), "http", 8080)
 		observed(ctx, l, "shop/web", url) // control: with it, calls work
-		kept := begin(ctx, l, "shop/web", at(l.Pod("shop/cart"), "tcp", 9000), workload.Options{KeepOpen: true, Ledger: true, Interval: 20 * time.Millisecond})
+		kept := l.Begin(ctx, "shop/web", at(l.Pod("shop/cart"), "tcp", 9000), workload.Options{KeepOpen: true, Ledger: true, Interval: 20 * time.Millisecond})
 		Expect(control.Signal(ctx, syscall.SIGKILL)).To(Succeed())
 
 		By("going on without it")
 		res, err := l.Call(ctx, l.Pod("shop/web").PodRef, url, workload.Options{Count: 50, Timeout: time.Second})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(res.Failed).To(BeZero(), "%v", res.Errors)
-		for _, c := range kept.finish().Connections {
+		for _, c := range kept.Finish().Connections {
 			Expect(c.Cut()).To(BeFalse(), "cut though only the control plane is away: %+v", c)
 			Expect(c.Calls).To(BeNumerically(">", 0))
 		}
@@ -52,9 +52,9 @@ var _ = Describe("a control plane that is away", func() {
 			near = l.Pod("plain/ledger")
 		}
 		Expect(near.Node).To(Equal(late.Node))
-		waiting := begin(ctx, l, "shop/late", at(near, "http", 8080), workload.Options{Timeout: 30 * time.Second})
-		Consistently(waiting.done).WithTimeout(300 * time.Millisecond).ShouldNot(BeClosed())
-		waiting.stop()
+		waiting := l.Begin(ctx, "shop/late", at(near, "http", 8080), workload.Options{Timeout: 30 * time.Second})
+		Consistently(waiting.Done()).WithTimeout(300 * time.Millisecond).ShouldNot(BeClosed())
+		waiting.Stop()
 
 		By("restarting a ztunnel that has no configuration: it is not ready, and lets nothing through")
 		zt := l.Daemon(l.Pod("shop/cart").Node, lab.DaemonZtunnel)
@@ -68,8 +68,8 @@ var _ = Describe("a control plane that is away", func() {
 		Expect(control.Start(ctx)).To(Succeed())
 		Expect(control.Ready(ctx)).To(Succeed())
 		Expect(zt.Ready(ctx)).To(Succeed())
-		<-waiting.done
-		res = waiting.finish()
+		<-waiting.Done()
+		res = waiting.Finish()
 		Expect(res.OK).To(BeNumerically(">", 0), "%v", res.Errors)
 		Expect(res.First().Latency).To(BeNumerically(">", 300*time.Millisecond), "control: it did wait")
 		Eventually(func(ctx SpecContext) (bool, error) {

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand"
+	"net/netip"
 	"syscall"
 	"time"
 
@@ -73,10 +74,10 @@ func killAll(ctx SpecContext, times int, group func([]victim, *rand.Rand) [][]vi
 	transfer := workload.Options{HalfClose: true, Size: 64 << 10, Download: 64 << 10, Interval: 10 * time.Millisecond, Concurrency: 4, Timeout: 3 * time.Second}
 	plain := transfer
 	plain.Size, plain.Download = 1<<10, 1<<10
-	flows := []*flow{
-		begin(ctx, l, "shop/web", at(cart, "tcp", 9000), transfer),
-		begin(ctx, l, "shop/web", at(cart, "http", 8080), workload.Options{Header: []string{"x-secret: " + secret}, Interval: 10 * time.Millisecond, Timeout: 3 * time.Second}),
-		begin(ctx, l, "plain/batch", at(cart, "tcp", 9000), plain),
+	flows := []*world.Flow{
+		l.Begin(ctx, "shop/web", at(cart, "tcp", 9000), transfer),
+		l.Begin(ctx, "shop/web", at(cart, "http", 8080), workload.Options{Header: []string{"x-secret: " + secret}, Interval: 10 * time.Millisecond, Timeout: 3 * time.Second}),
+		l.Begin(ctx, "plain/batch", at(cart, "tcp", 9000), plain),
 	}
 	for range times {
 		list := victims(l)
@@ -86,10 +87,10 @@ func killAll(ctx SpecContext, times int, group func([]victim, *rand.Rand) [][]vi
 		}
 	}
 	for _, f := range flows {
-		res := f.finish()
-		AddReportEntry("calls of "+f.from, fmt.Sprintf("%d whole, %d failed %v", res.OK, res.Failed, res.Errors))
-		Expect(res.OK).To(BeNumerically(">", 0), "control: the calls of %s ran", f.from)
-		Expect(res.Errors[workload.ClassMismatch]).To(BeZero(), "%s: what was answered was not what was sent", f.from)
+		res := f.Finish()
+		AddReportEntry("calls of "+f.From, fmt.Sprintf("%d whole, %d failed %v", res.OK, res.Failed, res.Errors))
+		Expect(res.OK).To(BeNumerically(">", 0), "control: the calls of %s ran", f.From)
+		Expect(res.Errors[workload.ClassMismatch]).To(BeZero(), "%s: what was answered was not what was sent", f.From)
 	}
 	expectNoPlainText(stopped(ctx, begun), stopped(ctx, others), web, cart)
 }
@@ -165,4 +166,8 @@ func observed(ctx SpecContext, l *world.World, from, url string) *world.Observat
 	obs := observe(ctx, l, from, url)
 	Expect(obs).To(expect.Tunnelled())
 	return obs
+}
+
+func at(p lab.PodInfo, scheme string, port uint16) string {
+	return fmt.Sprintf("%s://%s", scheme, netip.AddrPortFrom(p.Addr(false), port))
 }

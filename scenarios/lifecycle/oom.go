@@ -72,12 +72,12 @@ var _ = Describe("a ztunnel that runs out of memory", func() {
 		status, err := zt.Status(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		starve(status.PID)
-		load := begin(ctx, l, "shop/web", at(l.Pod("shop/cart"), "tcp", 9000), workload.Options{
+		load := l.Begin(ctx, "shop/web", at(l.Pod("shop/cart"), "tcp", 9000), workload.Options{
 			Size: 1 << 20, Concurrency: 8, Timeout: time.Second,
 		})
 		Eventually(func(ctx SpecContext) (lab.Status, error) { return zt.Status(ctx) }).WithContext(ctx).
 			WithTimeout(world.Budget.Propagation).Should(HaveField("Running", false))
-		load.finish()
+		load.Finish()
 		status, err = zt.Status(ctx)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(status.ExitCode).To(Equal(128+int(syscall.SIGKILL)), "by the kernel")

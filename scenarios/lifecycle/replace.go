@@ -57,8 +57,8 @@ func rollUnder(ctx SpecContext, o roll) {
 	plain.Interval *= 5
 	kept := workload.Options{Ledger: true, KeepOpen: true, Interval: 5 * time.Millisecond, Concurrency: lasting, Timeout: 5 * time.Second}
 	began := time.Now()
-	news := []*flow{begin(ctx, l, "shop/web", url, fresh), begin(ctx, l, "plain/batch", url, plain)}
-	olds := []*flow{begin(ctx, l, "shop/web", url, kept), begin(ctx, l, "plain/batch", url, kept)}
+	news := []*world.Flow{l.Begin(ctx, "shop/web", url, fresh), l.Begin(ctx, "plain/batch", url, plain)}
+	olds := []*world.Flow{l.Begin(ctx, "shop/web", url, kept), l.Begin(ctx, "plain/batch", url, kept)}
 	Eventually(l.OpenTunnels).WithContext(ctx).WithArguments(cart.Node).WithTimeout(world.Budget.Evidence).Should(BeNumerically(">=", 2*lasting))
 
 	for range o.times {
@@ -73,24 +73,24 @@ func rollUnder(ctx SpecContext, o roll) {
 	Expect(drains).To(HaveLen(o.times*len(l.Nodes())), "control: each ztunnel was told to end")
 	total := 0
 	for _, f := range news {
-		res := f.finish()
-		Expect(res.Failed).To(BeZero(), "new connections of %s failed: %v\n%s", f.from, res.Errors, ledgerText(res.Connections, false))
+		res := f.Finish()
+		Expect(res.Failed).To(BeZero(), "new connections of %s failed: %v\n%s", f.From, res.Errors, ledgerText(res.Connections, false))
 		total += res.OK
 	}
 	AddReportEntry("new connections", fmt.Sprintf("%d in %s, %.0f per second, none failed", total, elapsed.Round(time.Millisecond), float64(total)/elapsed.Seconds()))
 	Expect(float64(total)/elapsed.Seconds()).To(BeNumerically(">", 50), "control: the load ran")
 	for _, f := range olds {
-		cut := expectCutAtDeadline(f.finish(), f.from, drains, o.drain)
-		Eventually(drainedEntries).WithContext(ctx).WithArguments(l, l.Pod(f.from).Name, began).WithTimeout(world.Budget.Evidence).
-			Should(BeNumerically(">=", cut), "the proxies' reason for each of %d that were cut, of %s", cut, f.from)
+		cut := expectCutAtDeadline(f.Finish(), f.From, drains, o.drain)
+		Eventually(drainedEntries).WithContext(ctx).WithArguments(l, l.Pod(f.From).Name, began).WithTimeout(world.Budget.Evidence).
+			Should(BeNumerically(">=", cut), "the proxies' reason for each of %d that were cut, of %s", cut, f.From)
 	}
 
 	By("control: a restart in place does lose new connections")
-	lost := begin(ctx, l, "shop/web", url, fresh)
+	lost := l.Begin(ctx, "shop/web", url, fresh)
 	zt := l.Daemon(cart.Node, lab.DaemonZtunnel)
 	Expect(zt.Restart(ctx)).To(Succeed())
 	Expect(zt.Ready(ctx)).To(Succeed())
-	Expect(lost.finish().Failed).To(BeNumerically(">", 0))
+	Expect(lost.Finish().Failed).To(BeNumerically(">", 0))
 }
 
 // expectCutAtDeadline: every connection of the client that was cut was cut at the deadline of one of the drains, and at least
