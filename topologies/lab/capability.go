@@ -21,6 +21,10 @@ const (
 	CapExternal Capability = "external" // external hosts exist
 	CapPodCaps  Capability = "podcaps"  // pods can be given NET_ADMIN and the like
 
+	// CapKubelet: a real kubelet runs pods and Kubernetes' own controllers make them, so that there are probes, init containers,
+	// Jobs, Deployments, node ports, taints, and volumes of the node.
+	CapKubelet Capability = "kubelet"
+
 	CapNetworkPolicy Capability = "networkpolicy" // NetworkPolicy objects are enforced, by a CNI project or in its place
 )
 

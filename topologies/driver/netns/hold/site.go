@@ -93,6 +93,7 @@ func (s *site) capabilities() lab.Capabilities {
 		lab.CapIPv4: family(s.cluster.IPFamily.Has4()), lab.CapIPv6: family(s.cluster.IPFamily.Has6()),
 		lab.CapCapture: "", lab.CapInspect: "", lab.CapSignal: "", lab.CapLink: "", lab.CapExternal: "", lab.CapPodCaps: "",
 		lab.CapNetworkPolicy: "",
+		lab.CapKubelet:       "namespaces on this host have no kubelet: the driver starts pods itself",
 	}
 }
 
