@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-
-	"github.com/ambientlab/ambientlab/topologies"
 )
 
 func (a *app) root() *cobra.Command {
@@ -28,7 +26,8 @@ func (a *app) root() *cobra.Command {
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json; some commands have more")
 	_ = root.RegisterFlagCompletionFunc("lab", a.completeLabs) // it fails only for a flag that is not there
 	root.AddCommand(a.upCommand(), a.downCommand(), a.listCommand(), a.psCommand(), a.execCommand(), a.callCommand(), a.traceCommand(),
-		a.logsCommand(), a.inspectCommand(), a.captureCommand(), a.certCommand(), a.zcCommand(), a.dumpCommand(), a.debugCommand(), a.graphCommand(), a.topologiesCommand(), a.checkCommand(), a.gcCommand(), a.holdCommand())
+		a.logsCommand(), a.inspectCommand(), a.captureCommand(), a.certCommand(), a.zcCommand(), a.dumpCommand(), a.debugCommand(), a.graphCommand(), a.topologiesCommand(), a.checkCommand(),
+		a.manifestsCommand(), a.imageCommand(), a.gcCommand(), a.holdCommand())
 	usageErrors(root)
 	root.Args = func(_ *cobra.Command, args []string) error {
 		if len(args) > 0 {
@@ -99,12 +98,10 @@ func (a *app) upCommand() *cobra.Command {
 		Long: "Brings a lab up and keeps it until Ctrl-C. With --detach the lab stays until `lab down`.\n" +
 			"Several labs may stand side by side, each under a name of its own.\n" +
 			"It has no JSON form: what it says is for people; `lab list` and `lab ps` have one.",
-		Annotations: map[string]string{noJSON: "what it says is for people"},
-		Example:     "  lab up\n  lab up two-nodes --detach --name mine\n  lab up my-topology.yaml",
-		Args:        cobra.MaximumNArgs(1),
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return topologies.Catalogue(), cobra.ShellCompDirectiveDefault // or a file
-		},
+		Annotations:       map[string]string{noJSON: "what it says is for people"},
+		Example:           "  lab up\n  lab up two-nodes --detach --name mine\n  lab up my-topology.yaml",
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: completeTopologies,
 		RunE: func(c *cobra.Command, args []string) error {
 			o.topology = defaultTopology
 			if len(args) > 0 {

@@ -112,6 +112,11 @@ var exits = []struct {
 	{"down", 1, []string{"no lab stands"}},
 	{"--lab x call web http://cart", 1, []string{`"x"`}},
 	{"logs web", 1, []string{"no lab stands"}},
+	{"manifests --cluster east", 2, []string{"--cluster east", "in which topology"}},
+	{"manifests --image x no-such-topology", 1, []string{"no-such-topology"}},
+	{"manifests -o text --image x", 0, []string{"kind: DaemonSet"}},
+	{"manifests -o table", 2, []string{"text, json or yaml"}},
+	{"image -o mesh.zip", 2, []string{"*.tar"}},
 	{"hold", 1, []string{"lab up"}},
 	{"--help", 0, []string{"up", "down", "trace"}},
 }
