@@ -36,7 +36,7 @@ var _ = Describe("a link that is not good", func() {
 		{"of a pod", "node2", "shop/cart", []time.Duration{20 * time.Millisecond}},
 	} {
 		It("delays what crosses it by as much as it says, and nothing else, "+link.name, Serial, Label("FI-01"), func(ctx SpecContext) {
-			l := borrowed(ctx)
+			l := impairable(ctx)
 			cable := l.Link(link.a, link.b)
 			for _, delay := range link.delays {
 				impair(ctx, cable, lab.Impairment{Delay: delay})
@@ -61,7 +61,7 @@ var _ = Describe("a link that is not good", func() {
 	}
 
 	It("loses, doubles and reorders packets, and no byte", Label("FI-01"), func(ctx SpecContext) {
-		l := borrowed(ctx)
+		l := impairable(ctx)
 		cable := l.Link("node1", "node2")
 		const size = 256 << 10
 		before := tcpCounters(ctx, l)
@@ -94,7 +94,7 @@ var _ = Describe("a link that is not good", func() {
 	}, SpecTimeout(world.Budget.Spec))
 
 	It("slows the control plane's word down, and loses none of it", Label("FI-01"), func(ctx SpecContext) {
-		l := borrowed(ctx)
+		l := impairable(ctx)
 		cable := l.Link("node1", "istio-system/istiod")
 		const delay = 50 * time.Millisecond
 		known := func(name string) time.Duration {
@@ -177,6 +177,14 @@ func borrowed(ctx SpecContext) *world.World {
 	l, err := world.Borrow(ctx, "two-nodes")
 	Expect(err).NotTo(HaveOccurred())
 	l.Needs(lab.CapLink)
+	return l
+}
+
+// impairable is a borrowed lab whose links can be made worse.
+func impairable(ctx SpecContext) *world.World {
+	GinkgoHelper()
+	l := borrowed(ctx)
+	l.Needs(lab.CapImpair)
 	return l
 }
 

@@ -17,13 +17,18 @@ const (
 	CapCapture  Capability = "capture"  // packets can be recorded
 	CapInspect  Capability = "inspect"  // rules, routes and sockets can be read
 	CapSignal   Capability = "signal"   // daemons can be signalled, stopped and started
-	CapLink     Capability = "link"     // links can be cut
+	CapLink     Capability = "link"     // links between nodes can be cut
+	CapImpair   Capability = "impair"   // links can be slow, and lose packets
 	CapExternal Capability = "external" // external hosts exist
 	CapPodCaps  Capability = "podcaps"  // pods can be given NET_ADMIN and the like
 
 	// CapKubelet: a real kubelet runs pods and Kubernetes' own controllers make them, so that there are probes, init containers,
 	// Jobs, Deployments, node ports, taints, and volumes of the node.
-	CapKubelet Capability = "kubelet"
+	CapKubelet  Capability = "kubelet"
+	CapMTU      Capability = "mtu"      // nodes and links have the MTUs, and packets the sizes, that the topology says
+	CapNetworks Capability = "networks" // nodes can be on different networks
+	CapPodIPs   Capability = "podips"   // pods get the addresses that AnnotationIPs names
+	CapTLSKeys  Capability = "tlskeys"  // daemons can log the secrets of their connections, as debug.tlsKeys asks
 
 	CapNetworkPolicy Capability = "networkpolicy" // NetworkPolicy objects are enforced, by a CNI project or in its place
 )

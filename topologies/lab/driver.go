@@ -71,6 +71,9 @@ type Driver interface {
 // ErrNotFound is returned for an object that does not exist.
 var ErrNotFound = errors.New("not found")
 
+// ErrOccupied is what Up returns if another lab stands where this one would, and there is place for one only.
+var ErrOccupied = errors.New("another lab stands there")
+
 // AnnotationIPs on a pod names the addresses that it is to have, separated by commas: free ones of its node. A driver that
 // cannot choose addresses ignores it.
 const AnnotationIPs = "ambientlab.dev/ips"
@@ -115,14 +118,15 @@ type Terminal struct {
 // WindowSize is in characters.
 type WindowSize struct{ Rows, Cols uint16 }
 
-// Daemon is one process of the mesh. A driver does not restart one that a scenario stopped or killed.
+// Daemon is one process of the mesh. What Stop ended stays down until Start. What a signal ended is started again by a driver's
+// cluster if it has a kubelet, and otherwise by nobody: call Start, which waits for the kubelet's, before relying on it.
 type Daemon interface {
 	// Signal sends sig and does not wait.
 	Signal(ctx context.Context, sig os.Signal) error
 	// Stop ends the daemon with SIGTERM, after its grace period with SIGKILL, and waits. It stays down until Start.
 	Stop(ctx context.Context) error
-	// Start starts the daemon if it is not running, with the command and environment of Up, and does not wait for Ready.
-	// env, "NAME=value", overrides variables for this run only.
+	// Start starts the daemon if it is not running, or has got a signal of ours that ends it, with the command and environment of
+	// Up, and does not wait for Ready. env, "NAME=value", overrides variables for this run only.
 	Start(ctx context.Context, env ...string) error
 	// Restart is Stop and Start.
 	Restart(ctx context.Context, env ...string) error
