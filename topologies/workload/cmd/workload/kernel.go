@@ -40,3 +40,17 @@ func kernel(args []string, stdout io.Writer) error {
 	_, err = fmt.Fprintln(stdout, took)
 	return err
 }
+
+// under starts a command with a mark, or kills what has it.
+func under(args []string, stderr io.Writer) error {
+	switch {
+	case args[0] == workload.KillCommand && len(args) == 2:
+		return workload.KillMarked(args[1])
+	case args[0] == workload.UnderCommand && len(args) > 2:
+		if err := workload.Under(args[1], args[2:], stderr); err != nil {
+			return errFailed // it was said
+		}
+		return nil
+	}
+	return usageError{fmt.Errorf("%s: too few or too many arguments\n%s", args[0], usage)}
+}

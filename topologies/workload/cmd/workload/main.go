@@ -49,7 +49,9 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload discovery        be a control plane that sends what it is told to on stdin
        workload counters         print the kernel's TCP counters of the pod as JSON
        workload fill N DURATION  put N connections into the pod's conntrack table, for so long; print how many it took
-All but look, cat, write, tunnel, discovery, counters and fill have --help.`
+       workload under MARK COMMAND…  become COMMAND, with a mark
+       workload kill MARK        kill all processes with that mark
+All but look, cat, write, tunnel, discovery, counters, fill, under and kill have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -85,6 +87,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, discover(ctx, os.Stdin, stdout))
 	case "counters", "fill":
 		return fail(stderr, kernel(args, stdout))
+	case workload.UnderCommand, workload.KillCommand:
+		return fail(stderr, under(args, stderr))
 	case "help", "-h", "--help":
 		_, _ = fmt.Fprintln(stdout, usage)
 		return 0

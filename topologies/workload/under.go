@@ -1,0 +1,16 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package workload
+
+// Commands of the workload binary for drivers that cannot end a command by themselves: it is started under a mark, and what
+// has the mark can be killed.
+const (
+	UnderCommand = "under" // MARK COMMAND…
+	KillCommand  = "kill"  // MARK
+)
+
+// markVariable is the environment variable with the mark. It is inherited.
+const markVariable = "AMBIENTLAB_EXEC"
+
+// Refusal is how standard error begins if a command under a mark was not started; the error number and a newline follow.
+func Refusal(mark string) string { return "workload under " + mark + ": " }
