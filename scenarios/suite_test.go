@@ -23,6 +23,7 @@ import (
 	_ "github.com/ambientlab/ambientlab/scenarios/security"
 	_ "github.com/ambientlab/ambientlab/scenarios/traffic"
 	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies/driver/kube"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
@@ -70,7 +71,9 @@ func newDriver(name string) (lab.Driver, error) {
 	switch name {
 	case "netns":
 		return netns.New(netns.Options{}), nil
+	case "kube": // a cluster that stands, whose nodes nobody here can reach
+		return kube.New(kube.Options{Image: os.Getenv("AMBIENTLAB_IMAGE")}), nil
 	default:
-		return nil, fmt.Errorf("AMBIENTLAB_E2E=%s: the drivers are: netns", name)
+		return nil, fmt.Errorf("AMBIENTLAB_E2E=%s: the drivers are: netns, kube", name)
 	}
 }

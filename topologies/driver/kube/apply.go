@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+// manager is whom the API server knows as the owner of what a lab sets.
+const manager = "ambientlab"
+
+// LabelLab is on everything that a lab made, with the lab's name: Down removes what has it.
+// LabelGuest is on what was there before and only got fields of the lab's: Down removes those.
+const (
+	LabelLab   = "ambientlab.dev/lab"
+	LabelGuest = "ambientlab.dev/guest"
+)
+
+// retryApply is how long a refusal is held against what another controller has still to do, such as a namespace's default
+// service account.
+const retryApply = 10 * time.Second
+
+// Apply implements lab.Driver.
+func (d *Driver) Apply(ctx context.Context, objs ...runtime.Object) error {
+	s, err := d.standing()
+	if err != nil {
+		return err
+	}
+	for _, o := range objs {
+		if err := s.apply(ctx, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stand) apply(ctx context.Context, o runtime.Object) error {
+	switch t := o.(type) {
+	case *corev1.Pod:
+		return s.applyPod(ctx, t)
+	case *corev1.Service:
+		o = s.fitService(t)
+	case *corev1.Node:
+		return s.applyNode(ctx, t)
+	}
+	u, err := document(o)
+	if err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	if _, err := s.store(ctx, u, false); err != nil {
+		return fmt.Errorf("apply %s: %w", name(u), err)
+	}
+	return nil
+}
+
+// store applies a document and marks it. With keep, what somebody else made stays as it is.
+func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bool) (*unstructured.Unstructured, error) {
+	r, err := s.api.resource(u.GroupVersionKind(), u.GetNamespace())
+	if err != nil {
+		return nil, err
+	}
+	mark := LabelLab
+	old, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
+	switch {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return nil, err
+	case old.GetLabels()[LabelLab] != s.name && keep:
+		return old, nil
+	case old.GetLabels()[LabelLab] != s.name:
+		mark = LabelGuest
+	}
+	labels := u.GetLabels()
+	if labels == nil {
+		labels = map[string]string{}
+	}
+	labels[mark] = s.name
+	u.SetLabels(labels)
+	return r.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: manager, Force: true})
+}
+
+// applyPod starts a pod, or gives one that runs other labels and annotations.
+func (s *stand) applyPod(ctx context.Context, p *corev1.Pod) error {
+	ref := lab.PodRef{Namespace: p.Namespace, Name: p.Name}
+	p = s.fit(p)
+	p.Labels = maps.Clone(p.Labels)
+	if p.Labels == nil {
+		p.Labels = map[string]string{}
+	}
+	p.Labels[LabelLab] = s.name
+	u, err := document(p)
+	if err != nil {
+		return fmt.Errorf("apply: %w", err)
+	}
+	r, err := s.api.resource(u.GroupVersionKind(), p.Namespace)
+	if err != nil {
+		return fmt.Errorf("apply pod %s: %w", ref, err)
+	}
+	made, err := r.Create(ctx, u, metav1.CreateOptions{FieldManager: manager})
+	for end := time.Now().Add(retryApply); apierrors.IsForbidden(err) && time.Now().Before(end); { // no service account yet
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("apply pod %s: %w", ref, errors.Join(err, ctx.Err()))
+		case <-time.After(pollEvery):
+		}
+		made, err = r.Create(ctx, u, metav1.CreateOptions{FieldManager: manager})
+	}
+	if apierrors.IsAlreadyExists(err) {
+		made, err = s.changePod(ctx, p)
+	}
+	if err != nil {
+		return fmt.Errorf("apply pod %s: %w", ref, err)
+	}
+	s.remember(made.GetUID(), p)
+	return s.pods.await(ctx, func() (string, bool) {
+		seen := s.pods.get(ref)
+		return fmt.Sprintf("apply pod %s: the API server does not tell of it", ref), seen == nil || seen.UID != made.GetUID() || newer(seen.ResourceVersion, made.GetResourceVersion())
+	})
+}
+
+// changePod gives a pod the labels and annotations of p, and takes away those that an earlier Apply gave it.
+func (s *stand) changePod(ctx context.Context, p *corev1.Pod) (*unstructured.Unstructured, error) {
+	r, err := s.api.resource(corev1.SchemeGroupVersion.WithKind("Pod"), p.Namespace)
+	if err != nil {
+		return nil, err
+	}
+	old, err := r.Get(ctx, p.Name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	if old.GetDeletionTimestamp() != nil {
+		return nil, errors.New("one of that name is about to end")
+	}
+	s.mu.Lock()
+	given := s.given[old.GetUID()]
+	s.mu.Unlock()
+	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"labels": change(given.labels, p.Labels), "annotations": change(given.annotations, p.Annotations),
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return r.Patch(ctx, p.Name, types.MergePatchType, data, metav1.PatchOptions{FieldManager: manager})
+}
+
+// change is a merge patch from what was given before to what is wanted.
+func change(given []string, want map[string]string) map[string]any {
+	patch := map[string]any{}
+	for _, k := range given {
+		patch[k] = nil
+	}
+	for k, v := range want {
+		patch[k] = v
+	}
+	return patch
+}
+
+// given are the names of the labels and annotations that Apply gave a pod.
+type given struct{ labels, annotations []string }
+
+func (s *stand) remember(uid types.UID, p *corev1.Pod) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.given[uid] = given{slices.Collect(maps.Keys(p.Labels)), slices.Collect(maps.Keys(p.Annotations))}
+}
+
+// applyNode changes the labels of a node; the rest of it is not a lab's.
+func (s *stand) applyNode(ctx context.Context, n *corev1.Node) error {
+	real, err := s.nodes.find(n.Name)
+	if err != nil {
+		return fmt.Errorf("apply node %s: %w", n.Name, err)
+	}
+	return s.api.label(ctx, real, topologyLabels(n))
+}
+
+// Delete implements lab.Driver.
+func (d *Driver) Delete(ctx context.Context, objs ...runtime.Object) error {
+	s, err := d.standing()
+	if err != nil {
+		return err
+	}
+	for _, o := range objs {
+		u, err := document(o)
+		if err != nil {
+			return fmt.Errorf("delete: %w", err)
+		}
+		if err := s.remove(ctx, u); err != nil {
+			return fmt.Errorf("delete %s: %w", name(u), err)
+		}
+	}
+	return nil
+}
+
+// remove deletes an object. Of a pod it waits for the end: kubelet takes a pod away once its network is.
+func (s *stand) remove(ctx context.Context, u *unstructured.Unstructured) error {
+	r, err := s.api.resource(u.GroupVersionKind(), u.GetNamespace())
+	if err != nil {
+		return unlessGone(err)
+	}
+	old, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
+	if err != nil {
+		return unlessGone(err)
+	}
+	uid := old.GetUID()
+	err = r.Delete(ctx, u.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	if err != nil {
+		return unlessGone(err)
+	}
+	if u.GetKind() != "Pod" {
+		return nil
+	}
+	ref := lab.PodRef{Namespace: u.GetNamespace(), Name: u.GetName()}
+	return s.pods.await(ctx, func() (string, bool) {
+		seen := s.pods.get(ref)
+		return fmt.Sprintf("its node's kubelet has not ended it: %s", s.pods.problem(seen)), seen == nil || seen.UID != uid
+	})
+}
+
+// Get implements lab.Driver.
+func (d *Driver) Get(ctx context.Context, obj runtime.Object) error {
+	s, err := d.standing()
+	if err != nil {
+		return err
+	}
+	u, err := document(obj)
+	if err != nil {
+		return fmt.Errorf("get: %w", err)
+	}
+	if u.GetKind() == "Node" {
+		u.SetName(s.nodes.cluster(u.GetName()))
+	}
+	r, err := s.api.resource(u.GroupVersionKind(), u.GetNamespace())
+	var found *unstructured.Unstructured
+	if err == nil {
+		found, err = r.Get(ctx, u.GetName(), metav1.GetOptions{})
+	}
+	if err != nil {
+		if unlessGone(err) == nil {
+			err = lab.ErrNotFound
+		}
+		return fmt.Errorf("get %s: %w", name(u), err)
+	}
+	s.speak(found)
+	data, err := found.MarshalJSON()
+	if err == nil {
+		err = json.Unmarshal(data, obj)
+	}
+	if err != nil {
+		return fmt.Errorf("get %s: %w", name(u), err)
+	}
+	return nil
+}
+
+// speak puts the topology's names of nodes in the place of the cluster's.
+func (s *stand) speak(u *unstructured.Unstructured) {
+	switch u.GetKind() {
+	case "Node":
+		u.SetName(s.nodes.topology(u.GetName()))
+	case "Pod":
+		if node, _, _ := unstructured.NestedString(u.Object, "spec", "nodeName"); node != "" {
+			_ = unstructured.SetNestedField(u.Object, s.nodes.topology(node), "spec", "nodeName")
+		}
+	}
+}

@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/discovery/cached/memory"
+	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/restmapper"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/e2e-framework/klient"
+	"sigs.k8s.io/e2e-framework/klient/k8s/resources"
+)
+
+// What one lab may ask of the API server: scenarios poll, and client-go's own 5 a second would decide how fast they are.
+const (
+	requestsPerSecond = 500
+	requestBurst      = 1000
+)
+
+// LabelAllowed, with the value "true" on namespace kube-system, lets a lab be brought up on a cluster.
+const LabelAllowed = "ambientlab.dev/allowed"
+
+// client is the way to one API server.
+type client struct {
+	config *rest.Config
+	res    *resources.Resources // typed objects
+	dyn    dynamic.Interface    // objects of any kind
+	core   kubernetes.Interface // logs, watches
+	disco  discovery.CachedDiscoveryInterface
+	mapper meta.ResettableRESTMapper
+}
+
+// restConfig says where the cluster is, and sends nothing yet.
+func (o Options) restConfig() (*rest.Config, error) {
+	config := rest.CopyConfig(o.REST)
+	if o.REST == nil {
+		rules := clientcmd.NewDefaultClientConfigLoadingRules()
+		rules.ExplicitPath = o.Kubeconfig
+		var err error
+		config, err = clientcmd.NewNonInteractiveDeferredLoadingClientConfig(rules, &clientcmd.ConfigOverrides{CurrentContext: o.Context}).ClientConfig()
+		if err != nil {
+			return nil, fmt.Errorf("read kubeconfig: %w", err)
+		}
+	}
+	config.UserAgent, config.QPS, config.Burst = "ambientlab", requestsPerSecond, requestBurst
+	config.WarningHandler = rest.NoWarnings{}
+	return config, nil
+}
+
+// connect makes the clients.
+func connect(config *rest.Config) (*client, error) {
+	c := &client{config: config}
+	k, err := klient.New(config)
+	if err != nil {
+		return nil, err
+	}
+	c.res = k.Resources()
+	if c.dyn, err = dynamic.NewForConfig(config); err != nil {
+		return nil, err
+	}
+	set, err := kubernetes.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	c.core, c.disco = set, memory.NewMemCacheClient(set.Discovery())
+	c.mapper = restmapper.NewDeferredDiscoveryRESTMapper(c.disco)
+	return c, nil
+}
+
+// allowed refuses a cluster that nobody has given to labs.
+func (c *client) allowed(ctx context.Context, force bool) error {
+	var ns corev1.Namespace
+	if err := c.res.Get(ctx, "kube-system", "", &ns); err != nil {
+		return fmt.Errorf("ask the cluster at %s: %w", c.config.Host, err)
+	}
+	if force || ns.Labels[LabelAllowed] == "true" {
+		return nil
+	}
+	return fmt.Errorf("the cluster at %s is not marked for labs, which change nodes and install a mesh: `kubectl label namespace kube-system %s=true` marks it", c.config.Host, LabelAllowed)
+}
+
+// resource finds how a kind is addressed. A kind that was defined since the last look is found at the second.
+func (c *client) resource(kind schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
+	m, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	if meta.IsNoMatchError(err) {
+		c.mapper.Reset()
+		m, err = c.mapper.RESTMapping(kind.GroupKind(), kind.Version)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if m.Scope.Name() == meta.RESTScopeNameRoot {
+		return c.dyn.Resource(m.Resource), nil
+	}
+	if namespace == "" {
+		return nil, errors.New("it has no namespace")
+	}
+	return c.dyn.Resource(m.Resource).Namespace(namespace), nil
+}
+
+// unlessGone is err, but for one that says that there is nothing.
+func unlessGone(err error) error {
+	if apierrors.IsNotFound(err) || meta.IsNoMatchError(err) {
+		return nil
+	}
+	return err
+}

