@@ -105,6 +105,7 @@ type AgentMetrics struct {
 	plugin    *prometheus.CounterVec
 	reconcile *prometheus.CounterVec
 	drift     *prometheus.CounterVec
+	installs  *prometheus.CounterVec
 	ready     prometheus.Gauge
 	connected prometheus.Gauge
 }
@@ -116,6 +117,7 @@ func NewAgentMetrics(version string) *AgentMetrics {
 	m.plugin = r.counters("istio_cni_plugin_requests_total", "Requests of the CNI plugin.", "response_code")
 	m.reconcile = r.counters("nodeagent_reconcile_events_total", "Pods handled after a change.", "type")
 	m.drift = r.counters("ambientlab_cni_drift_total", "Enrolled pods that were found without their rules or their proxy.", "kind", "outcome")
+	m.installs = r.counters("istio_cni_installs_total", "Times that the CNI plugin was installed or repaired.", "result")
 	m.ready = r.gauge("istio_cni_install_ready", "Whether new pods can be enrolled.")
 	m.connected = r.gauge("ztunnel_connected", "Ztunnels that are connected.")
 	return m
@@ -139,6 +141,15 @@ func (m *AgentMetrics) Drifted(kind string, repaired bool) {
 		outcome = "repaired"
 	}
 	m.drift.WithLabelValues(kind, outcome).Inc()
+}
+
+// Installed counts an installation of the plugin, or a repair.
+func (m *AgentMetrics) Installed(ok bool) {
+	result := "FAILURE"
+	if ok {
+		result = "SUCCESS"
+	}
+	m.installs.WithLabelValues(result).Inc()
 }
 
 // SetReady says whether new pods can be enrolled.

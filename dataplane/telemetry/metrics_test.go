@@ -86,6 +86,8 @@ func TestAgentMetricsGolden(t *testing.T) {
 	m := NewAgentMetrics("v0")
 	m.PluginRequest(200)
 	m.Reconciled("add")
+	m.Installed(true)
+	m.Installed(false)
 	m.SetReady(true)
 	m.SetConnected(1)
 	rec := httptest.NewRecorder()

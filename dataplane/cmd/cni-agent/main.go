@@ -14,7 +14,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sync/errgroup"
@@ -55,37 +54,52 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	p, err := o.parts(log)
+	metrics := telemetry.NewAgentMetrics(version)
+	ready := admin.NewReadiness()
+	p, err := o.parts(shared{ready, metrics, log})
 	if err != nil {
 		return err
 	}
 	defer p.host.Close()
-	metrics := telemetry.NewAgentMetrics(version)
-	ready := admin.NewReadiness()
 	var agent *cni.Agent
 	proxies := zds.NewServer(zds.ServerConfig{Path: o.zdsSocket, Snapshot: func() []zds.Entry { return agent.Snapshot() },
 		Changed: func() { agent.Suspect() }, Log: log})
 	agent = cni.New(cni.Config{
 		Node: o.node, Objects: p.objects, Proxies: proxies, Rules: cni.KernelRules{}, Netns: p.netns, OpenNetns: p.open,
-		Annotator: p.annotator, HostNetns: p.host, ExcludeNamespaces: strings.FieldsFunc(o.exclude, func(r rune) bool { return r == ',' || r == ' ' }),
+		Annotator: p.annotator, HostNetns: p.host, ExcludeNamespaces: o.excluded(),
 		Drift:      cni.Drift{Every: o.driftInterval, Watch: capture.Watch, Listening: (*netns.NS).Listening},
 		DNSCapture: o.dnsCapture, Readiness: ready, Metrics: metrics, Log: log,
 	})
 	server := admin.New(admin.Config{
 		Name: "cni-agent", Version: version, Readiness: ready, Level: level, Log: log,
 		Dump: func() any { return agent.Status() }, Process: admin.Process{Args: args, Environ: os.Environ()},
-		Sections: []admin.Section{
+		Sections: append([]admin.Section{
 			{Name: "config", About: "settings in force", Value: func() any { return o.settings() }, Index: true},
 			{Name: "pods", About: "pods of this node that are redirected", Value: func() any { return agent.Status().Pods }, Index: true},
 			{Name: "proxies", About: "ztunnels that are connected", Value: func() any { return map[string]int{"connected": proxies.Connected()} }, Index: true},
 			{Name: "problems", About: "what is wrong with the objects", Value: func() any { return agent.Status().Problems }, Index: true},
-		},
+		}, p.sections...),
 		Metrics: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			metrics.SetConnected(proxies.Connected())
 			metrics.Handler().ServeHTTP(w, r)
 		}),
 	})
-	return serve(ctx, &o, p, agent, server)
+	if err := serve(ctx, &o, p, agent, server); err != nil {
+		return err
+	}
+	return p.depart(ctx)
+}
+
+// depart removes what was installed if nobody comes after this agent.
+func (p *parts) depart(ctx context.Context) error {
+	if p.departure == nil || !p.departure.final(ctx) {
+		return nil
+	}
+	var errs []error
+	for _, undo := range p.uninstall {
+		errs = append(errs, undo())
+	}
+	return errors.Join(errs...)
 }
 
 func serve(ctx context.Context, o *options, p *parts, agent *cni.Agent, server *admin.Server) error {

@@ -19,6 +19,9 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/admin"
 )
 
+// pluginName is the plugin's program, and its type in a network configuration.
+const pluginName = "ambient-cni"
+
 var errUsage = errors.New("usage")
 
 //go:embed usage.txt
@@ -83,7 +86,7 @@ func (o *options) sources(fs *flag.FlagSet) {
 // installation are the flags that say what the agent does to its node besides its pods.
 func (o *options) installation(fs *flag.FlagSet) {
 	fs.BoolVar(&o.install, "install", true, "with an API server: install the CNI plugin on the node and keep it installed")
-	fs.StringVar(&o.pluginBinary, "plugin-binary", beside("ambient-cni"), "`file` of the plugin, to be copied to the host")
+	fs.StringVar(&o.pluginBinary, "plugin-binary", beside(pluginName), "`file` of the plugin, to be copied to the host")
 	fs.StringVar(&o.binDir, "cni-bin-dir", "/host/opt/cni/bin", "`directory` where the host's CNI plugins are mounted")
 	fs.StringVar(&o.confDir, "cni-conf-dir", "/host/etc/cni/net.d", "`directory` where the host's CNI configuration is mounted")
 	fs.StringVar(&o.confDirOnHost, "cni-conf-dir-on-host", env("CNI_NET_DIR", "/etc/cni/net.d"), "the same `directory` as the host names it (CNI_NET_DIR)")
@@ -137,6 +140,10 @@ func (o *options) validate(rest []string) error {
 
 // cluster reports whether objects come from an API server.
 func (o *options) cluster() bool { return o.kubeconfig != "" || o.inCluster }
+
+func (o *options) excluded() []string {
+	return strings.FieldsFunc(o.exclude, func(r rune) bool { return r == ',' || r == ' ' })
+}
 
 // settings are the options as the debug page shows them.
 func (o *options) settings() map[string]any {

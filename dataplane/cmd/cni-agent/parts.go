@@ -8,12 +8,15 @@ import (
 	"log/slog"
 	"path/filepath"
 
+	"github.com/ambientlab/ambientlab/dataplane/admin"
 	"github.com/ambientlab/ambientlab/dataplane/cni"
+	"github.com/ambientlab/ambientlab/dataplane/cni/install"
 	"github.com/ambientlab/ambientlab/dataplane/netns"
 	"github.com/ambientlab/ambientlab/dataplane/source"
 	"github.com/ambientlab/ambientlab/dataplane/source/file"
 	"github.com/ambientlab/ambientlab/dataplane/source/kube"
 	"github.com/ambientlab/ambientlab/dataplane/source/kube/nodeapi"
+	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 )
 
 // parts are what differs between a lab's node and one of Kubernetes.
@@ -23,14 +26,24 @@ type parts struct {
 	netns     cni.Finder
 	open      func(path string) (*netns.NS, error)
 	host      *netns.NS // the caller closes it
+	sections  []admin.Section
 	run       []func(context.Context) error
+	departure *departure     // nil: nothing is installed that could go
+	uninstall []func() error // when the departure is final
 }
 
-func (o *options) parts(log *slog.Logger) (*parts, error) {
+// shared is what all parts report to.
+type shared struct {
+	ready   *admin.Readiness
+	metrics *telemetry.AgentMetrics
+	log     *slog.Logger
+}
+
+func (o *options) parts(s shared) (*parts, error) {
 	if o.cluster() {
-		return o.onKubernetes(log)
+		return o.onKubernetes(s)
 	}
-	p := &parts{objects: file.New(o.objects, log), netns: cni.NetnsDir(o.netnsDir), open: netns.Open}
+	p := &parts{objects: file.New(o.objects, s.log), netns: cni.NetnsDir(o.netnsDir), open: netns.Open}
 	var err error
 	if p.annotator, err = cni.NewStatusDir(o.statusDir); err != nil {
 		return nil, err
@@ -41,12 +54,12 @@ func (o *options) parts(log *slog.Logger) (*parts, error) {
 	return p, nil
 }
 
-func (o *options) onKubernetes(log *slog.Logger) (*parts, error) {
+func (o *options) onKubernetes(s shared) (*parts, error) {
 	cluster, err := kube.Connect(o.kubeconfig, nodeapi.Manager)
 	if err != nil {
 		return nil, err
 	}
-	src, err := kube.New(cluster, kube.Options{Kinds: []string{"Namespace", "Node", "Pod"}, Node: o.node, Log: log})
+	src, err := kube.New(cluster, kube.Options{Kinds: []string{"Namespace", "Node", "Pod"}, Node: o.node, Log: s.log})
 	if err != nil {
 		return nil, err
 	}
@@ -54,17 +67,59 @@ func (o *options) onKubernetes(log *slog.Logger) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
-	annotations := cni.NewAnnotations(o.node, src, api, log)
-	init := filepath.Join(o.hostProc, "1")
+	annotations := cni.NewAnnotations(o.node, src, api, s.log)
 	p := &parts{
-		objects: src, annotator: annotations, netns: cni.NewProcFinder(o.hostProc),
-		open: func(path string) (*netns.NS, error) {
-			return netns.OpenUnder(filepath.Join(init, "root"), o.hostProc, path)
-		},
+		objects: src, annotator: annotations, netns: cni.NewProcFinder(o.hostProc), open: o.openOnHost,
 		run: []func(context.Context) error{annotations.Run},
+		departure: &departure{log: s.log, wanted: func(ctx context.Context) (bool, error) {
+			return api.Wanted(ctx, o.podNamespace, o.daemonSet)
+		}},
 	}
-	if p.host, err = netns.Open(filepath.Join(init, "ns/net")); err != nil {
+	p.run = append(p.run, p.departure.Run)
+	if o.install {
+		if err := p.installPlugin(o, cluster, s); err != nil {
+			return nil, err
+		}
+	}
+	if p.host, err = netns.Open(filepath.Join(o.hostProc, "1/ns/net")); err != nil {
 		return nil, fmt.Errorf("open the node's network namespace (is the host's /proc mounted at %s, and has the agent SYS_PTRACE?): %w", o.hostProc, err)
 	}
 	return p, nil
+}
+
+// openOnHost opens a namespace by the path that it has for the container runtime.
+func (o *options) openOnHost(path string) (*netns.NS, error) {
+	return netns.OpenUnder(filepath.Join(o.hostProc, "1/root"), o.hostProc, path)
+}
+
+func (p *parts) installPlugin(o *options, cluster *kube.Cluster, s shared) error {
+	installer, err := install.New(install.Config{
+		Plugin: o.pluginBinary, BinDir: o.binDir, ConfDir: o.confDir, KubeconfigName: o.kubeconfigName,
+		Entry: install.Entry{
+			Type: pluginName, Kubeconfig: filepath.Join(o.confDirOnHost, o.kubeconfigName), PluginSocket: o.pluginSocket,
+			LogLevel: o.pluginLogLevel, ExcludeNamespaces: o.excluded(), AgentPods: o.podNamespace + "/" + o.daemonSet + "-",
+		},
+		Access: func() (install.Access, error) { return access(cluster) }, Installed: s.metrics.Installed, Readiness: s.ready, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	p.run = append(p.run, installer.Run)
+	p.uninstall = append(p.uninstall, installer.Uninstall)
+	p.sections = append(p.sections, admin.Section{
+		Name: "install", About: "the CNI plugin on this node", Value: func() any { return installer.Status() }, Index: true,
+	})
+	return nil
+}
+
+// access is the agent's own, for the plugin.
+func access(cluster *kube.Cluster) (install.Access, error) {
+	a, err := cluster.Access()
+	out := install.Access{Server: a.Server, CA: a.CA, Token: a.Token, Certificate: a.Certificate, Key: a.Key, Insecure: a.Insecure}
+	for _, f := range []string{a.TokenFile, a.CAFile} {
+		if f != "" {
+			out.Files = append(out.Files, f)
+		}
+	}
+	return out, err
 }

@@ -16,6 +16,7 @@ import (
 	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -39,6 +40,9 @@ type Conf struct {
 	PluginSocket      string   `json:"pluginSocket"`
 	LogLevel          string   `json:"logLevel"`
 	ExcludeNamespaces []string `json:"excludeNamespaces"`
+	// AgentPods is "namespace/prefix" of the agent's own pods, which pass unseen: without an agent there is nobody to ask, and
+	// the token in the kubeconfig has run out. "" exempts none.
+	AgentPods string `json:"agentPods"`
 }
 
 // podArgs are the runtime's, in CNI_ARGS.
@@ -113,6 +117,10 @@ func (p *Plugin) enrol(ctx context.Context, log *slog.Logger, a *skel.CmdArgs, c
 	}
 	if slices.Contains(conf.ExcludeNamespaces, namespace) {
 		log.Debug("let pass", "why", "its namespace is excluded")
+		return nil
+	}
+	if conf.AgentPods != "" && strings.HasPrefix(namespace+"/"+name, conf.AgentPods) {
+		log.Debug("let pass", "why", "it is the agent")
 		return nil
 	}
 	objects, err := conf.reader()

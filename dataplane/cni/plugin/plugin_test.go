@@ -161,12 +161,16 @@ func TestOthersPassWithoutTheAgent(t *testing.T) {
 		"host network":       {pod: "shop/host"},
 		"excluded namespace": {pod: "shop/ghost", conf: map[string]any{"excludeNamespaces": []string{"shop"}}},
 		"not Kubernetes":     {},
+		"the agent itself":   {pod: "istio-system/cni-agent-x7k2p", conf: map[string]any{"agentPods": "istio-system/cni-agent-", "objectsDir": "/nowhere"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.conf == nil {
 				c.conf = map[string]any{}
 			}
-			c.conf["objectsDir"], c.conf["pluginSocket"] = objects(t), "/nowhere/agent.sock"
+			c.conf["pluginSocket"] = "/nowhere/agent.sock"
+			if c.conf["objectsDir"] == nil {
+				c.conf["objectsDir"] = objects(t)
+			}
 			if out, err := c.add(t); err != nil || !strings.Contains(out, "10.0.0.5/24") {
 				t.Errorf("%q, %v", out, err)
 			}
@@ -193,6 +197,7 @@ func TestAddFailsClosed(t *testing.T) {
 		{"pod unreadable", call{pod: "shop/bad", conf: map[string]any{"objectsDir": dir}}, "pod.shop.bad.yaml"},
 		{"directory unreadable", call{pod: "shop/web", conf: map[string]any{"objectsDir": "/nowhere"}}, "/nowhere"},
 		{"nowhere to look", call{pod: "shop/web"}, "neither objectsDir nor kubeconfig"},
+		{"not the agent's own namespace", call{pod: "shop/cni-agent-x", conf: map[string]any{"objectsDir": "/nowhere", "agentPods": "istio-system/cni-agent-"}}, "/nowhere"},
 		{"two places to look", call{pod: "shop/web", conf: map[string]any{"objectsDir": dir, "kubeconfig": "/k"}}, "both set"},
 		{"first in the chain", call{pod: "shop/web", conf: map[string]any{"objectsDir": dir, "prevResult": nil}}, "must come after"},
 	} {
