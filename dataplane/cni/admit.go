@@ -120,7 +120,7 @@ func (a *Agent) admit(ctx context.Context, req ambient.AddRequest) error {
 		return fmt.Errorf("enrol %s: another request for it is being served: %w", refOf(p), err)
 	}
 	defer release()
-	if err := a.enrolPatiently(ctx, p, ns); err != nil {
+	if err := a.enrolPatiently(ctx, p, ns, addresses(req.IPs)); err != nil {
 		a.undo(ctx, p, ns)
 		return err
 	}
@@ -128,9 +128,9 @@ func (a *Agent) admit(ctx context.Context, req ambient.AddRequest) error {
 }
 
 // enrolPatiently tries until ctx ends: a proxy that is being replaced is back in a moment.
-func (a *Agent) enrolPatiently(ctx context.Context, p *corev1.Pod, ns *netns.NS) error {
+func (a *Agent) enrolPatiently(ctx context.Context, p *corev1.Pod, ns *netns.NS, addrs string) error {
 	for wait := a.cfg.BackoffMin; ; wait = min(2*wait, a.cfg.BackoffMax) {
-		err := a.enrol(ctx, p, ns)
+		err := a.enrol(ctx, p, ns, addrs)
 		if err == nil || errors.Is(err, ErrHostNetwork) {
 			return err
 		}
@@ -153,6 +153,7 @@ func (a *Agent) undo(ctx context.Context, p *corev1.Pod, ns *netns.NS) {
 		errs = append(errs, a.cfg.Rules.Remove(ctx, ns))
 	}
 	if _, known := a.state(string(p.UID)); known {
+		errs = append(errs, a.leave(ctx, string(p.UID)))
 		errs = append(errs, a.cfg.Proxies.Del(ctx, string(p.UID)))
 		a.dropState(string(p.UID))
 	}

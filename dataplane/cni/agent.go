@@ -5,9 +5,9 @@
 // are enrolled and released without a restart; a new pod is held by the CNI plugin (package plugin) until it is enrolled.
 // What the rules are is capture's work, how the proxy is told zds's, where pods are read source's.
 //
-// Order (reference, "Node agent"): enrolment is namespace, rules, proxy, annotation; release is rules, proxy, annotation.
-// What a node must do for kubelet's probes belongs, when there is a kubelet, between proxy and annotation, and first in a
-// release. When the agent ends it leaves all of it in place, so that an upgrade of the agent interrupts nobody.
+// Order (reference, "Node agent"): enrolment is namespace, rules, proxy, host, annotation; release is host, rules, proxy,
+// annotation. The host's part lets kubelet's probes pass, where there is a kubelet. When the agent ends it leaves all of it in
+// place, so that an upgrade of the agent interrupts nobody.
 //
 // Sources: Istio architecture/ambient/ztunnel-cni-lifecycle.md; reference, "ZDS", "CNI plugin", "Node agent".
 package cni
@@ -82,6 +82,9 @@ type Config struct {
 	Netns     Finder
 	Annotator Annotator
 
+	// Host lets kubelet's probes pass; nil: there is no kubelet.
+	Host Host
+
 	// OpenNetns opens a namespace by the path that the runtime gave the plugin; nil means netns.Open.
 	OpenNetns func(path string) (*netns.NS, error)
 	// HostNetns is never touched, whatever a pod claims; nil: no namespace is protected.
@@ -140,6 +143,8 @@ type Agent struct {
 	queue *queue
 	locks locks                // one holder per pod; whoever changes a pod's state holds it
 	view  atomic.Pointer[view] // the node's pods as they are wanted
+
+	probes probes
 
 	suspects chan struct{} // holds a value while a look at all pods is asked for
 	moved    chan struct{} // holds a value after pods came or went
@@ -202,6 +207,7 @@ func (a *Agent) begin(ctx context.Context) (changed <-chan struct{}, err error) 
 	if err := a.takeOver(ctx); err != nil {
 		return nil, err
 	}
+	a.checkProbes(ctx)
 	a.cfg.Readiness.Done(condPods)
 	return changed, nil
 }

@@ -83,6 +83,7 @@ func (a *Agent) watchDrift(ctx context.Context) error {
 
 // checkAll looks at every pod that was enrolled. Those whose proxy is missing get a second look.
 func (a *Agent) checkAll(ctx context.Context) {
+	a.checkProbes(ctx)
 	var alone []string
 	for _, uid := range a.enrolledPods() {
 		a.checkRules(ctx, uid)

@@ -3,6 +3,7 @@
 package cni
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,13 +59,13 @@ func (a *Agent) reconcile(ctx context.Context, uid string) error {
 	case !known && !hasAddress(p):
 		return nil // it has not started: the plugin will ask
 	default:
-		return a.enrol(ctx, p, nil)
+		return a.enrol(ctx, p, nil, "")
 	}
 }
 
 // enrol redirects a pod and hands it to the proxy. Its namespace is given, or known, or looked for; given stays the
-// caller's. What is done already is not done again. The caller holds the pod's lock.
-func (a *Agent) enrol(ctx context.Context, p *corev1.Pod, given *netns.NS) error {
+// caller's; so are its addresses, "" if they are not. What is done already is not done again. The caller holds the pod's lock.
+func (a *Agent) enrol(ctx context.Context, p *corev1.Pod, given *netns.NS, addrs string) error {
 	uid, ref := string(p.UID), refOf(p)
 	s, known := a.state(uid)
 	ns, err := a.namespace(s, given, uid)
@@ -72,7 +73,7 @@ func (a *Agent) enrol(ctx context.Context, p *corev1.Pod, given *netns.NS) error
 		return fmt.Errorf("enrol %s: %w", ref, err)
 	}
 	options := a.options(p)
-	same := known && s.ns != nil && s.ns.Same(ns)
+	same := known && !s.leaving && s.ns != nil && s.ns.Same(ns)
 	if !same || s.options != options {
 		changed, err := a.cfg.Rules.Apply(ctx, ns, capture.NewPlan(options))
 		if err != nil {
@@ -84,7 +85,8 @@ func (a *Agent) enrol(ctx context.Context, p *corev1.Pod, given *netns.NS) error
 		a.cfg.Log.Debug("redirected", "pod", ref, "netns", ns.Inode(), "changed", changed)
 	}
 	old := s.ns
-	s = state{workload: workloadOf(p), ref: ref, ns: ns, options: options, served: s.served && same}
+	addrs = cmp.Or(addrs, addressesOf(p), s.addrs)
+	s = state{workload: workloadOf(p), ref: ref, ns: ns, options: options, addrs: addrs, served: s.served && same}
 	a.setState(uid, s)
 	if old != ns {
 		old.Close() // not before: a snapshot may be taken at any moment
@@ -102,6 +104,9 @@ func (a *Agent) serve(ctx context.Context, s state) error {
 		s.served = true
 		a.setState(s.ref.UID, s)
 		a.cfg.Log.Info("enrolled", "pod", s.ref, "uid", s.ref.UID, "netns", s.ns.Inode())
+	}
+	if _, err := a.syncProbes(ctx, false); err != nil {
+		return fmt.Errorf("enrol %s: %w", s.ref, err)
 	}
 	if err := a.cfg.Annotator.Set(s.ref, mesh.RedirectionEnabled); err != nil {
 		return fmt.Errorf("enrol %s: %w", s.ref, err)
@@ -143,6 +148,9 @@ func (a *Agent) releasePod(ctx context.Context, p *corev1.Pod, s state, known bo
 	if !known && !a.recorded(ref) {
 		return nil
 	}
+	if err := a.leave(ctx, uid); err != nil {
+		return fmt.Errorf("release %s: %w", ref, err)
+	}
 	ns, err := a.namespace(s, nil, uid)
 	switch {
 	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, ErrHostNetwork):
@@ -176,6 +184,9 @@ func (a *Agent) forgetPod(ctx context.Context, uid string, p *corev1.Pod, s stat
 	}
 	if !known && !a.recorded(ref) {
 		return nil
+	}
+	if err := a.leave(ctx, ref.UID); err != nil {
+		return fmt.Errorf("release %s: %w", ref, err)
 	}
 	return a.dropPod(ctx, ref, known, "gone")
 }
@@ -266,7 +277,7 @@ func (a *Agent) takeOverPod(ctx context.Context, p *corev1.Pod, annotation strin
 	uid := string(p.UID)
 	// Named without a namespace, the proxy at least keeps it. What was served is served on, or will be by the snapshot: calling
 	// it pending would turn its peers to plain text.
-	s := state{workload: workloadOf(p), ref: refOf(p), served: annotation == mesh.RedirectionEnabled}
+	s := state{workload: workloadOf(p), ref: refOf(p), addrs: addressesOf(p), served: annotation == mesh.RedirectionEnabled}
 	a.setState(uid, s)
 	ns, err := a.namespace(s, nil, uid)
 	if err != nil {

@@ -158,8 +158,11 @@ func (f *fakes) get(what *error) error {
 
 func keyOf(o source.Object) source.Key {
 	kind := "Namespace"
-	if _, ok := o.(*corev1.Pod); ok {
+	switch o.(type) {
+	case *corev1.Pod:
 		kind = "Pod"
+	case *corev1.Node:
+		kind = "Node"
 	}
 	return source.Key{Kind: kind, Namespace: o.GetNamespace(), Name: o.GetName()}
 }

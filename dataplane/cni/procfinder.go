@@ -211,6 +211,18 @@ func namespaceOf(path string) (inode, error) {
 	return inode{st.Dev, st.Ino}, nil
 }
 
+func ownerOf(path string) (uint32, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, fmt.Errorf("stat %s: no owner", path)
+	}
+	return st.Uid, nil
+}
+
 // podDir is the directory that kubelet makes for a pod: pod<uid> under cgroupfs, …-pod<uid>.slice under systemd, which has _ for
 // -. A static pod's uid is a hash without either.
 var podDir = regexp.MustCompile(`[/-]pod([0-9a-f]{8}[-_]?(?:[0-9a-f]{4}[-_]?){3}[0-9a-f]{12})(?:\.slice)?(?:/|$)`)

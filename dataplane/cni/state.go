@@ -22,7 +22,9 @@ type state struct {
 	ref      PodRef
 	ns       *netns.NS // owned; nil if an earlier agent enrolled the pod and its namespace has not been found
 	options  capture.Options
-	served   bool // a proxy has acknowledged it
+	addrs    string // with commas between; "": not known yet
+	served   bool   // a proxy has acknowledged it
+	leaving  bool   // it is being released
 }
 
 func (a *Agent) state(uid string) (state, bool) {

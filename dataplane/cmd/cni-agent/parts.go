@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
+	"github.com/ambientlab/ambientlab/dataplane/capture"
 	"github.com/ambientlab/ambientlab/dataplane/cni"
 	"github.com/ambientlab/ambientlab/dataplane/cni/install"
 	"github.com/ambientlab/ambientlab/dataplane/netns"
@@ -28,8 +29,9 @@ type parts struct {
 	host      *netns.NS // the caller closes it
 	sections  []admin.Section
 	run       []func(context.Context) error
-	departure *departure     // nil: nothing is installed that could go
-	uninstall []func() error // when the departure is final
+	hostRules cni.Host                          // nil: there is no kubelet
+	departure *departure                        // nil: nothing is installed that could go
+	uninstall []func(ctx context.Context) error // when the departure is final
 }
 
 // shared is what all parts report to.
@@ -67,15 +69,20 @@ func (o *options) onKubernetes(s shared) (*parts, error) {
 	if err != nil {
 		return nil, err
 	}
+	finder := cni.NewProcFinder(o.hostProc)
 	annotations := cni.NewAnnotations(o.node, src, api, s.log)
 	p := &parts{
-		objects: src, annotator: annotations, netns: cni.NewProcFinder(o.hostProc), open: o.openOnHost,
+		objects: src, annotator: annotations, netns: finder, open: o.openOnHost,
 		run: []func(context.Context) error{annotations.Run},
 		departure: &departure{log: s.log, wanted: func(ctx context.Context) (bool, error) {
 			return api.Wanted(ctx, o.podNamespace, o.daemonSet)
 		}},
 	}
 	p.run = append(p.run, p.departure.Run)
+	if o.taint != "" {
+		taint := &cni.Taint{Node: o.node, Key: o.taint, Objects: src, Nodes: api, Ready: s.ready, Log: s.log}
+		p.run = append(p.run, taint.Run)
+	}
 	if o.install {
 		if err := p.installPlugin(o, cluster, s); err != nil {
 			return nil, err
@@ -84,7 +91,29 @@ func (o *options) onKubernetes(s shared) (*parts, error) {
 	if p.host, err = netns.Open(filepath.Join(o.hostProc, "1/ns/net")); err != nil {
 		return nil, fmt.Errorf("open the node's network namespace (is the host's /proc mounted at %s, and has the agent SYS_PTRACE?): %w", o.hostProc, err)
 	}
+	if o.probes {
+		p.letProbesPass(finder, s)
+	}
 	return p, nil
+}
+
+func (p *parts) letProbesPass(finder *cni.ProcFinder, s shared) {
+	host := cni.HostKernel{NS: p.host, Proc: finder}
+	p.hostRules = host
+	p.uninstall = append(p.uninstall, host.RemoveProbes)
+	p.sections = append(p.sections, admin.Section{
+		Name: "probes", About: "addresses that kubelet's probes pass to", Index: true, Value: func() any { return probesNow(p.host) },
+	})
+	s.log.Info("probes get a source address of their own, in an nftables table of its own", "kubeletUID", finder.KubeletUID())
+}
+
+func probesNow(host *netns.NS) map[string]any {
+	pods, probes, installed, err := capture.ReadProbes(context.Background(), host)
+	out := map[string]any{"installed": installed, "probes": probes, "pods": pods}
+	if err != nil {
+		out["error"] = err.Error()
+	}
+	return out
 }
 
 // openOnHost opens a namespace by the path that it has for the container runtime.
@@ -105,7 +134,7 @@ func (p *parts) installPlugin(o *options, cluster *kube.Cluster, s shared) error
 		return err
 	}
 	p.run = append(p.run, installer.Run)
-	p.uninstall = append(p.uninstall, installer.Uninstall)
+	p.uninstall = append(p.uninstall, func(context.Context) error { return installer.Uninstall() })
 	p.sections = append(p.sections, admin.Section{
 		Name: "install", About: "the CNI plugin on this node", Value: func() any { return installer.Status() }, Index: true,
 	})
