@@ -37,7 +37,9 @@ const (
 )
 
 // Objects are all that a mesh needs on a cluster, in an order in which each object's references come before it. They say
-// their apiVersion and kind. The same options give the same objects.
+// their apiVersion and kind. The same options give the same objects. ztunnel's DaemonSet is the last: kubelet starts its pods when
+// the control plane has written ConfigMap istio-ca-root-cert, and looks for it ever more seldom. Who can wait for that before
+// the last object is applied has a mesh seconds sooner.
 func Objects(o Options) ([]runtime.Object, error) {
 	o = o.withDefaults()
 	if err := o.validate(); err != nil {
