@@ -114,7 +114,7 @@ func (l *Lab) Trace(ctx context.Context, from PodRef, url string, o workload.Opt
 	}
 	a := &assembly{
 		call: res.First(), caller: caller, pods: pods, udp: strings.HasPrefix(url, "udp:"),
-		log: &proxyLogs{lab: l, nodes: nodesOf(pods), since: began.Add(-time.Millisecond)},
+		log: &proxyLogs{lab: l, nodes: l.Nodes(), since: began.Add(-time.Millisecond)},
 	}
 	if err := a.follow(ctx); err != nil {
 		return nil, err
@@ -122,17 +122,6 @@ func (l *Lab) Trace(ctx context.Context, from PodRef, url string, o workload.Opt
 	t := a.trace()
 	t.URL = url
 	return t, nil
-}
-
-func nodesOf(pods []PodInfo) []string {
-	var nodes []string
-	for _, p := range pods {
-		if p.Node != "" {
-			nodes = append(nodes, p.Node)
-		}
-	}
-	slices.Sort(nodes)
-	return slices.Compact(nodes)
 }
 
 // assembly is a trace in the making.

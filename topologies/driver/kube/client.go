@@ -43,8 +43,8 @@ type client struct {
 
 // restConfig says where the cluster is, and sends nothing yet.
 func (o Options) restConfig() (*rest.Config, error) {
-	config := rest.CopyConfig(o.REST)
-	if o.REST == nil {
+	config := o.REST
+	if config == nil {
 		rules := clientcmd.NewDefaultClientConfigLoadingRules()
 		rules.ExplicitPath = o.Kubeconfig
 		var err error
@@ -53,6 +53,7 @@ func (o Options) restConfig() (*rest.Config, error) {
 			return nil, fmt.Errorf("read kubeconfig: %w", err)
 		}
 	}
+	config = rest.CopyConfig(config)
 	config.UserAgent, config.QPS, config.Burst = "ambientlab", requestsPerSecond, requestBurst
 	config.WarningHandler = rest.NoWarnings{}
 	return config, nil

@@ -16,10 +16,12 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/go-logr/logr"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/util/exec"
+	"k8s.io/klog/v2"
 
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -165,12 +167,15 @@ func (s *stand) stream(ctx context.Context, ref lab.PodRef, container string, ar
 	if err != nil {
 		return 0, err
 	}
-	err = e.StreamWithContext(ctx, o)
+	err = e.StreamWithContext(klog.NewContext(ctx, quiet), o)
 	if code := (exec.CodeExitError{}); errors.As(err, &code) {
 		return code.Code, nil
 	}
 	return 0, err
 }
+
+// quiet is what client-go logs to: it would tell people's terminals of connections that we ended.
+var quiet = logr.Discard()
 
 // gate lets nothing pass once it is closed: a command whose caller has given up may go on to print.
 type gate struct {

@@ -120,7 +120,7 @@ func (c *client) dialer(namespace, pod string) (httpstream.Dialer, error) {
 		return nil, err
 	}
 	old := spdy.NewDialer(upgrader, &http.Client{Transport: transport}, http.MethodPost, at)
-	tunnel, err := portforward.NewSPDYOverWebsocketDialer(at, c.config)
+	tunnel, err := portforward.NewSPDYOverWebsocketDialerWithLogger(quiet, at, c.config)
 	if err != nil {
 		return nil, err
 	}

@@ -73,6 +73,28 @@ func sockets(text string) string {
 	return b.String()
 }
 
-// refused has a line for each rule of a NetworkPolicy that has dropped packets, where the node's rules say so as those of
-// package nodenet do.
-func refused(string) []string { return nil }
+// policyTable is where package nodenet/policy keeps its rules.
+const policyTable = "table inet ambientlab-networkpolicy "
+
+var (
+	chainLine = regexp.MustCompile(`^\s*chain (\S+) \{`)
+	dropLine  = regexp.MustCompile(`counter packets (\d+) bytes \d+ drop(?: comment "(.*)")?`)
+)
+
+// refused has a line for each rule of a NetworkPolicy that has dropped packets, if the rules are those of nodenet; a CNI
+// project's own it cannot tell from others.
+func refused(rules string) (out []string) {
+	ours, chain := false, ""
+	for line := range strings.Lines(rules) {
+		if strings.HasPrefix(line, "table ") {
+			ours = strings.HasPrefix(line, policyTable)
+		}
+		if m := chainLine.FindStringSubmatch(line); m != nil {
+			chain = m[1]
+		}
+		if m := dropLine.FindStringSubmatch(line); ours && m != nil && m[1] != "0" {
+			out = append(out, fmt.Sprintf("%s: NetworkPolicy dropped %s packets, %s", chain, m[1], m[2]))
+		}
+	}
+	return out
+}

@@ -40,3 +40,26 @@ func TestSocketsReadLikeOtherDrivers(t *testing.T) {
 		t.Error(diff)
 	}
 }
+
+func TestRefusedPackets(t *testing.T) {
+	const rules = `table inet ambientlab-networkpolicy {
+	chain shop/cart/ingress {
+		ip saddr @ingress/shop/cart/0/ip counter packets 7 bytes 420 accept comment "shop/cart, ingress rule 1"
+		counter packets 3 bytes 180 drop comment "not allowed by shop/cart"
+	}
+
+	chain shop/web/ingress {
+		counter packets 0 bytes 0 drop comment "not allowed by shop/web"
+	}
+}
+table ip other {
+	chain c {
+		counter packets 9 bytes 9 drop comment "somebody's"
+	}
+}
+`
+	want := []string{"shop/cart/ingress: NetworkPolicy dropped 3 packets, not allowed by shop/cart"}
+	if diff := cmp.Diff(want, refused(rules)); diff != "" {
+		t.Error(diff)
+	}
+}

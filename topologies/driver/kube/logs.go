@@ -16,6 +16,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -159,23 +160,30 @@ func (f *follow) look() (pod *corev1.Pod, gone bool, last string, wake <-chan st
 
 // run copies the log of one container after the other, until the pod is gone.
 func (f *follow) run() {
-	ctx := f.l.ctx
-	for ctx.Err() == nil {
+	for ctx := f.l.ctx; ctx.Err() == nil; {
 		pod, gone, _, wake := f.look()
 		c := mainStatus(pod)
-		if c != nil && c.ContainerID != "" && c.ContainerID != f.opened && (c.State.Running != nil || c.State.Terminated != nil) {
-			if f.missed(c) {
-				f.copy(ctx, pod, &corev1.PodLogOptions{Container: c.Name, Previous: true, Timestamps: true})
+		if c == nil || c.ContainerID == "" || c.State.Running == nil && c.ContainerID == f.opened {
+			if gone {
+				return
 			}
-			f.opened = c.ContainerID
-			f.copy(ctx, pod, &corev1.PodLogOptions{Container: c.Name, Follow: true, Timestamps: true})
+			select {
+			case <-wake:
+			case <-ctx.Done():
+			}
 			continue
 		}
+		if f.missed(c) {
+			f.copy(ctx, pod, &corev1.PodLogOptions{Container: c.Name, Previous: true})
+		}
+		f.opened = c.ContainerID
+		f.copy(ctx, pod, &corev1.PodLogOptions{Container: c.Name, Follow: true})
 		if gone {
 			return
 		}
-		select {
+		select { // the connection ended, or the container, of which we are about to be told
 		case <-wake:
+		case <-time.After(pollEvery):
 		case <-ctx.Done():
 		}
 	}
@@ -184,11 +192,17 @@ func (f *follow) run() {
 // missed reports whether a container ended before this one without being seen.
 func (f *follow) missed(c *corev1.ContainerStatus) bool {
 	t := c.LastTerminationState.Terminated
-	return t != nil && t.ContainerID != "" && t.ContainerID != f.opened
+	return t != nil && t.ContainerID != "" && t.ContainerID != f.opened && c.ContainerID != f.opened
 }
 
-// copy appends a container's log to the file. It is best effort: kubelet may have forgotten it.
+// copy appends what is in a container's log and not yet in the file: times tell, as no line of a pod is older than the one
+// before. It is best effort: kubelet may have forgotten the container.
 func (f *follow) copy(ctx context.Context, pod *corev1.Pod, o *corev1.PodLogOptions) {
+	o.Timestamps = true
+	_, _, last, _ := f.look()
+	if at, err := time.Parse(time.RFC3339Nano, last); err == nil {
+		o.SinceTime = &metav1.Time{Time: at} // to the second
+	}
 	r, err := f.l.s.api.core.CoreV1().Pods(pod.Namespace).GetLogs(pod.Name, o).Stream(ctx)
 	if err != nil {
 		return
@@ -196,15 +210,17 @@ func (f *follow) copy(ctx context.Context, pod *corev1.Pod, o *corev1.PodLogOpti
 	defer r.Close()
 	for in := bufio.NewReaderSize(r, 64<<10); ; {
 		line, err := in.ReadBytes('\n')
-		if at, text, ok := bytes.Cut(line, []byte(" ")); ok && err == nil {
-			if f.l.write(f.key, text) != nil {
-				return
-			}
-			f.set(func() { f.last = string(at) })
-		}
 		if err != nil {
 			return
 		}
+		at, text, ok := bytes.Cut(line, []byte(" "))
+		if !ok || last != "" && !before(last, string(at)) {
+			continue
+		}
+		if f.l.write(f.key, text) != nil {
+			return
+		}
+		f.set(func() { f.last = string(at) })
 	}
 }
 

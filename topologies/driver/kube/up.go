@@ -157,22 +157,31 @@ func (s *stand) daemonEnv(env map[string][]string) map[string][]string {
 	return out
 }
 
-// storeAll applies the mesh's objects: first the namespaces and definitions that others need.
+// storeAll applies the mesh's objects: first the namespaces and definitions that others need, and ztunnel when what it mounts
+// is there.
 func (s *stand) storeAll(ctx context.Context, objs []runtime.Object) error {
-	var first, rest []*unstructured.Unstructured
+	var first, rest, last []*unstructured.Unstructured
 	for _, o := range objs {
 		s.fleet.adapt(o)
 		u, err := document(o)
 		if err != nil {
 			return err
 		}
-		if kind := u.GroupVersionKind(); kind.Kind == "Namespace" || kind.GroupKind() == kindCRD.GroupKind() {
+		switch kind := u.GroupVersionKind(); {
+		case kind.Kind == "Namespace" || kind.GroupKind() == kindCRD.GroupKind():
 			first = append(first, u)
-		} else {
+		case kind.Kind == "DaemonSet" && u.GetName() == install.ZtunnelName:
+			last = append(last, u)
+		default:
 			rest = append(rest, u)
 		}
 	}
-	for _, list := range [][]*unstructured.Unstructured{first, rest} {
+	for i, list := range [][]*unstructured.Unstructured{first, rest, last} {
+		if i == 2 { // kubelet would try again after longer and longer rests
+			if err := s.awaitRoots(ctx); err != nil {
+				return err
+			}
+		}
 		g, each := errgroup.WithContext(ctx)
 		g.SetLimit(atOnce)
 		for _, u := range list {
@@ -191,6 +200,15 @@ func (s *stand) storeAll(ctx context.Context, objs []runtime.Object) error {
 		}
 	}
 	return nil
+}
+
+// awaitRoots waits for what the control plane writes when it runs.
+func (s *stand) awaitRoots(ctx context.Context) error {
+	return poll(ctx, func() (string, bool) {
+		err := s.api.res.Get(ctx, rootsConfigMap, systemNamespace, &corev1.ConfigMap{})
+		late := s.pods.problem(s.fleet.pod(key{"", lab.DaemonControl}))
+		return fmt.Sprintf("the control plane has not written the mesh's roots: %v: %s", err, late), err == nil
+	})
 }
 
 // awaitDefinitions waits until the API server serves the kinds of definitions.
