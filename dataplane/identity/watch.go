@@ -15,7 +15,7 @@ const (
 	// settle is how long a burst of file events is gathered.
 	settle = 10 * time.Millisecond
 	// rewatch is how long a directory that cannot be watched is left alone.
-	rewatch = 5 * time.Second
+	rewatch = time.Second
 )
 
 // watchDir calls changed once it watches dir, and after everything that happens in it, until ctx ends. A mounted ConfigMap

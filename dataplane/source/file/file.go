@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -28,6 +29,9 @@ const (
 	settleMax = 50 * time.Millisecond
 )
 
+// lookEvery is how often a directory is read that cannot be watched.
+const lookEvery = 100 * time.Millisecond
+
 // Source reads one directory. Make it with New.
 type Source struct {
 	dir string
@@ -35,7 +39,8 @@ type Source struct {
 
 	ready chan struct{}
 
-	tree *tree // owned by Run
+	tree    *tree                             // owned by Run
+	watcher func() (*fsnotify.Watcher, error) // set once
 
 	mu       sync.Mutex // guards what follows
 	objects  *source.Objects
@@ -51,7 +56,7 @@ func New(dir string, log *slog.Logger) *Source {
 		log = slog.New(slog.DiscardHandler)
 	}
 	return &Source{
-		dir: dir, log: log, ready: make(chan struct{}), tree: newTree(dir),
+		dir: dir, log: log, ready: make(chan struct{}), tree: newTree(dir), watcher: fsnotify.NewWatcher,
 		objects: &source.Objects{}, changed: make(chan struct{}),
 	}
 }
@@ -92,7 +97,11 @@ func (s *Source) Problems() []source.Problem {
 
 // Run implements source.Source. It may be called once.
 func (s *Source) Run(ctx context.Context) error {
-	w, err := fsnotify.NewWatcher()
+	w, err := s.watcher()
+	if errors.Is(err, syscall.EMFILE) { // every user has a number of them (fs.inotify.max_user_instances), and others use them too
+		s.log.Warn("directory cannot be watched, looking again and again", "dir", s.dir, "err", err, "every", lookEvery.String())
+		return s.look(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("watch %s: %w", s.dir, err)
 	}
@@ -103,6 +112,41 @@ func (s *Source) Run(ctx context.Context) error {
 	s.publish()
 	close(s.ready)
 	return s.watch(ctx, w)
+}
+
+// look reads the directory again and again.
+func (s *Source) look(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		changed, err := s.catchUp()
+		if err != nil {
+			return err
+		}
+		if changed || first {
+			s.publish()
+		}
+		if first {
+			close(s.ready)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// catchUp reads until nothing has changed since the reading before: what one finds may be newer than what it had passed by then,
+// and changes are told in their order.
+func (s *Source) catchUp() (changed bool, err error) {
+	for {
+		more, err := s.tree.rescan(nil)
+		if err != nil || !more {
+			return changed, err
+		}
+		changed = true
+	}
 }
 
 func (s *Source) watch(ctx context.Context, w *fsnotify.Watcher) error {

@@ -8,9 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/fsnotify/fsnotify"
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ambientlab/ambientlab/dataplane/source"
@@ -166,9 +168,12 @@ func texts(problems []source.Problem) []string {
 }
 
 // start runs a source until the test ends.
-func start(t *testing.T, dir string) *Source {
+func start(t *testing.T, dir string, prepare ...func(*Source)) *Source {
 	t.Helper()
 	s := New(dir, nil)
+	for _, p := range prepare {
+		p(s)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Run(ctx) }()
@@ -204,9 +209,16 @@ func eventually(t *testing.T, s *Source, what string, ok func(*source.Objects) b
 }
 
 func TestWatch(t *testing.T) {
+	t.Run("by events", func(t *testing.T) { follow(t, func(*Source) {}) })
+	t.Run("by looking, where a user has no watcher left", func(t *testing.T) {
+		follow(t, func(s *Source) { s.watcher = func() (*fsnotify.Watcher, error) { return nil, syscall.EMFILE } })
+	})
+}
+
+func follow(t *testing.T, prepare func(*Source)) {
 	dir := t.TempDir()
 	write(t, dir, "pod.yaml", podCart)
-	s := start(t, dir)
+	s := start(t, dir, prepare)
 	first := s.Load()
 	if first.Pods["shop/cart"] == nil {
 		t.Fatal("ready without the pod")
