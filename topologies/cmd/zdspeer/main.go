@@ -42,7 +42,7 @@ var errUsage = errors.New("usage: zdspeer [--socket PATH] ztunnel|agent NAME...|
 type Outcome struct {
 	Attack string `json:"attack"`
 	HungUp bool   `json:"hungUp"`         // the other side ended it
-	Said   string `json:"said,omitempty"` // the last acknowledgement's error
+	Said   string `json:"said,omitempty"` // the acknowledgement's error
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
@@ -76,7 +76,11 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		}
 		o := Outcome{Attack: name}
 		do(c)
-		o.Said, o.HungUp = c.rest(quiet[fs.Arg(0)])
+		if fs.Arg(0) == "agent" {
+			o.Said, o.HungUp = c.answered()
+		} else {
+			o.HungUp = c.ended()
+		}
 		c.Close()
 		done = append(done, o)
 	}
@@ -119,9 +123,6 @@ func connector(ctx context.Context, role, path string) func() (*conn, error) {
 // patience is more than either side may take to answer.
 const patience = 10 * time.Second
 
-// quiet is how long a side that does not hang up is listened to. An agent makes the sixth connection of a second wait.
-var quiet = map[string]time.Duration{"ztunnel": 1200 * time.Millisecond, "agent": 200 * time.Millisecond}
-
 type conn struct{ *net.UnixConn }
 
 // send is one packet. That the other side is gone already shows in what comes after.
@@ -146,16 +147,25 @@ func (c *conn) packet(wait time.Duration) ([]byte, error) {
 	return buf[:max(n, 0)], err
 }
 
-// rest listens until the other side hangs up or is silent.
-func (c *conn) rest(quiet time.Duration) (said string, hungUp bool) {
-	for {
-		b, err := c.packet(quiet)
-		switch {
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			return said, false
-		case err != nil:
-			return said, true
-		}
+// answered is what a ztunnel says to the attack, if it does not hang up. It answers every message in turn, so that one who
+// answers the next, too, has not.
+func (c *conn) answered() (said string, hungUp bool) {
+	c.send(delMessage("nobody"))
+	b, err := c.packet(patience)
+	if err == nil {
 		said = ackError(b)
+		_, err = c.packet(patience)
+	}
+	return said, ended(err)
+}
+
+// ended listens until an agent hangs up, and reports whether it does. It says many things unasked.
+func (c *conn) ended() bool {
+	for {
+		if _, err := c.packet(patience); err != nil {
+			return ended(err)
+		}
 	}
 }
+
+func ended(err error) bool { return err != nil && !errors.Is(err, os.ErrDeadlineExceeded) }

@@ -19,44 +19,45 @@ func TestUsage(t *testing.T) {
 	}
 }
 
-// TestTellsWhoHungUp: the other side ends the first connection and stays on the second, where it answers with an error.
+// dial connects as a ztunnel does, once somebody listens.
+func dial(t *testing.T, path string) net.Conn {
+	for t.Context().Err() == nil {
+		c, err := net.Dial("unixpacket", path)
+		if err != nil {
+			continue
+		}
+		if _, err := c.Write(hello); err != nil {
+			t.Error(err)
+		}
+		return c
+	}
+	return nil
+}
+
+// TestTellsWhoHungUp: the other side ends the first connection and stays on the second, where it answers with an error, and
+// however late.
 func TestTellsWhoHungUp(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	l, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: path, Net: "unixpacket"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	done, over := make(chan struct{}), make(chan struct{})
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		var open []net.Conn
-		defer func() {
-			<-over // what is open stays open until then
-			for _, c := range open {
-				c.Close()
-			}
-		}()
-		for i := range 2 {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			open = append(open, c)
-			_, _ = c.Read(make([]byte, 4096))
-			if i == 0 {
-				c.Close()
-				continue
-			}
-			_, _ = c.Write([]byte(field(1, field(1, "no"))))
+		buf := make([]byte, 4096)
+		first := dial(t, path)
+		_, _ = first.Read(buf)
+		_ = first.Close()
+		second := dial(t, path)
+		defer second.Close()
+		for _, answer := range []string{field(1, field(1, "no")), field(1, "")} {
+			_, _ = second.Read(buf)
+			_, _ = second.Write([]byte(answer))
 		}
+		_, _ = second.Read(buf) // until the peer ends it
 	}()
 	var out bytes.Buffer
-	args := []string{"--socket", path, "ztunnel", "no-message", "unknown-version"}
+	args := []string{"--socket", path, "agent", "del-unknown", "add-no-descriptor"}
 	if err := run(t.Context(), args, strings.NewReader(""), &out, &bytes.Buffer{}); err != nil {
 		t.Fatal(err)
 	}
-	close(over)
 	<-done
 	var got []Outcome
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil || len(got) != 2 {
