@@ -29,15 +29,19 @@ func Do(ctx context.Context, url string, o Options) (Result, error) {
 	}
 	start := time.Now()
 	col := &collector{res: Result{URL: url, Errors: map[Class]int{}, Servers: map[string]int{}}}
+	var together *crowd
+	if o.Hold {
+		together = newCrowd(o.Count)
+	}
 	tickets := make(chan struct{})
 	var g sync.WaitGroup
 	for range max(1, o.Concurrency) {
 		g.Go(func() {
-			s := newSession(t, o)
+			s := newSession(t, o, together)
 			defer s.close()
 			var l ledger
 			for range tickets {
-				c := callOnce(ctx, s, o)
+				c := callOnce(ctx, s, o, together)
 				l.note(c, o)
 				col.add(c)
 				if !o.KeepOpen {
@@ -95,7 +99,7 @@ func issue(ctx context.Context, o Options, tickets chan<- struct{}) {
 	}
 }
 
-func callOnce(ctx context.Context, s session, o Options) Call {
+func callOnce(ctx context.Context, s session, o Options, together *crowd) Call {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout())
 	defer cancel()
 	c := Call{Start: time.Now()}
@@ -103,17 +107,18 @@ func callOnce(ctx context.Context, s session, o Options) Call {
 	c.Latency = time.Since(c.Start)
 	c.OK = err == nil
 	if err != nil {
+		together.failed(c)
 		c.Class, c.Error = classify(ctx, err), err.Error()
 		s.close() // its state is unknown
 	}
 	return c
 }
 
-func newSession(t target, o Options) session {
+func newSession(t target, o Options, together *crowd) session {
 	d := dialer{family: o.Family, escape: escape{mark: o.Mark, source: o.Bind}, mss: o.MSS}
 	switch t.scheme {
 	case "tcp", "tcp-first":
-		return &tcpSession{target: t, opts: o, dialer: d}
+		return &tcpSession{target: t, opts: o, dialer: d, together: together}
 	case "udp":
 		return &udpSession{target: t, opts: o, dialer: d}
 	case "ws", "wss":

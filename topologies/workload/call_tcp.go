@@ -22,6 +22,8 @@ type tcpSession struct {
 	opts   Options
 	dialer dialer
 
+	together *crowd // with Options.Hold: the calls of one Do
+
 	conn *net.TCPConn
 	r    *bufio.Reader
 	seen *Seen
@@ -58,6 +60,9 @@ func (s *tcpSession) call(ctx context.Context, c *Call) error {
 	}
 	if fresh {
 		if err := s.greet(c); err != nil {
+			return err
+		}
+		if err := s.hold(ctx, c); err != nil {
 			return err
 		}
 	}

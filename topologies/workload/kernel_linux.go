@@ -40,24 +40,27 @@ func TCPCounters() (map[string]int64, error) {
 	return out, nil
 }
 
+// filled marks the connections that FillConntrack adds, and bounds the life of those that nobody takes out.
+const (
+	filledMark = 0xf111ed
+	filledFor  = 10 * time.Minute
+)
+
 // FillConntrack adds connections that nobody has to the caller's table until the kernel takes no more or n are there, and returns
-// how many it took. They end by themselves after last. Each is one that the kernel does not give up for another (IPS_ASSURED). It needs CAP_NET_ADMIN.
-func FillConntrack(n int, last time.Duration) (int, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+// how many it took. Each is one that the kernel does not give up for another (IPS_ASSURED). It needs CAP_NET_ADMIN.
+func FillConntrack(n int) (int, error) {
+	fd, err := openConntrack()
 	if err != nil {
-		return 0, fmt.Errorf("open netlink: %w", err)
+		return 0, err
 	}
 	defer func() { _ = unix.Close(fd) }()
-	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return 0, fmt.Errorf("open netlink: %w", err)
-	}
 	const batch = 100 // as many refusals fit into a socket's buffer; the kernel answers a batch's last, and whatever it refuses
 	answer := make([]byte, 64<<10)
 	for done := 0; done < n; {
 		var msg []byte
 		size := min(batch, n-done)
 		for i := range size {
-			msg = appendConnection(msg, uint32(done+i), uint32(last/time.Second), i == size-1)
+			msg = appendConnection(msg, uint32(done+i), uint32(filledFor/time.Second), i == size-1)
 		}
 		if err := unix.Sendto(fd, msg, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 			return done, fmt.Errorf("add connections: %w", err)
@@ -72,6 +75,34 @@ func FillConntrack(n int, last time.Duration) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// EmptyConntrack takes out what FillConntrack added to the caller's table.
+func EmptyConntrack() error {
+	fd, err := openConntrack()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Close(fd) }()
+	if err := unix.Sendto(fd, appendRemoval(nil), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("remove connections: %w", err)
+	}
+	if _, err := answers(fd, make([]byte, 64<<10), 0, 1); err != nil {
+		return fmt.Errorf("remove connections: %w", err)
+	}
+	return nil
+}
+
+func openConntrack() (int, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return 0, fmt.Errorf("open netlink: %w", err)
+	}
+	if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		_ = unix.Close(fd)
+		return 0, fmt.Errorf("open netlink: %w", err)
+	}
+	return fd, nil
 }
 
 // answers reads until the batch's last connection was answered, and counts those that were not refused.
@@ -99,9 +130,11 @@ func answers(fd int, buf []byte, first uint32, size int) (taken int, err error) 
 
 // Attributes of a connection in nfnetlink_conntrack.h.
 const (
-	newConnection = 1 << 8 // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW
+	newConnection     = 1 << 8   // NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_NEW
+	removeConnections = 1<<8 | 2 // IPCTNL_MSG_CT_DELETE; without a tuple, all with the mark
 
 	tupleOrig, tupleReply, status, protoInfo, timeout = 1, 2, 3, 4, 7
+	ctMark, ctMarkMask                                = 8, 21
 	tupleIP, tupleProto                               = 1, 2
 	ip4Src, ip4Dst                                    = 1, 2
 	protoNum, protoSrc, protoDst                      = 1, 2, 3
@@ -118,11 +151,7 @@ func appendConnection(b []byte, nth, seconds uint32, acknowledge bool) []byte {
 	if acknowledge {
 		flags |= unix.NLM_F_ACK
 	}
-	b = append(b, 0, 0, 0, 0)
-	b = binary.NativeEndian.AppendUint16(b, newConnection)
-	b = binary.NativeEndian.AppendUint16(b, flags)
-	b = binary.NativeEndian.AppendUint32(b, nth)
-	b = append(b, 0, 0, 0, 0, unix.AF_INET, 0, 0, 0)
+	b = appendHeader(b, newConnection, flags, nth)
 	// Both ends are in a range for documentation (RFC 5737); the number is in ports and the client's last byte.
 	client, server := netip.AddrFrom4([4]byte{192, 0, 2, byte(nth >> 16)}), netip.AddrFrom4([4]byte{198, 51, 100, 1})
 	from, to := uint16(nth), uint16(80)
@@ -130,9 +159,28 @@ func appendConnection(b []byte, nth, seconds uint32, acknowledge bool) []byte {
 	b = appendTuple(b, tupleReply, server, client, to, from)
 	b = appendAttr(b, status, binary.BigEndian.AppendUint32(nil, seenReply|assured|confirmed))
 	b = appendAttr(b, timeout, binary.BigEndian.AppendUint32(nil, seconds))
+	b = appendAttr(b, ctMark, binary.BigEndian.AppendUint32(nil, filledMark))
 	b = appendAttr(b, protoInfo|nested, appendAttr(nil, protoInfoTCP|nested, appendAttr(nil, tcpState, []byte{tcpEstablished})))
 	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
 	return b
+}
+
+func appendRemoval(b []byte) []byte {
+	start := len(b)
+	b = appendHeader(b, removeConnections, unix.NLM_F_REQUEST|unix.NLM_F_ACK, 0)
+	b = appendAttr(b, ctMark, binary.BigEndian.AppendUint32(nil, filledMark))
+	b = appendAttr(b, ctMarkMask, binary.BigEndian.AppendUint32(nil, 0xffffffff))
+	binary.NativeEndian.PutUint32(b[start:], uint32(len(b)-start))
+	return b
+}
+
+// appendHeader leaves the length to be filled in.
+func appendHeader(b []byte, kind, flags uint16, seq uint32) []byte {
+	b = append(b, 0, 0, 0, 0)
+	b = binary.NativeEndian.AppendUint16(b, kind)
+	b = binary.NativeEndian.AppendUint16(b, flags)
+	b = binary.NativeEndian.AppendUint32(b, seq)
+	return append(b, 0, 0, 0, 0, unix.AF_INET, 0, 0, 0)
 }
 
 func appendTuple(b []byte, kind uint16, src, dst netip.Addr, sport, dport uint16) []byte {

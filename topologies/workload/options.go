@@ -39,9 +39,12 @@ type Options struct {
 	// PeerReset, TCP: ask for Download bytes and a reset; the call fails with that.
 	PeerReset bool
 	Silent    time.Duration // TCP: stay silent for so long after connecting, before the first byte
-	PingPong  int           // TCP, UDP, WebSocket, gRPC: so many exchanges of Size bytes, each answered before the next
-	Size      int64         // bytes to send: HTTP body (makes it a POST), TCP, WebSocket and gRPC message, datagram
-	Download  int64         // bytes to ask for: HTTP, at /size/<n>; TCP, with a half-close or PeerReset
+	// Hold, TCP: keep a connection that the server has answered on, without a word, until Stop is closed; without Stop, until
+	// every call of Count has been answered or has failed, so that all that can be there at once are.
+	Hold     bool
+	PingPong int   // TCP, UDP, WebSocket, gRPC: so many exchanges of Size bytes, each answered before the next
+	Size     int64 // bytes to send: HTTP body (makes it a POST), TCP, WebSocket and gRPC message, datagram
+	Download int64 // bytes to ask for: HTTP, at /size/<n>; TCP, with a half-close or PeerReset
 
 	HTTP2  bool     // https: offer only h2
 	Method string   // HTTP: overrides GET or POST
@@ -85,6 +88,7 @@ func (o Options) Args(url string) []string {
 	set("reset", o.Reset)
 	set("peer-reset", o.PeerReset)
 	dur("silent", o.Silent)
+	set("hold", o.Hold)
 	num("ping-pong", int64(o.PingPong))
 	num("size", o.Size)
 	num("download", o.Download)
@@ -131,6 +135,7 @@ func ParseCall(args []string, stderr io.Writer) (Options, string, error) {
 	fs.BoolVar(&o.Reset, "reset", false, "tcp: send, reset, and ask the server how it saw that")
 	fs.BoolVar(&o.PeerReset, "peer-reset", false, "tcp: receive, and be reset by the server")
 	fs.DurationVar(&o.Silent, "silent", 0, "tcp: stay silent for so long before the first byte")
+	fs.BoolVar(&o.Hold, "hold", false, "tcp: keep a connection that was answered until standard input ends, or all are decided")
 	fs.IntVar(&o.PingPong, "ping-pong", 0, "exchanges of --size bytes, each answered before the next")
 	fs.Int64Var(&o.Size, "size", 0, "bytes to send")
 	fs.Int64Var(&o.Download, "download", 0, "bytes to ask for (http; tcp with a half-close or --peer-reset)")
@@ -175,6 +180,8 @@ func (o Options) validate(url string) error {
 		return fmt.Errorf("--family %d: want 4 or 6", o.Family)
 	case o.Ledger && !strings.HasPrefix(url, "tcp"):
 		return errors.New("--ledger: only tcp connections are listed")
+	case o.Hold && (!strings.HasPrefix(url, "tcp") || o.KeepOpen || o.Count != o.Concurrency):
+		return errors.New("--hold: only tcp connections that are all there at once, --count of them and as many at a time, can be held")
 	case moreThanOne(o.HalfClose, o.PeerHalfClose, o.Reset, o.PeerReset, o.PingPong > 0):
 		return errors.New("--half-close, --peer-half-close, --reset, --peer-reset and --ping-pong exclude each other")
 	case (o.HalfClose || o.PeerHalfClose || o.Reset || o.PeerReset) && o.KeepOpen:

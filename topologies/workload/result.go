@@ -75,6 +75,8 @@ type Call struct {
 	SHA256     string         `json:"sha256,omitempty"` // of the payload received
 	Rounds     int            `json:"rounds,omitempty"` // ping-pong exchanges done
 	Seen       *Seen          `json:"seen,omitempty"`   // what the server reports, if its protocol lets it
+
+	held bool // it was answered, and kept as Options.Hold says
 }
 
 // Class sorts errors so that they can be counted without reading their text.

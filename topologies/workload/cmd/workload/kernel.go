@@ -4,17 +4,17 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
-	"time"
 
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
 // kernel looks at and fills what the pod's own kernel state is.
-func kernel(args []string, stdout io.Writer) error {
-	want := map[string]int{"counters": 1, "fill": 3}[args[0]]
+func kernel(args []string, stdin io.Reader, stdout io.Writer) error {
+	want := map[string]int{"counters": 1, "fill": 2}[args[0]]
 	if len(args) != want {
 		return usageError{fmt.Errorf("%s: want %d arguments\n%s", args[0], want-1, usage)}
 	}
@@ -29,16 +29,14 @@ func kernel(args []string, stdout io.Writer) error {
 	if err != nil {
 		return usageError{fmt.Errorf("fill: %q is not a number", args[1])}
 	}
-	last, err := time.ParseDuration(args[2])
-	if err != nil {
-		return usageError{fmt.Errorf("fill: %w", err)}
+	took, err := workload.FillConntrack(n)
+	if err == nil {
+		_, err = fmt.Fprintln(stdout, took)
 	}
-	took, err := workload.FillConntrack(n, last)
-	if err != nil {
-		return err
+	if err == nil {
+		_, err = io.Copy(io.Discard, stdin)
 	}
-	_, err = fmt.Fprintln(stdout, took)
-	return err
+	return errors.Join(err, workload.EmptyConntrack())
 }
 
 // under starts a command with a mark, or kills what has it.

@@ -48,7 +48,8 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload tunnel call|serve  be an HBONE peer with the certificate in the order on stdin
        workload discovery        be a control plane that sends what it is told to on stdin
        workload counters         print the kernel's TCP counters of the pod as JSON
-       workload fill N DURATION  put N connections into the pod's conntrack table, for so long; print how many it took
+       workload fill N           put N connections into the pod's conntrack table, print how many it took, and take them out
+                                 when standard input ends
        workload under MARK COMMAND…  become COMMAND, with a mark
        workload kill MARK        kill all processes with that mark
 All but look, cat, write, tunnel, discovery, counters, fill, under and kill have --help.`
@@ -86,7 +87,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case "discovery":
 		return fail(stderr, discover(ctx, os.Stdin, stdout))
 	case "counters", "fill":
-		return fail(stderr, kernel(args, stdout))
+		return fail(stderr, kernel(args, os.Stdin, stdout))
 	case workload.UnderCommand, workload.KillCommand:
 		return fail(stderr, under(args, stderr))
 	case "help", "-h", "--help":
@@ -230,6 +231,7 @@ func call(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 			close(ended)
 		}()
 		o.Stop = ended
+		_, _ = fmt.Fprintln(stderr, "calling")
 	}
 	res, err := workload.Do(ctx, url, o)
 	if err != nil {
