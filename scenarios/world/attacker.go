@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
-	"time"
 
 	"github.com/onsi/ginkgo/v2"
 	corev1 "k8s.io/api/core/v1"
@@ -32,11 +31,8 @@ func (w *World) Attacker(ctx context.Context, like, name string) (lab.PodInfo, e
 }
 
 func (w *World) attacker(ctx context.Context, p *corev1.Pod) (lab.PodInfo, error) {
-	if err := w.Apply(ctx, p); err != nil {
-		return lab.PodInfo{}, err
-	}
 	ginkgo.DeferCleanup(func(ctx context.Context) error { return w.Delete(ctx, p) }, ginkgo.NodeTimeout(Budget.Down))
-	pod, err := w.WaitPod(ctx, lab.PodRef{Namespace: p.Namespace, Name: p.Name}, func(p lab.PodInfo) bool { return p.Ready })
+	pod, err := w.Join(ctx, p)
 	if err != nil {
 		return pod, err
 	}
@@ -48,7 +44,7 @@ func (w *World) attacker(ctx context.Context, p *corev1.Pod) (lab.PodInfo, error
 // it, if that is what the answer allows, for a report of what it saw.
 func (w *World) Connect(ctx context.Context, from lab.PodInfo, to netip.Addr, authority string, more ...forge.Field) (forge.Answer, error) {
 	c := forge.ConnectCommand{CertDir: certDir, Request: forge.Request{
-		To: netip.AddrPortFrom(to, mesh.PortHBONE).String(), Timeout: 5 * time.Second,
+		To: netip.AddrPortFrom(to, mesh.PortHBONE).String(), Timeout: Budget.Call,
 		Payload: []byte("GET / HTTP/1.1\r\nHost: echo\r\nConnection: close\r\n\r\n"),
 		Fields:  append([]forge.Field{{Name: ":method", Value: http.MethodConnect}, {Name: ":authority", Value: authority}}, more...),
 	}}

@@ -125,6 +125,9 @@ func (w *World) known(ctx context.Context) ([]string, error) {
 			names = append(names, fmt.Sprintf("%s workload %s %s", node, o.UID, o.Status))
 		}
 		for _, o := range d.Services {
+			if strings.HasSuffix(o.Hostname, tideSuffix) {
+				continue
+			}
 			names = append(names, fmt.Sprintf("%s service %s/%s %d", node, o.Namespace, o.Hostname, len(o.Endpoints)))
 		}
 		for _, o := range d.Policies {

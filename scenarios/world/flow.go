@@ -28,21 +28,33 @@ type Flow struct {
 	err  error
 }
 
-// Begin starts a client in a pod. A scenario that fails before Finish does not leave it behind.
+// spoken is a writer whose channel is closed by the first byte.
+type spoken struct {
+	text  bytes.Buffer // not embedded: io.Copy would find its ReadFrom, and pass Write by
+	began chan struct{}
+	once  sync.Once
+}
+
+func (s *spoken) Write(p []byte) (int, error) {
+	s.once.Do(func() { close(s.began) })
+	return s.text.Write(p)
+}
+
+// Begin starts a client in a pod, and returns once it calls. A scenario that fails before Finish does not leave it behind.
 func (w *World) Begin(ctx ginkgo.SpecContext, from, url string, o workload.Options) *Flow {
 	ginkgo.GinkgoHelper()
 	r, stop, err := os.Pipe()
 	gomega.Expect(err).NotTo(gomega.HaveOccurred())
 	f := &Flow{From: from, done: make(chan struct{}), Stop: sync.OnceFunc(func() { _ = stop.Close() })}
 	o.UntilEOF = true
-	pod := w.Pod(from).PodRef
+	pod, errOut := w.Pod(from).PodRef, &spoken{began: make(chan struct{})}
 	go func() {
 		defer close(f.done)
 		defer r.Close()
-		var out, errOut bytes.Buffer
-		exit, err := w.Exec(ctx, pod, workload.Command(url, o), lab.Stdio{In: r, Out: &out, Err: &errOut})
+		var out bytes.Buffer
+		exit, err := w.Exec(ctx, pod, workload.Command(url, o), lab.Stdio{In: r, Out: &out, Err: errOut})
 		if err != nil || exit > 1 {
-			f.err = fmt.Errorf("calls of %s: exit %d: %w %s", from, exit, err, errOut.String())
+			f.err = fmt.Errorf("calls of %s: exit %d: %w %s", from, exit, err, errOut.text.String())
 			return
 		}
 		f.err = json.Unmarshal(out.Bytes(), &f.res)
@@ -51,6 +63,11 @@ func (w *World) Begin(ctx ginkgo.SpecContext, from, url string, o workload.Optio
 		f.Stop()
 		<-f.done
 	})
+	select {
+	case <-errOut.began:
+	case <-f.done:
+		gomega.Expect(f.err).NotTo(gomega.HaveOccurred(), "calls of %s ended before they began", from)
+	}
 	return f
 }
 

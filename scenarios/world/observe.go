@@ -121,10 +121,15 @@ func (w *World) Settle(ctx context.Context) error {
 	})
 }
 
-// baseline is what the counters say before a call. Connections that have just ended are given a moment to be counted as
-// closed; others may stay open.
+// baseline is what the counters say before a call, once connections that have ended are counted as closed: the end of an
+// older one would be taken for this call's. While other calls of the scenario are under way some may last, and are given
+// a moment only.
 func (w *World) baseline(ctx context.Context) (samples map[string]tcpSamples, err error) {
-	err = Wait(ctx, Budget.Settle, func(context.Context) (bool, error) {
+	budget := Budget.Evidence
+	if w.calls.Load() > 0 {
+		budget = Budget.Settle
+	}
+	err = Wait(ctx, budget, func(context.Context) (bool, error) {
 		now, err := w.scrapeAll(ctx) // which the moment does not bound: on a busy machine one look may take as long
 		if err != nil {
 			return false, err

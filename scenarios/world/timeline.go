@@ -186,6 +186,8 @@ func (w *World) tell(ctx context.Context, bundle lab.Sink, begin, end time.Time)
 
 // Call is lab.Lab's, and is remembered for the timeline.
 func (w *World) Call(ctx context.Context, from lab.PodRef, url string, o workload.Options) (workload.Result, error) {
+	w.calls.Add(1)
+	defer w.calls.Add(-1)
 	began := time.Now()
 	w.flight.note(began, lab.EventApp, from.String(), "calls %s", url)
 	res, err := w.Lab.Call(ctx, from, url, o)
@@ -217,6 +219,8 @@ func outcome(c workload.Call) string {
 
 // Exec is lab.Driver's, and is remembered for the timeline.
 func (w *World) Exec(ctx context.Context, pod lab.PodRef, argv []string, stdio lab.Stdio) (int, error) {
+	w.calls.Add(1)
+	defer w.calls.Add(-1)
 	w.flight.note(time.Now(), lab.EventApp, pod.String(), "runs %s", strings.Join(argv, " "))
 	exit, err := w.Lab.Exec(ctx, pod, argv, stdio)
 	w.flight.note(time.Now(), lab.EventApp, pod.String(), "%s ended: exit code %d, %v", argv[0], exit, err)

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/onsi/ginkgo/v2"
@@ -32,6 +33,9 @@ type World struct {
 	report schema.Lab
 	flight *flightRecorder
 	loan   *loan // nil: this lab is not lent
+
+	calls *atomic.Int64 // and other commands of scenarios that run in pods now
+	tides int           // see Converge
 }
 
 // NewDriver makes a driver by name; the suite's main file provides it, so that this package links none.
@@ -120,7 +124,7 @@ func start(ctx context.Context, topology string, o lab.UpOptions, change func(*t
 	if err := d.Up(ctx, spec, o); err != nil {
 		return nil, fmt.Errorf("bring up %s on %s: %w", topology, settings.Driver, err)
 	}
-	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}, series: newSeries(), flight: &flightRecorder{}}
+	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}, series: newSeries(), flight: &flightRecorder{}, calls: &atomic.Int64{}}
 	w.report = schema.Lab{Driver: w.driver, Topology: topology, BootMillis: millis(time.Since(began))}
 	if err := w.look(ctx); err != nil {
 		return w, err
