@@ -88,11 +88,11 @@ func serve(ctx context.Context, l *world.World, pod string, args ...string) {
 	Expect(strings.TrimSpace(line)).To(Equal("ready"))
 }
 
-// apply makes objects for the time of a scenario.
+// apply makes objects, which every proxy knows from then on, for the time of a scenario.
 func apply(ctx context.Context, objects ...runtime.Object) {
 	GinkgoHelper()
-	Expect(w.Apply(ctx, objects...)).To(Succeed())
 	DeferCleanup(func(ctx context.Context) error { return w.Delete(ctx, objects...) }, NodeTimeout(world.Budget.Spec))
+	Expect(w.Establish(ctx, objects...)).To(Succeed())
 }
 
 // eventually waits until a pod's answer is as wanted, and returns it.
@@ -180,7 +180,7 @@ var _ = Describe("names of the mesh", func() {
 			Expect(r.Rcode).To(Equal("NXDOMAIN"))
 		}
 		apply(ctx, entryOf("four", "shop", []string{"four.test"}, []string{"240.240.200.4"}))
-		eventually(ctx, w, inside, "four.test", options{}, known)
+		Expect(known(resolve(ctx, w, inside, "four.test", options{}))).To(BeTrue())
 		r, passedOn := told(ctx, "four.test", options{Type: "AAAA"})
 		Expect(passedOn).To(BeFalse())
 		Expect(r.Rcode).To(Equal("NOERROR"), "a denial would make clients give the name up: %+v", r)
@@ -199,8 +199,7 @@ var _ = Describe("names of the mesh", func() {
 		Expect(r.Data("A")).To(Equal(untouched(ctx, "alias.shop.svc.cluster.local", options{}).Data("A")))
 
 		for _, name := range []string{"x.wild.test", "x.y.wild.test"} {
-			r := eventually(ctx, w, inside, name, options{}, known)
-			Expect(r.Data("A")).To(ConsistOf("240.240.200.5"))
+			Expect(resolve(ctx, w, inside, name, options{}).Data("A")).To(ConsistOf("240.240.200.5"))
 			Expect(untouched(ctx, name, options{}).Rcode).To(Equal("NXDOMAIN"), "control: the cluster's DNS has no such name")
 		}
 		r, passedOn := told(ctx, "wild.test", options{})

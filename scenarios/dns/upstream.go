@@ -15,15 +15,18 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
+// attempt is how long ztunnel waits for an answer here; 2 s otherwise.
+const attempt = time.Second
+
 var _ = Describe("DNS servers that fail", func() {
-	It("says at once that a server is down, and after a while that it is silent; others and the mesh's names do not wait", Serial, Label("DN-05"), func(ctx SpecContext) {
-		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"DNS_UPSTREAM_TIMEOUT=300ms"}}})
+	It("says at once that a server is down, and after a while that it is silent; others and the mesh's names do not wait", Label("DN-05"), func(ctx SpecContext) {
+		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"DNS_UPSTREAM_TIMEOUT=" + attempt.String()}}})
 		Expect(err).NotTo(HaveOccurred())
 		down := l.Pod("plain/ledger").Addr(false).String()
 		r := resolve(ctx, l, inside, "who.lab.test", options{Type: "TXT", Server: down, EDNS: 1232})
 		Expect(r.Rcode).To(Equal("SERVFAIL"), "%+v", r)
 		Expect(r.Reason).To(ContainSubstring("connection refused"), "who asks with EDNS is told why")
-		Expect(time.Duration(r.ElapsedNanos)).To(BeNumerically("<", 250*time.Millisecond))
+		Expect(time.Duration(r.ElapsedNanos)).To(BeNumerically("<", attempt), "nobody waited for an answer")
 		Expect(resolve(ctx, l, outside, "who.lab.test", options{Type: "TXT", Server: down}).Class).To(Equal(workload.ClassRefused), "control: nobody listens there")
 
 		serve(ctx, l, outside)
@@ -38,7 +41,7 @@ var _ = Describe("DNS servers that fail", func() {
 		Expect(resolve(ctx, l, inside, "cart", options{Server: server}).Data("A")).To(HaveLen(1), "the mesh's names, whoever was asked")
 		r = <-silent
 		Expect(r.Rcode).To(Equal("SERVFAIL"), "%+v", r)
-		Expect(time.Duration(r.ElapsedNanos)).To(BeNumerically("~", 600*time.Millisecond, 250*time.Millisecond), "two attempts of 300 ms")
+		Expect(time.Duration(r.ElapsedNanos)).To(And(BeNumerically(">=", 2*attempt), BeNumerically("<", 4*attempt)), "two attempts")
 	}, SpecTimeout(world.Budget.Spec))
 
 	// istio/istio#58611 has a resolver on the node in the circle.
@@ -49,7 +52,7 @@ var _ = Describe("DNS servers that fail", func() {
 		began := time.Now()
 		r := resolve(ctx, w, inside, "round.test", options{Server: there})
 		Expect(r.Rcode).To(Equal("SERVFAIL"), "%+v", r)
-		Expect(time.Duration(r.ElapsedNanos)).To(BeNumerically("<", time.Second), "long before anybody's time is up")
+		Expect(time.Duration(r.ElapsedNanos)).To(BeNumerically("<", 2*time.Second), "before anybody's time is up")
 		Expect(resolve(ctx, w, inside, "who.lab.test", options{Type: "TXT", Server: there}).Data("TXT")).To(HaveLen(1), "control: what does not go round is answered")
 		logged := func() string {
 			log, err := w.Daemon(w.Pod(inside).Node, lab.DaemonZtunnel).Logs(ctx, began)
