@@ -29,6 +29,7 @@ var _ = Describe("a CONNECT made by hand", func() {
 		thief := attacker(ctx, w, "thief-authority")
 		stock, cart := w.Pod("shop/stock"), w.Pod("shop/cart-1")
 		v4, v6 := stock.Addr(false), stock.Addr(true)
+		Expect(w.Settle(ctx)).To(Succeed())
 		before, err := w.Scrape(ctx, stock.Node)
 		Expect(err).NotTo(HaveOccurred())
 		answered := 0

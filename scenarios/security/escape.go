@@ -38,8 +38,7 @@ func escapee(ctx SpecContext, l *world.World, r rights) lab.PodInfo {
 	GinkgoHelper()
 	p := l.ClonePod("shop/web", r.name)
 	p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: r.add, Drop: r.drop}}
-	Expect(l.Apply(ctx, p)).To(Succeed())
-	pod, err := l.WaitPod(ctx, lab.PodRef{Namespace: p.Namespace, Name: r.name}, func(p lab.PodInfo) bool { return p.Ready && p.Enrolled })
+	pod, err := l.Join(ctx, p)
 	Expect(err).NotTo(HaveOccurred())
 	return pod
 }
@@ -61,7 +60,7 @@ var _ = Describe("an application that tries to get past its proxy", func() {
 		call := func(pod lab.PodInfo, o workload.Options) *world.Observation {
 			GinkgoHelper()
 			if o.Timeout == 0 {
-				o.Timeout = 5 * time.Second
+				o.Timeout = world.Budget.Call
 			}
 			obs, err := l.Observe(ctx, pod, url(cart), o)
 			Expect(err).NotTo(HaveOccurred(), "%v", obs)

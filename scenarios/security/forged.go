@@ -76,6 +76,7 @@ var _ = Describe("forged headers", func() {
 // counted expects that call adds one connection, of this source workload but of the caller's own identity.
 func counted(ctx SpecContext, l *world.World, from, to lab.PodInfo, workload string, call func()) {
 	GinkgoHelper()
+	Expect(l.Settle(ctx)).To(Succeed())
 	before, err := l.Scrape(ctx, to.Node)
 	Expect(err).NotTo(HaveOccurred())
 	call()

@@ -62,7 +62,7 @@ var _ = Describe("a hostile peer", func() {
 		to := netip.AddrPortFrom(cart.Addr(false), mesh.PortHBONE).String()
 		ask := func(method string, fields ...forge.Field) forge.Answer {
 			c := forge.ConnectCommand{CertDir: "/tmp/cert", Request: forge.Request{
-				To: to, Timeout: 5 * time.Second, Fields: append([]forge.Field{{Name: ":method", Value: method}}, fields...),
+				To: to, Timeout: world.Budget.Call, Fields: append([]forge.Field{{Name: ":method", Value: method}}, fields...),
 			}}
 			out, err := w.Output(ctx, pod.PodRef, append([]string{"workload", "connect"}, c.Args()...)...)
 			Expect(err).NotTo(HaveOccurred())
@@ -111,7 +111,7 @@ func besiege(ctx SpecContext) *siege {
 // load is the honest client: 200 calls per second, each with a connection of its own.
 func (s *siege) load(ctx context.Context, d time.Duration) workload.Result {
 	GinkgoHelper()
-	res, err := s.l.Call(ctx, s.web.PodRef, url(s.cart), workload.Options{Interval: 5 * time.Millisecond, Concurrency: 32, Duration: d})
+	res, err := s.l.Call(ctx, s.web.PodRef, url(s.cart), workload.Options{Interval: 5 * time.Millisecond, Concurrency: 32, Duration: d, Timeout: world.Budget.Call})
 	Expect(err).NotTo(HaveOccurred())
 	return res
 }

@@ -86,7 +86,7 @@ var _ = Describe("a pod that should be in the mesh", func() {
 		res, err := l.Call(ctx, web.PodRef, ledger, workload.Options{Count: 20, Timeout: 2 * time.Second})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(res.OK).To(BeZero(), "a captured pod escaped its proxy: %v", res.Errors)
-		plain, err := l.Call(ctx, batch.PodRef, ledger, workload.Options{Count: 20, Timeout: 2 * time.Second})
+		plain, err := l.Call(ctx, batch.PodRef, ledger, workload.Options{Count: 20, Timeout: world.Budget.Call})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(plain.OK).To(Equal(20), "a pod outside the mesh must not notice: %v", plain.Errors)
 
