@@ -42,8 +42,10 @@ var _ = Describe("a ztunnel that is confined", func() {
 		// What the process holds by now is not charged to its new group: this is what it may take beside that.
 		limit := strconv.Itoa(32 * megabyte)
 		group := confine(ctx, zt, "memory", setting{"memory.limit_in_bytes", limit, "memory.max", limit})
-		crowd := start(ctx, l, "shop/web", "shop/cart", workload.Options{Count: 400, Concurrency: 100, Size: 64 << 10})
-		Expect(crowd.end().Failed).To(BeZero(), "%v", crowd.res.Errors)
+		many, err := l.Call(ctx, l.Pod("shop/web").PodRef, url(l, "tcp", "shop/cart", 9000),
+			workload.Options{Count: 400, Concurrency: 100, Size: 64 << 10, Timeout: world.Budget.Call})
+		Expect(err).NotTo(HaveOccurred())
+		Expect(many.Failed).To(BeZero(), "%v", many.Errors)
 		Expect(group.number("memory.max_usage_in_bytes", "memory.peak")).To(
 			And(BeNumerically(">", megabyte), BeNumerically("<=", 32*megabyte)), "control: it did take memory")
 		Expect(alive(ctx, zt)).To(Equal(before), "nobody killed it")

@@ -4,7 +4,6 @@ package faults
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -15,7 +14,6 @@ import (
 
 	"github.com/ambientlab/ambientlab/scenarios/world"
 	"github.com/ambientlab/ambientlab/topologies/lab"
-	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
 // holding is what a daemon must give back.
@@ -87,32 +85,21 @@ func openAndClose(ctx SpecContext, n, clients int) (*world.World, []string) {
 // while they were open.
 func hold(ctx SpecContext, l *world.World, n, clients int) map[string]holding {
 	GinkgoHelper()
-	url := fmt.Sprintf("tcp://%s", netip.AddrPortFrom(l.Pod("shop/cart").Addr(false), 9000))
-	results := make(chan error, clients)
+	var flows []*world.Flow
 	for range clients {
-		go func() {
-			res, err := l.Call(ctx, l.Pod("shop/web").PodRef, url, workload.Options{
-				Count: n, Concurrency: n, Silent: 300*time.Millisecond + time.Duration(n*clients)*time.Millisecond, Timeout: time.Minute,
-			})
-			if err == nil && res.Failed > 0 {
-				err = fmt.Errorf("%d of %d connections failed: %v", res.Failed, n, res.Errors)
-			}
-			results <- err
-		}()
+		flows = append(flows, l.Begin(ctx, "shop/web", url(l, "tcp", "shop/cart", 9000), crowd(n)))
+	}
+	for _, node := range l.Nodes() {
+		Eventually(l.OpenTunnels).WithContext(ctx).WithArguments(node).WithTimeout(world.Budget.Propagation).WithPolling(10*world.Budget.Poll).
+			Should(BeNumerically(">=", n*clients), "%s carries them", node)
 	}
 	most := map[string]holding{}
-	for done := 0; done < clients; {
-		select {
-		case err := <-results:
-			Expect(err).NotTo(HaveOccurred())
-			done++
-		case <-time.After(world.Budget.Poll * 10):
-			for _, node := range l.Nodes() {
-				if now := held(ctx, l, node, lab.DaemonZtunnel); now.Descriptors > most[node].Descriptors {
-					most[node] = now
-				}
-			}
-		}
+	for _, node := range l.Nodes() {
+		most[node] = held(ctx, l, node, lab.DaemonZtunnel)
+	}
+	for _, f := range flows {
+		res := f.Finish()
+		Expect(res.OK).To(Equal(n), "%v", res.Errors)
 	}
 	return most
 }

@@ -18,7 +18,7 @@ import (
 )
 
 // connectWithin shortens ztunnel's wait for a peer that does not answer: 10 s otherwise.
-const connectWithin = 300 * time.Millisecond
+const connectWithin = time.Second
 
 // The control plane, which is the certificate authority too, runs on node1: a cut between the nodes parts node2's ztunnel from
 // both, and from the pods of the other node.
@@ -26,7 +26,7 @@ var _ = Describe("a partition between nodes", func() {
 	It("stops what must cross it, with a reason, and nothing else; all is back when it ends", Label("FI-02"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {
 			"CONNECT_TIMEOUT=" + connectWithin.String(), "XDS_BACKOFF_MAX=500ms", "CERT_BACKOFF_MIN=100ms", "CERT_BACKOFF_MAX=500ms",
-			"LOCAL_WORKLOAD_TIMEOUT=30s", "HBONE_PING_INTERVAL=300ms", "HBONE_PING_TIMEOUT=600ms",
+			"LOCAL_WORKLOAD_TIMEOUT=30s", "HBONE_PING_INTERVAL=500ms", "HBONE_PING_TIMEOUT=2s",
 		}}})
 		Expect(err).NotTo(HaveOccurred())
 		l.Needs(lab.CapLink)
@@ -42,7 +42,7 @@ var _ = Describe("a partition between nodes", func() {
 		}
 		began := time.Now()
 		Eventually(func(ctx SpecContext) (bool, error) {
-			res, err := l.Call(ctx, web.PodRef, far, workload.Options{Timeout: time.Second})
+			res, err := l.Call(ctx, web.PodRef, far, workload.Options{Timeout: 2 * connectWithin})
 			Expect(res.OK).To(BeZero(), "a call crosses the cut")
 			if err != nil {
 				return false, err
@@ -75,6 +75,7 @@ var _ = Describe("a partition between nodes", func() {
 		Eventually(func(ctx SpecContext) bool { return observe(ctx, l, web, far).Call.OK }).
 			WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue())
 		pods := time.Since(restored)
+		Expect(l.Known(ctx, pod)).To(Succeed())
 		Eventually(func(ctx SpecContext) bool { return observe(ctx, l, pod, address(web)).Call.OK }).
 			WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue())
 		AddReportEntry("recovery", fmt.Sprintf("between pods after %s, of configuration and certificates after %s",
@@ -94,7 +95,7 @@ func address(p lab.PodInfo) string {
 
 func observe(ctx SpecContext, l *world.World, from lab.PodInfo, url string) *world.Observation {
 	GinkgoHelper()
-	obs, err := l.Observe(ctx, from, url, workload.Options{Timeout: 3 * time.Second})
+	obs, err := l.Observe(ctx, from, url, workload.Options{Timeout: world.Budget.Call})
 	Expect(err).NotTo(HaveOccurred(), "%v", obs)
 	return obs
 }

@@ -42,8 +42,7 @@ var _ = Describe("malformed ZDS", func() {
 
 		By("control: the node's own ztunnel is connected still, and is told of new pods")
 		late := l.ClonePod("shop/web", "late")
-		Expect(l.Apply(ctx, late)).To(Succeed())
-		_, err := l.WaitPod(ctx, lab.PodRef{Namespace: "shop", Name: "late"}, func(p lab.PodInfo) bool { return p.Enrolled && p.Ready })
+		_, err := l.Join(ctx, late)
 		Expect(err).NotTo(HaveOccurred())
 		Expect(l.Delete(ctx, late)).To(Succeed())
 		expectHeld(ctx, l, zt.Node, lab.DaemonCNIAgent, before)
@@ -105,22 +104,27 @@ func peer(ctx SpecContext, l *world.World, zt lab.PodInfo, role string, attacks 
 // expectReasons: the daemon said, at least once each, why it hung up.
 func expectReasons(ctx SpecContext, d lab.Daemon, since time.Time, messages ...string) {
 	GinkgoHelper()
+	for _, message := range messages {
+		Eventually(gaveReason).WithContext(ctx).WithArguments(d, since, message).WithTimeout(world.Budget.Evidence).
+			Should(BeTrue(), "nothing logged %q with a protocol error", message)
+	}
+}
+
+func gaveReason(ctx SpecContext, d lab.Daemon, since time.Time, message string) (bool, error) {
 	r, err := d.Logs(ctx, since)
-	Expect(err).NotTo(HaveOccurred())
+	if err != nil {
+		return false, err
+	}
 	defer r.Close()
 	text, err := io.ReadAll(r)
-	Expect(err).NotTo(HaveOccurred())
-	for _, message := range messages {
-		found := false
-		for line := range strings.Lines(string(text)) {
-			var e struct {
-				Time       time.Time
-				Msg, Error string
-			}
-			if json.Unmarshal([]byte(line), &e) == nil && e.Msg == message && !e.Time.Before(since) {
-				found = found || strings.Contains(e.Error, "zds protocol error")
-			}
+	for line := range strings.Lines(string(text)) {
+		var e struct {
+			Time       time.Time
+			Msg, Error string
 		}
-		Expect(found).To(BeTrue(), "nothing logged %q with a protocol error", message)
+		if json.Unmarshal([]byte(line), &e) == nil && e.Msg == message && !e.Time.Before(since) && strings.Contains(e.Error, "zds protocol error") {
+			return true, nil
+		}
 	}
+	return false, err
 }
