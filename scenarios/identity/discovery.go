@@ -53,7 +53,7 @@ var _ = Describe("a control plane that sends nonsense", func() {
 		memory, descriptors := held("process_resident_memory_bytes"), held("process_open_fds")
 		Expect(memory*descriptors).To(BeNumerically(">", 0), "control: it tells both")
 
-		ld := load(ctx, l, url, workload.Options{Interval: 20 * time.Millisecond, Timeout: 2 * time.Second})
+		ld := load(ctx, l, url, workload.Options{Interval: 20 * time.Millisecond, Timeout: world.Budget.Call})
 		for _, s := range []struct {
 			step  string
 			nack  []string // what the client says; nil if it acknowledges
@@ -97,7 +97,7 @@ var _ = Describe("a control plane that sends nonsense", func() {
 		}
 
 		By("a removal of what is in use, which is in force")
-		kept := load(ctx, l, url, workload.Options{Interval: 20 * time.Millisecond, Timeout: 2 * time.Second, KeepOpen: true})
+		kept := load(ctx, l, url, workload.Options{Interval: 20 * time.Millisecond, Timeout: world.Budget.Call, KeepOpen: true})
 		var r discovery.Report
 		Expect(json.Unmarshal(server.tell([]byte("remove")), &r)).To(Succeed())
 		Expect(r.Acked).To(BeTrue(), "%+v", r)

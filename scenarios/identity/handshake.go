@@ -14,7 +14,6 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/scenarios/expect"
 	"github.com/ambientlab/ambientlab/scenarios/world"
-	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 	"github.com/ambientlab/ambientlab/topologies/workload/peer"
 )
@@ -67,12 +66,10 @@ var _ = Describe("a peer's certificate", func() {
 		ca := meshAuthority(ctx, w)
 		clone := w.ClonePod("plain/ledger", "impostor")
 		clone.Labels = map[string]string{"app": "impostor", mesh.LabelTunnel: "http", mesh.LabelDataplaneMode: mesh.ModeNone}
-		Expect(w.Apply(ctx, clone)).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) { Expect(w.Delete(ctx, clone)).To(Succeed()) })
-		impostor, err := w.WaitPod(ctx, lab.PodRef{Namespace: "plain", Name: "impostor"}, func(p lab.PodInfo) bool { return p.Ready })
+		impostor, err := w.Join(ctx, clone)
 		Expect(err).NotTo(HaveOccurred())
 		from := w.Pod("shop/web")
-		awaitWorkload(ctx, from.Node, impostor)
 		id := expect.Identity(impostor).String()
 		url := fmt.Sprintf("http://%s", netip.AddrPortFrom(impostor.Addr(false), 8080))
 		for _, f := range []forged{
@@ -85,7 +82,7 @@ var _ = Describe("a peer's certificate", func() {
 		} {
 			By(f.name)
 			server := impersonate(ctx, w, impostor, f.m)
-			obs, err := w.Observe(ctx, from, url, workload.Options{Timeout: 5 * time.Second})
+			obs, err := w.Observe(ctx, from, url, workload.Options{Timeout: world.Budget.Call})
 			Expect(err).NotTo(HaveOccurred(), "%v", obs)
 			Expect(obs.Outbound).NotTo(BeNil(), "%s: %v", f.name, obs)
 			if f.says == "" {
@@ -102,17 +99,3 @@ var _ = Describe("a peer's certificate", func() {
 		}
 	}, SpecTimeout(world.Budget.Spec))
 })
-
-// awaitWorkload waits until a node's ztunnel knows a pod that speaks HBONE by itself.
-func awaitWorkload(ctx SpecContext, node string, p lab.PodInfo) {
-	GinkgoHelper()
-	Eventually(func(g Gomega) {
-		d, err := w.ConfigDump(ctx, node)
-		g.Expect(err).NotTo(HaveOccurred())
-		known := false
-		for _, wl := range d.Workloads {
-			known = known || wl.Name == p.Name && wl.Namespace == p.Namespace && wl.Protocol == "HBONE"
-		}
-		g.Expect(known).To(BeTrue(), "%s knows %s", node, p.PodRef)
-	}).WithContext(ctx).WithTimeout(world.Budget.Propagation).WithPolling(world.Budget.Poll).Should(Succeed())
-}

@@ -66,7 +66,7 @@ func cutAndRefused(ctx SpecContext, l *world.World, node, list string, side tele
 	live := make(chan outcome, 1)
 	go func() {
 		res, err := l.Call(ctx, l.Pod("shop/web").PodRef, fmt.Sprintf("tcp://%s", netip.AddrPortFrom(cart.Addr(false), 9000)),
-			workload.Options{PingPong: 1 << 20, Timeout: 10 * time.Second})
+			workload.Options{PingPong: 1 << 30, Timeout: world.Budget.Spec})
 		live <- outcome{res, err}
 	}()
 	Expect(world.Wait(ctx, world.Budget.Propagation, func(ctx context.Context) (bool, error) {
@@ -75,10 +75,10 @@ func cutAndRefused(ctx SpecContext, l *world.World, node, list string, side tele
 	})).To(Succeed())
 	revoked := time.Now()
 	writeFile(ctx, l, ztunnelPod(node), crlPath, list)
-	got := <-live
+	var got outcome
+	Eventually(live).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(Receive(&got))
 	Expect(got.err).NotTo(HaveOccurred())
 	Expect(got.res.OK).To(BeZero(), "the connection was cut")
-	Expect(time.Since(revoked)).To(BeNumerically("<", 2*time.Second))
 	e, err := l.WaitEntry(ctx, node, began, func(e telemetry.Entry) bool {
 		return e.Record.Direction == side && e.Record.Flags == telemetry.FlagRevoked && e.Record.Start.Before(revoked)
 	})
@@ -96,7 +96,7 @@ func cutAndRefused(ctx SpecContext, l *world.World, node, list string, side tele
 // attempt is one call from web that may fail in a handshake, where each side logs what it met and nothing joins the two.
 func attempt(ctx SpecContext, l *world.World, url string) workload.Call {
 	GinkgoHelper()
-	res, err := l.Call(ctx, l.Pod("shop/web").PodRef, url, workload.Options{Timeout: 5 * time.Second})
+	res, err := l.Call(ctx, l.Pod("shop/web").PodRef, url, workload.Options{Timeout: world.Budget.Call})
 	Expect(err).NotTo(HaveOccurred())
 	return res.First()
 }

@@ -33,8 +33,8 @@ var _ = Describe("a change of the mesh's root", func() {
 		old := held(ctx, l, "node1")
 		Expect(old.roots).To(HaveLen(1))
 
-		fresh := load(ctx, l, url, workload.Options{Interval: 15 * time.Millisecond, Timeout: 2 * time.Second})
-		kept := load(ctx, l, tcp, workload.Options{Interval: 15 * time.Millisecond, Timeout: 2 * time.Second, KeepOpen: true, Size: 64})
+		fresh := load(ctx, l, url, workload.Options{Interval: 15 * time.Millisecond, Timeout: world.Budget.Call})
+		kept := load(ctx, l, tcp, workload.Options{Interval: 15 * time.Millisecond, Timeout: world.Budget.Call, KeepOpen: true, Size: 64})
 		for _, step := range []struct {
 			name  string
 			roots int
