@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 	"sync"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -16,6 +15,7 @@ import (
 	securityapi "istio.io/api/security/v1beta1"
 	typeapi "istio.io/api/type/v1beta1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
@@ -119,9 +119,8 @@ func newFixture(ctx SpecContext) *fixture {
 	guest := l.ClonePod("plain/batch", "guest")
 	guest.Labels = map[string]string{"app": "guest", mesh.LabelDataplaneMode: mesh.ModeAmbient}
 	guest.Spec.ServiceAccountName = "guest"
-	Expect(l.Apply(ctx, vault, guest)).To(Succeed())
 	for p, to := range map[*corev1.Pod]*lab.PodInfo{vault: &f.vault, guest: &f.guest} {
-		pod, err := l.WaitPod(ctx, lab.PodRef{Namespace: p.Namespace, Name: p.Name}, func(p lab.PodInfo) bool { return p.Ready && p.Enrolled })
+		pod, err := l.Join(ctx, p)
 		Expect(err).NotTo(HaveOccurred())
 		*to = pod
 	}
@@ -165,12 +164,9 @@ func (f *fixture) apply(ctx SpecContext) {
 	for _, o := range []*securityapi.AuthorizationPolicy{&allow.Spec, &deny.Spec} {
 		Expect(o.Rules).To(HaveLen(len(fields) + 1))
 	}
-	Expect(condition(ctx, f.l, allow).Reason).To(Equal("Accepted"))
-	Expect(condition(ctx, f.l, deny).Reason).To(Equal("Accepted"))
-	Eventually(func(ctx SpecContext) (int, error) {
-		d, err := f.l.ConfigDump(ctx, f.vault.Node)
-		return len(d.Policies), err
-	}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(Equal(2))
+	for _, p := range []runtime.Object{allow, deny} {
+		expectCondition(ctx, f.l, p, HaveField("Reason", "Accepted"))
+	}
 }
 
 // verdict is one call and what must come of it.
@@ -245,7 +241,7 @@ func judge(ctx SpecContext, l *world.World, verdicts []verdict) map[verdict]work
 	g.SetLimit(6)
 	for _, v := range verdicts {
 		g.Go(func() error {
-			res, err := l.Call(ctx, v.from, fmt.Sprintf("http://%s", v.to), workload.Options{Timeout: 5 * time.Second})
+			res, err := l.Call(ctx, v.from, fmt.Sprintf("http://%s", v.to), workload.Options{Timeout: world.Budget.Call})
 			mu.Lock()
 			defer mu.Unlock()
 			out[v] = res.First()

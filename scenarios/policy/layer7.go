@@ -5,6 +5,7 @@ package policy
 import (
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	"github.com/onsi/gomega/types"
 	securityapi "istio.io/api/security/v1beta1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -29,9 +30,8 @@ var _ = Describe("a policy with rules that only a waypoint could judge", func() 
 		apply(ctx, l, allow)
 		eventuallyDenied(ctx, l, "shop/web")
 		Expect(observe(ctx, l, "shop/web", 9000)).To(expect.Tunnelled(), "control: the other rule stands")
-		c := condition(ctx, l, allow)
-		Expect(c).To(And(HaveField("Status", metav1.ConditionTrue), HaveField("Reason", "UnsupportedValue")))
-		Expect(c.Message).To(And(ContainSubstring("methods"), ContainSubstring("spec.rules[0] is left out"), ContainSubstring("stricter")))
+		expectCondition(ctx, l, allow, And(HaveField("Status", metav1.ConditionTrue), HaveField("Reason", "UnsupportedValue"), HaveField("Message",
+			And(ContainSubstring("methods"), ContainSubstring("spec.rules[0] is left out"), ContainSubstring("stricter")))))
 
 		By("keeping the port of a DENY and losing the method: it denies more than was written")
 		deny := authorization("shop", "deny", func(p *securityapi.AuthorizationPolicy) {
@@ -43,7 +43,7 @@ var _ = Describe("a policy with rules that only a waypoint could judge", func() 
 		apply(ctx, l, deny)
 		eventuallyDenied(ctx, l, "shop/web")
 		Expect(observe(ctx, l, "shop/web", 9000)).To(expect.Tunnelled(), "control: another port")
-		Expect(condition(ctx, l, deny).Message).To(And(ContainSubstring("methods"), ContainSubstring("denies more")))
+		expectCondition(ctx, l, deny, HaveField("Message", And(ContainSubstring("methods"), ContainSubstring("denies more"))))
 
 		By("denying nothing where a DENY has nothing else, and not calling that stricter (istio/istio#61126)")
 		inert := authorization("shop", "inert", func(p *securityapi.AuthorizationPolicy) {
@@ -52,8 +52,8 @@ var _ = Describe("a policy with rules that only a waypoint could judge", func() 
 		})
 		Expect(l.Delete(ctx, deny)).To(Succeed())
 		apply(ctx, l, inert)
-		c = condition(ctx, l, inert)
-		Expect(c.Message).To(And(ContainSubstring("methods"), ContainSubstring("denies nothing"), Not(ContainSubstring("stricter"))))
+		expectCondition(ctx, l, inert, HaveField("Message",
+			And(ContainSubstring("methods"), ContainSubstring("denies nothing"), Not(ContainSubstring("stricter")))))
 		eventually(ctx, l, "shop/web", 8080, allowed, "the deleted DENY is gone")
 		Expect(observe(ctx, l, "shop/web", 8080)).To(expect.Tunnelled())
 
@@ -62,7 +62,7 @@ var _ = Describe("a policy with rules that only a waypoint could judge", func() 
 			p.Rules = []*securityapi.Rule{{To: []*securityapi.Rule_To{{Operation: port("8080")}}}}
 		})
 		apply(ctx, l, plain)
-		Expect(condition(ctx, l, plain)).To(And(HaveField("Reason", "Accepted"), HaveField("Message", ContainSubstring("as written"))))
+		expectCondition(ctx, l, plain, And(HaveField("Reason", "Accepted"), HaveField("Message", ContainSubstring("as written"))))
 		eventually(ctx, l, "shop/web", 9000, refused, "the port is not among those allowed")
 	}, SpecTimeout(world.Budget.Spec))
 })
@@ -70,9 +70,8 @@ var _ = Describe("a policy with rules that only a waypoint could judge", func() 
 func allowed(o *world.Observation) bool { return o.Call.OK }
 func refused(o *world.Observation) bool { return !o.Call.OK }
 
-func condition(ctx SpecContext, l *world.World, o runtime.Object) metav1.Condition {
+// expectCondition waits until an object says what it should of itself: an older word may stand there for a while.
+func expectCondition(ctx SpecContext, l *world.World, o runtime.Object, want types.GomegaMatcher) {
 	GinkgoHelper()
-	c, err := l.WaitStatus(ctx, o, accepted)
-	Expect(err).NotTo(HaveOccurred())
-	return c
+	Eventually(l.Condition).WithContext(ctx).WithArguments(o, accepted).WithTimeout(world.Budget.Propagation).Should(want)
 }

@@ -65,7 +65,7 @@ var _ = Describe("of several PeerAuthentications", func() {
 		plain(8080, allowed, "the namespace is permissive")
 		younger := peer("shop", "younger", strictMode, madeAt(time.Unix(2000, 0)))
 		apply(ctx, l, younger)
-		Expect(condition(ctx, l, younger)).To(And(HaveField("Reason", "Conflict"), HaveField("Message", ContainSubstring("shop/default"))))
+		expectCondition(ctx, l, younger, And(HaveField("Reason", "Conflict"), HaveField("Message", ContainSubstring("shop/default"))))
 		plain(8080, allowed, "the older one of the namespace is permissive")
 
 		workload := peer("shop", "cart", permissiveMode, of("cart"), onPort(9000, strictMode))
@@ -77,7 +77,7 @@ var _ = Describe("of several PeerAuthentications", func() {
 		plain(8080, refused, "the workload is strict")
 		plain(9000, allowed, "its port takes plain text")
 		Expect(observe(ctx, l, "shop/web", 9000)).To(expect.Tunnelled(), "DISABLE does not switch HBONE off")
-		Expect(condition(ctx, l, workload).Message).To(ContainSubstring("DISABLE acts as PERMISSIVE"))
+		expectCondition(ctx, l, workload, HaveField("Message", ContainSubstring("DISABLE acts as PERMISSIVE")))
 
 		Expect(l.Delete(ctx, workload, peer("shop", "default", permissiveMode))).To(Succeed())
 		plain(9000, refused, "of the namespace's the strict one is left")

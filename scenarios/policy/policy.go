@@ -84,14 +84,15 @@ var _ = Describe("policy", func() {
 		Consistently(ended).WithTimeout(200*time.Millisecond).ShouldNot(Receive(), "control: it lasts until the policy changes")
 		began := time.Now()
 		apply(ctx, l, authorization("shop", "deny-all", denyAll))
+		known := time.Now()
 		var res workload.Result
 		Eventually(ended).WithTimeout(world.Budget.Propagation).Should(Receive(&res))
-		Expect(time.Since(began)).To(BeNumerically("<", time.Second))
 		Expect(res.OK).To(BeZero())
-		_, err := l.WaitEntry(ctx, cart.Node, began, func(e telemetry.Entry) bool {
+		e, err := l.WaitEntry(ctx, cart.Node, began, func(e telemetry.Entry) bool {
 			return e.Record.Flags == telemetry.FlagDeny && e.Record.Policy == "shop/deny-all" && strings.Contains(e.Error, "AuthorizationPolicyLateRejection")
 		})
 		Expect(err).NotTo(HaveOccurred())
+		Expect(e.Record.Time).To(BeTemporally("<", known.Add(time.Second)), "since the proxy knows the policy")
 	}, SpecTimeout(world.Budget.Spec))
 })
 
@@ -114,9 +115,10 @@ func denyAll(p *securityapi.AuthorizationPolicy) {
 	p.Rules = []*securityapi.Rule{{To: []*securityapi.Rule_To{{Operation: &securityapi.Operation{NotPorts: []string{"1"}}}}}}
 }
 
+// apply makes objects, which are in force from then on.
 func apply(ctx SpecContext, l *world.World, objs ...runtime.Object) {
 	GinkgoHelper()
-	Expect(l.Apply(ctx, objs...)).To(Succeed())
+	Expect(l.Establish(ctx, objs...)).To(Succeed())
 }
 
 func address(p lab.PodInfo, port uint16) string {
@@ -126,7 +128,7 @@ func address(p lab.PodInfo, port uint16) string {
 
 func observe(ctx context.Context, l *world.World, from string, port uint16) *world.Observation {
 	GinkgoHelper()
-	obs, err := l.Observe(ctx, l.Pod(from), address(l.Pod("shop/cart"), port), workload.Options{Timeout: 5 * time.Second})
+	obs, err := l.Observe(ctx, l.Pod(from), address(l.Pod("shop/cart"), port), workload.Options{Timeout: world.Budget.Call})
 	Expect(err).NotTo(HaveOccurred(), "%v", obs)
 	return obs
 }

@@ -21,9 +21,10 @@ const (
 	// aThousand is what a lab takes in a second; manyPolicies are what the mesh should bear.
 	aThousand    = 1_000
 	manyPolicies = 10_000
-	// addedAtMost is far above what the policies add, and far below what comparing with each of them would on every
-	// connection of a busy node. The figure itself is printed, and measured where nothing else runs by `make microbench`.
-	addedAtMost = 5 * time.Millisecond
+	// addedAtMost is processor time of the server's proxy, far above what the policies add, and far below what comparing with
+	// each of them would on every connection of a busy node. How long a connection takes depends on what else runs, too: that is
+	// printed, and measured where nothing else runs by `make microbench`.
+	addedAtMost = 2 * time.Millisecond
 )
 
 var _ = Describe("many policies", func() {
@@ -32,7 +33,7 @@ var _ = Describe("many policies", func() {
 		Expect(err).NotTo(HaveOccurred())
 		web := expect.Identity(l.Pod("shop/web")).Principal()
 		Expect(observe(ctx, l, "shop/web", 8080)).To(expect.Tunnelled(), "control: what will be denied is allowed without policies")
-		before := connectTime(ctx, l)
+		before, quick := connectCost(ctx, l)
 
 		objs := make([]runtime.Object, many)
 		for i := range objs {
@@ -46,12 +47,13 @@ var _ = Describe("many policies", func() {
 		Expect(observe(ctx, l, "shop/web", 8080).Inbound.Record.Policy).To(Equal("shop/deny-00500"))
 		Expect(observe(ctx, l, "shop/web", 9000)).To(expect.Tunnelled(), "the others are about somebody else")
 
-		var after time.Duration
-		Eventually(func() time.Duration { // what else the machine does passes; what the policies cost would stay
-			after = connectTime(ctx, l)
+		var after, slow time.Duration
+		Eventually(func() time.Duration { // what taking so many policies in costs passes; what they cost a connection would stay
+			after, slow = connectCost(ctx, l)
 			return after - before
 		}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeNumerically("<", addedAtMost), "%s without policies", before)
-		AddReportEntry("median time of a connection with a request", fmt.Sprintf("%s without policies, %s with %d", before, after, many))
+		AddReportEntry("a connection with a request", fmt.Sprintf("processor time of the server's proxy: %s without policies, %s with %d; median time: %s and %s",
+			before, after, many, quick, slow))
 
 		Expect(l.Delete(ctx, heeded)).To(Succeed())
 		eventually(ctx, l, "shop/web", 8080, func(o *world.Observation) bool { return o.Call.OK }, "control: it was that one policy")
@@ -72,11 +74,22 @@ func denyPrincipal(name, principal string, ports ...string) runtime.Object {
 	})
 }
 
-// connectTime is the median of connections that are opened one after the other for one request each.
-func connectTime(ctx SpecContext, l *world.World) time.Duration {
+// connectCost is what connections cost that are opened one after the other for one request each: the server's proxy in processor
+// time, and their median time.
+func connectCost(ctx SpecContext, l *world.World) (cost, took time.Duration) {
 	GinkgoHelper()
-	res, err := l.Call(ctx, l.Pod("shop/web").PodRef, address(l.Pod("shop/cart"), 9000), workload.Options{Count: 300})
+	const connections = 300
+	cart := l.Pod("shop/cart")
+	spent := func() float64 {
+		s, err := l.Scrape(ctx, cart.Node)
+		Expect(err).NotTo(HaveOccurred())
+		return s.Sum("process_cpu_seconds_total", nil)
+	}
+	before := spent()
+	res, err := l.Call(ctx, l.Pod("shop/web").PodRef, address(cart, 9000), workload.Options{Count: connections, Timeout: world.Budget.Call})
 	Expect(err).NotTo(HaveOccurred())
 	Expect(res.Failed).To(BeZero(), "%v", res.Errors)
-	return res.LatencyP50
+	used := spent() - before
+	Expect(used).To(BeNumerically(">", 0), "control: the proxy was at work")
+	return time.Duration(used / connections * float64(time.Second)), res.LatencyP50
 }

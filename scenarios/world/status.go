@@ -3,6 +3,7 @@
 package world
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -41,23 +42,15 @@ func (w *World) Status(ctx context.Context, obj runtime.Object) ([]metav1.Condit
 	return out, nil
 }
 
-// WaitStatus waits, within the budget for propagation, until an object has a condition of the type, and returns it.
-func (w *World) WaitStatus(ctx context.Context, obj runtime.Object, conditionType string) (metav1.Condition, error) {
-	var found metav1.Condition
-	err := Wait(ctx, Budget.Propagation, func(ctx context.Context) (bool, error) {
-		conditions, err := w.Status(ctx, obj)
-		for _, c := range conditions {
-			if c.Type == conditionType {
-				found = c
-				return true, nil
-			}
+// Condition is the condition of a type that an object has; an error if it has none.
+func (w *World) Condition(ctx context.Context, obj runtime.Object, conditionType string) (metav1.Condition, error) {
+	conditions, err := w.Status(ctx, obj)
+	for _, c := range conditions {
+		if c.Type == conditionType {
+			return c, nil
 		}
-		return false, err
-	})
-	if err != nil {
-		return found, fmt.Errorf("wait for condition %s: %w", conditionType, err)
 	}
-	return found, nil
+	return metav1.Condition{}, cmp.Or(err, fmt.Errorf("%s has no condition %s", objectName(obj), conditionType))
 }
 
 // MeshCredentials gives a pod what Istio's sidecars have: a token for the mesh's authority and the mesh's root. With it
