@@ -5,7 +5,6 @@ package traffic
 import (
 	"context"
 	"math"
-	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -49,12 +48,9 @@ var _ = Describe("load balancing", func() {
 		serve(ctx, service("stock", distribution("PreferSameNode")))
 		expectShares(ctx, "shop/web", equal(stock))
 
-		Expect(w.Apply(ctx, service("stock", local))).To(Succeed())
-		var obs *world.Observation
-		Eventually(func() bool {
-			obs = observe(ctx, "shop/web", "http://"+balanced+".shop:80", workload.Options{})
-			return obs.Call.OK
-		}).WithTimeout(world.Budget.Propagation).Should(BeFalse(), "a local policy lets nothing leave the node")
+		Expect(w.Establish(ctx, service("stock", local))).To(Succeed())
+		obs := observe(ctx, "shop/web", "http://"+balanced+".shop:80", workload.Options{})
+		Expect(obs.Call.OK).To(BeFalse(), "a local policy lets nothing leave the node")
 		Expect(obs.Outbound.Error).To(And(ContainSubstring("no healthy upstream"), ContainSubstring("outside the client's scope")))
 		Expect(obs.Outbound.Record.Flags).To(Equal(telemetry.FlagConnect))
 		expectShares(ctx, "shop/mobile", equal(stock)) // control: on its node it answers
@@ -81,8 +77,9 @@ var _ = Describe("load balancing", func() {
 		unready.Spec.Containers[0].Command, unready.Spec.Containers[0].Args = []string{"true"}, nil // it ends at once, and is not ready from then on
 		apply(ctx, unready)
 		ref := lab.PodRef{Namespace: "shop", Name: "unready"}
-		_, err := w.WaitPod(ctx, ref, func(p lab.PodInfo) bool { return len(p.IPs) > 0 && p.Enrolled && p.Problem != "" })
+		pod, err := w.WaitPod(ctx, ref, func(p lab.PodInfo) bool { return len(p.IPs) > 0 && p.Enrolled && p.Problem != "" })
 		Expect(err).NotTo(HaveOccurred())
+		Expect(w.Known(ctx, pod)).To(Succeed())
 		serving, stop := context.WithCancel(ctx)
 		ended := make(chan struct{})
 		go func() { // what serves is another process, which nobody asks whether it is ready
@@ -94,12 +91,9 @@ var _ = Describe("load balancing", func() {
 		serve(ctx, service("unready", publish))
 		expectShares(ctx, "shop/web", equal([]string{"shop/unready"}))
 
-		Expect(w.Apply(ctx, service("unready", func(*corev1.Service) {}))).To(Succeed())
-		var obs *world.Observation
-		Eventually(func() bool {
-			obs = observe(ctx, "shop/web", "http://"+balanced+".shop:80", workload.Options{})
-			return obs.Call.OK
-		}).WithTimeout(world.Budget.Propagation).Should(BeFalse(), "a pod that is not ready gets nothing")
+		Expect(w.Establish(ctx, service("unready", func(*corev1.Service) {}))).To(Succeed())
+		obs := observe(ctx, "shop/web", "http://"+balanced+".shop:80", workload.Options{})
+		Expect(obs.Call.OK).To(BeFalse(), "a pod that is not ready gets nothing")
 		Expect(obs.Outbound.Error).To(ContainSubstring("1 are unhealthy"), obs.String())
 	}, SpecTimeout(world.Budget.Spec))
 })
@@ -133,24 +127,9 @@ func apply(ctx SpecContext, objs ...runtime.Object) {
 // of its name has another address, and is not to be taken for this one.
 func serve(ctx SpecContext, service runtime.Object) {
 	GinkgoHelper()
-	DeferCleanup(func(ctx SpecContext) { awaitKnown(ctx, 0) }, NodeTimeout(world.Budget.Spec))
+	DeferCleanup(func(ctx SpecContext) { Expect(w.Converge(ctx)).To(Succeed()) }, NodeTimeout(world.Budget.Spec))
 	apply(ctx, service)
-	awaitKnown(ctx, 1)
-}
-
-func awaitKnown(ctx SpecContext, want int) {
-	GinkgoHelper()
-	for _, node := range w.Nodes() {
-		Eventually(func(ctx SpecContext) (n int, err error) {
-			d, err := w.ConfigDump(ctx, node)
-			for _, s := range d.Services {
-				if strings.HasPrefix(s.Hostname, balanced+".") {
-					n++
-				}
-			}
-			return n, err
-		}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(Equal(want), "the ztunnel of %s knows the service", node)
-	}
+	Expect(w.Converge(ctx)).To(Succeed())
 }
 
 func equal(pods []string) map[string]float64 {
@@ -167,25 +146,11 @@ func expectShares(ctx SpecContext, from string, want map[string]float64) {
 }
 
 // expectSharesAt makes many connections. A count within five standard deviations of a binomial distribution is missed once in a million
-// runs; one at random over another number of endpoints is far outside. The change takes a moment to arrive: until the first call that goes where it should.
+// runs; one at random over another number of endpoints is far outside.
 func expectSharesAt(ctx SpecContext, from, url string, want map[string]float64) {
 	GinkgoHelper()
-	call := func(o workload.Options) workload.Result {
-		GinkgoHelper()
-		res, err := w.Call(ctx, w.Pod(from).PodRef, url, o)
-		Expect(err).NotTo(HaveOccurred())
-		return res
-	}
-	Eventually(func() bool {
-		res := call(workload.Options{Count: 5, Timeout: slack})
-		for pod := range res.Servers {
-			if _, ok := want[pod]; !ok {
-				return false
-			}
-		}
-		return res.OK == 5
-	}).WithTimeout(world.Budget.Propagation).Should(BeTrue(), "%s: the service has not come to be known as it is", from)
-	res := call(workload.Options{Count: draws, Concurrency: 4})
+	res, err := w.Call(ctx, w.Pod(from).PodRef, url, workload.Options{Count: draws, Concurrency: 4, Timeout: world.Budget.Call})
+	Expect(err).NotTo(HaveOccurred())
 	Expect(w.Settle(ctx)).To(Succeed())
 	Expect(res.OK).To(Equal(draws), "failures: %v", res.Errors)
 	for pod, n := range res.Servers {

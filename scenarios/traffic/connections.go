@@ -43,7 +43,7 @@ var _ = Describe("connections", func() {
 		It("lets the server speak first, "+o.name, Label("TR-05"), func(ctx SpecContext) {
 			obs := observe(ctx, o.from, url("tcp-first", 9001), workload.Options{})
 			Expect(obs).To(o.path())
-			Expect(obs.Call.FirstByte).To(BeNumerically("<", time.Second), "the banner waits for nobody")
+			Expect(obs.Call.FirstByte).To(BeNumerically("<", slack), "the banner waits for nobody: a proxy that looks what a client speaks would, for 5 s")
 		}, SpecTimeout(world.Budget.Spec))
 
 		It("lets the client speak first, or stay silent before it does, "+o.name, Label("TR-05"), func(ctx SpecContext) {
@@ -127,7 +127,7 @@ var _ = Describe("connections", func() {
 		for from, path := range map[string]func() types.GomegaMatcher{"shop/web": expect.Tunnelled, "plain/batch": expect.PlainInbound} {
 			to := w.Pod("shop/stock")
 			Expect(observe(ctx, from, fmt.Sprintf("http://%s", at(to, false, 8091)), workload.Options{})).To(path())
-			local := observe(ctx, from, fmt.Sprintf("http://%s", at(to, false, 8090)), workload.Options{Timeout: 5 * time.Second})
+			local := observe(ctx, from, fmt.Sprintf("http://%s", at(to, false, 8090)), workload.Options{Timeout: world.Budget.Call})
 			Expect(local.Call.OK).To(BeFalse(), "a port bound to localhost must not be reachable from outside:\n%s", local)
 			Expect(local.Inbound).NotTo(BeNil())
 			Expect(local.Inbound.Error).To(ContainSubstring("refused"), local.String())

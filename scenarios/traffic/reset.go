@@ -18,10 +18,10 @@ import (
 // nobody is a port that no server of the lab listens on.
 const nobody = 9999
 
-// connectTimeout is what the scenario's ztunnels are told, and slack what else a refusal may take.
+// connectTimeout is what the scenario's ztunnels are told, and slack what else a refusal may take: less than any timer's default.
 const (
-	connectTimeout = 500 * time.Millisecond
-	slack          = 2 * time.Second
+	connectTimeout = time.Second
+	slack          = 4 * time.Second
 )
 
 var _ = Describe("connections that end badly", func() {
