@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -46,7 +45,7 @@ func (f *failures) note(message string, _ ...int) { f.wrong = append(f.wrong, me
 func (f *failures) call(what, from, url string, out, in said) {
 	GinkgoHelper()
 	By(what)
-	obs, err := f.l.Observe(f.ctx, f.l.Pod(from), url, workload.Options{Timeout: 3 * time.Second})
+	obs, err := f.l.Observe(f.ctx, f.l.Pod(from), url, workload.Options{Timeout: world.Budget.Call})
 	Expect(err).NotTo(HaveOccurred(), "%s\n%v", what, obs)
 	NewGomega(f.note).Expect(obs.Call.OK).To(BeFalse(), "%s\n%s", what, obs)
 	f.side(what, obs, obs.Outbound, outbound, out)
@@ -81,29 +80,15 @@ func claimant(ctx SpecContext, l *world.World, name string, command ...string) l
 	p.Labels = map[string]string{"app": name, mesh.LabelDataplaneMode: mesh.ModeNone, mesh.LabelTunnel: "http"}
 	p.Spec.Containers[0].Command, p.Spec.Containers[0].Args = command, nil
 	world.MeshCredentials(p)
-	Expect(l.Apply(ctx, p)).To(Succeed())
-	pod, err := l.WaitPod(ctx, lab.PodRef{Namespace: p.Namespace, Name: name}, func(p lab.PodInfo) bool { return p.Ready })
+	pod, err := l.Join(ctx, p)
 	Expect(err).NotTo(HaveOccurred())
 	return pod
-}
-
-// known waits until a node's ztunnel has heard of a workload.
-func known(ctx SpecContext, l *world.World, node, name string) {
-	GinkgoHelper()
-	Eventually(func(ctx SpecContext) ([]string, error) {
-		d, err := l.ConfigDump(ctx, node)
-		var names []string
-		for _, w := range d.Workloads {
-			names = append(names, w.Name)
-		}
-		return names, err
-	}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(ContainElement(name))
 }
 
 var _ = Describe("response flags", func() {
 	It("tell each kind of failure apart, in the log and in the metrics of both sides", Label("OB-03"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal, lab.CapLink)
-		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"CONNECT_TIMEOUT=300ms"}}})
+		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"CONNECT_TIMEOUT=1s"}}})
 		Expect(err).NotTo(HaveOccurred())
 		f := &failures{ctx: ctx, l: l}
 		web, cart, ledger := l.Pod("shop/web"), l.Pod("shop/cart"), l.Pod("plain/ledger")
@@ -114,6 +99,10 @@ var _ = Describe("response flags", func() {
 		f.call("nobody answers at port 15008", "shop/web", at("http", cart, 8080), said{telemetry.FlagNetworkPolicy, "is port 15008 blocked"}, none)
 		f.call("nobody answers outside the mesh", "shop/web", at("http", ledger, 8080), said{telemetry.FlagConnect, "deadline exceeded"}, none)
 		Expect(cable.Restore(ctx)).To(Succeed())
+		Eventually(func(ctx SpecContext) bool { // the pool has its connection, too, then
+			res, err := l.Call(ctx, web.PodRef, at("http", cart, 8080), workload.Options{})
+			return err == nil && res.OK == 1
+		}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue(), "control: the link is good again")
 
 		f.call("the application refuses", "shop/web", at("http", cart, 8099), said{telemetry.FlagConnect, "503"}, said{telemetry.FlagConnect, "refused"})
 		f.call("the application refuses plain text", "plain/batch", at("http", cart, 8099), none, said{telemetry.FlagConnect, "refused"})
@@ -129,7 +118,7 @@ var _ = Describe("response flags", func() {
 		f.call("the same without identity", "plain/batch", at("h2c", cart, 8081), none, said{telemetry.FlagDeny, "none allowed"})
 
 		zt := l.Daemon(web.Node, lab.DaemonZtunnel)
-		Expect(zt.Restart(ctx, "CA_ADDRESS=https://127.0.0.1:1", "CONNECT_TIMEOUT=300ms")).To(Succeed())
+		Expect(zt.Restart(ctx, "CA_ADDRESS=https://127.0.0.1:1", "CONNECT_TIMEOUT=1s")).To(Succeed())
 		Expect(zt.Ready(ctx)).To(Succeed())
 		f.call("no certificate is to be had", "shop/web", at("http", cart, 8080), said{telemetry.FlagIdentity, "127.0.0.1:1"}, none)
 
@@ -146,17 +135,9 @@ var _ = Describe("response flags", func() {
 // nobodyService is the URL of a service that selects nobody.
 func nobodyService(ctx SpecContext, l *world.World) string {
 	GinkgoHelper()
-	Expect(l.Apply(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "nobody"}, Spec: corev1.ServiceSpec{
+	Expect(l.Establish(ctx, &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "nobody"}, Spec: corev1.ServiceSpec{
 		Selector: map[string]string{"app": "nobody"}, Ports: []corev1.ServicePort{{Name: "http", Port: 80}},
 	}})).To(Succeed())
-	Eventually(func(ctx SpecContext) ([]string, error) {
-		d, err := l.ConfigDump(ctx, l.Pod("shop/web").Node)
-		var names []string
-		for _, s := range d.Services {
-			names = append(names, s.Name)
-		}
-		return names, err
-	}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(ContainElement("nobody"))
 	return "http://nobody.shop:80"
 }
 
@@ -164,7 +145,6 @@ func nobodyService(ctx SpecContext, l *world.World) string {
 func stranger(ctx SpecContext, l *world.World) string {
 	GinkgoHelper()
 	p := claimant(ctx, l, "stranger", "workload", "serve", "--tls", fmt.Sprint(mesh.PortHBONE))
-	known(ctx, l, l.Pod("shop/web").Node, p.Name)
 	return at("http", p, 8080)
 }
 
@@ -172,7 +152,6 @@ func stranger(ctx SpecContext, l *world.World) string {
 func impostor(ctx SpecContext, l *world.World) string {
 	GinkgoHelper()
 	p := claimant(ctx, l, "impostor", "workload", "serve", "--http", "8080")
-	known(ctx, l, l.Pod("shop/web").Node, p.Name)
 	_, err := l.Output(ctx, p.PodRef, "workload", "cert", "--out", "/tmp/cert")
 	Expect(err).NotTo(HaveOccurred())
 	serve, stop := context.WithCancel(ctx)
@@ -192,7 +171,7 @@ func impostor(ctx SpecContext, l *world.World) string {
 	return at("http", p, 8080)
 }
 
-// denials applies a DENY and an ALLOW to cart, and waits until they are known there.
+// denials applies a DENY and an ALLOW to cart, and waits until they are in force.
 func denials(ctx SpecContext, l *world.World) {
 	GinkgoHelper()
 	port := func(p string) []*securityapi.Rule {
@@ -204,10 +183,6 @@ func denials(ctx SpecContext, l *world.World) {
 	allow.Spec.Rules = port("8080")
 	for _, p := range []*securityv1.AuthorizationPolicy{deny, allow} {
 		p.Spec.Selector = &typeapi.WorkloadSelector{MatchLabels: map[string]string{"app": "cart"}}
-		Expect(l.Apply(ctx, p)).To(Succeed())
 	}
-	Eventually(func(ctx SpecContext) (int, error) {
-		d, err := l.ConfigDump(ctx, l.Pod("shop/cart").Node)
-		return len(d.Policies), err
-	}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(Equal(2))
+	Expect(l.Establish(ctx, deny, allow)).To(Succeed())
 }

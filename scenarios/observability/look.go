@@ -45,7 +45,8 @@ var _ = Describe("a lab that one looks into", func() {
 		outbound := fmt.Sprintf(`(?m)^web.shop +Outbound +web.shop:\d+ +stock.shop:15008 +stock.shop:9000 +HBONE .*%s +%s$`,
 			regexp.QuoteMeta(expect.Identity(web).String()), regexp.QuoteMeta(expect.Identity(stock).String()))
 		Eventually(command).WithContext(ctx).WithArguments("zc", "connections", "shop/web", "-o", "wide").WithTimeout(world.Budget.Evidence).Should(MatchRegexp(outbound))
-		Expect(command(ctx, "zc", "connections", "shop/stock")).To(MatchRegexp(`(?m)^stock.shop +Inbound +stock.shop:9000 +web.shop:\d+ .*HBONE$`))
+		Eventually(command).WithContext(ctx).WithArguments("zc", "connections", "shop/stock").WithTimeout(world.Budget.Evidence).
+			Should(MatchRegexp(`(?m)^stock.shop +Inbound +stock.shop:9000 +web.shop:\d+ .*HBONE$`))
 		stop()
 		Expect(<-done).To(MatchError(context.Canceled))
 		Eventually(command).WithContext(ctx).WithArguments("zc", "connections", "shop/web").WithTimeout(world.Budget.Evidence).
@@ -89,14 +90,18 @@ var _ = Describe("a lab that one looks into", func() {
 		Expect(err).NotTo(HaveOccurred())
 		Expect(plain).To(expect.PlainInbound())
 		deny(ctx, "only-drawn", "stock", "9001")
-		g, err := schema.DecodeGraph(strings.NewReader(command(ctx, "graph", "-o", "json", "--since", since)))
-		Expect(err).NotTo(HaveOccurred())
-		edge := func(from string, p schema.GraphProtocol) schema.GraphEdge {
-			i := slices.IndexFunc(g.Edges, func(e schema.GraphEdge) bool {
-				return e.From == "workload/"+from && e.To == "workload/shop/stock" && e.Protocol == p
-			})
-			Expect(i).To(BeNumerically(">=", 0), "%s to shop/stock, %s, in %+v", from, p, g.Edges)
-			return g.Edges[i]
+		edge := func(from string, p schema.GraphProtocol) (found schema.GraphEdge) {
+			GinkgoHelper()
+			Eventually(func(g Gomega, ctx SpecContext) {
+				graph, err := schema.DecodeGraph(strings.NewReader(command(ctx, "graph", "-o", "json", "--since", since)))
+				g.Expect(err).NotTo(HaveOccurred())
+				i := slices.IndexFunc(graph.Edges, func(e schema.GraphEdge) bool {
+					return e.From == "workload/"+from && e.To == "workload/shop/stock" && e.Protocol == p
+				})
+				g.Expect(i).To(BeNumerically(">=", 0), "%s to shop/stock, %s, in %+v", from, p, graph.Edges)
+				found = graph.Edges[i]
+			}).WithContext(ctx).WithTimeout(world.Budget.Evidence).Should(Succeed())
+			return found
 		}
 		tunnel := edge("shop/web", schema.GraphHBONE)
 		Expect(tunnel.Ports).To(ContainElement(8080))

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -84,7 +83,7 @@ var _ = Describe("the access log", func() {
 	It("tells of an upstream that refuses, on both sides", Label("OB-02"), func(ctx SpecContext) {
 		const nobody = 8099
 		url := fmt.Sprintf("http://%s", netip.AddrPortFrom(w.Pod("shop/stock").Addr(false), nobody))
-		obs := observe(ctx, url, workload.Options{Timeout: 5 * time.Second})
+		obs := observe(ctx, url, workload.Options{Timeout: world.Budget.Call})
 		Expect(obs.Call.OK).To(BeFalse())
 		Expect(obs.Inbound).NotTo(BeNil())
 		Expect(obs.Inbound.Level).To(Equal("error"))
@@ -150,7 +149,9 @@ var _ = Describe("the config dump", func() {
 				HaveField("ActualDst", ContainSubstring(stock.Addr(false).String()))))
 		}
 		Eventually(outbound).WithContext(ctx).WithTimeout(world.Budget.Evidence).Should(Succeed())
-		Expect(dump(ctx, stock.Node).WorkloadState[stock.UID].Connections.Inbound).To(ContainElement(HaveField("Protocol", "HBONE")))
+		Eventually(func(g Gomega, ctx SpecContext) {
+			g.Expect(dump(ctx, stock.Node).WorkloadState[stock.UID].Connections.Inbound).To(ContainElement(HaveField("Protocol", "HBONE")))
+		}).WithContext(ctx).WithTimeout(world.Budget.Evidence).Should(Succeed())
 		stop()
 		Expect(<-done).To(MatchError(context.Canceled))
 		Eventually(func(ctx SpecContext) int {

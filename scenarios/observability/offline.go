@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -36,7 +35,7 @@ var _ = Describe("two ztunnels without a control plane", func() {
 		Expect(err).NotTo(HaveOccurred(), "%v", allowed)
 		Expect(allowed).To(expect.Tunnelled(), "control: the policy names port 9000 only")
 
-		denied, err := l.Observe(ctx, web, fmt.Sprintf("tcp://%s", netip.AddrPortFrom(cart.Addr(false), 9000)), workload.Options{Size: 10, Timeout: 5 * time.Second})
+		denied, err := l.Observe(ctx, web, fmt.Sprintf("tcp://%s", netip.AddrPortFrom(cart.Addr(false), 9000)), workload.Options{Size: 10, Timeout: world.Budget.Call})
 		Expect(err).NotTo(HaveOccurred(), "%v", denied)
 		Expect(denied.Call.OK).To(BeFalse(), denied.String())
 		Expect(denied.Inbound).NotTo(BeNil(), denied.String())
@@ -59,7 +58,7 @@ var _ = Describe("two ztunnels without a control plane", func() {
 		passed, err := l.Observe(ctx, nobody, fmt.Sprintf("http://%s", netip.AddrPortFrom(cart.Addr(false), 8080)), workload.Options{})
 		Expect(err).NotTo(HaveOccurred(), "%v", passed)
 		Expect(passed).To(expect.PlainInbound(), "control: the policy names another port")
-		plain, err := l.Observe(ctx, nobody, fmt.Sprintf("h2c://%s", netip.AddrPortFrom(cart.Addr(false), 8081)), workload.Options{Timeout: 5 * time.Second})
+		plain, err := l.Observe(ctx, nobody, fmt.Sprintf("h2c://%s", netip.AddrPortFrom(cart.Addr(false), 8081)), workload.Options{Timeout: world.Budget.Call})
 		Expect(err).NotTo(HaveOccurred(), "%v", plain)
 		Expect(plain.Call.OK).To(BeFalse(), plain.String())
 		Expect(plain.Inbound).NotTo(BeNil(), plain.String())

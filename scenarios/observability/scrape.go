@@ -5,7 +5,6 @@ package observability
 import (
 	"fmt"
 	"net/netip"
-	"time"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -30,7 +29,7 @@ var _ = Describe("a scraper of the mesh, where mutual TLS is required", func() {
 		scrape := func(from string, to lab.PodInfo, port uint16, path string) *world.Observation {
 			GinkgoHelper()
 			url := fmt.Sprintf("http://%s%s", netip.AddrPortFrom(to.Addr(false), port), path)
-			obs, err := l.Observe(ctx, l.Pod(from), url, workload.Options{Timeout: 5 * time.Second})
+			obs, err := l.Observe(ctx, l.Pod(from), url, workload.Options{Timeout: world.Budget.Call})
 			Expect(err).NotTo(HaveOccurred(), "%v", obs)
 			return obs
 		}
@@ -38,11 +37,10 @@ var _ = Describe("a scraper of the mesh, where mutual TLS is required", func() {
 
 		strict := &securityv1.PeerAuthentication{ObjectMeta: metav1.ObjectMeta{Namespace: "istio-system", Name: "strict"}}
 		strict.Spec.Mtls = &securityapi.PeerAuthentication_MutualTLS{Mode: securityapi.PeerAuthentication_MutualTLS_STRICT}
-		Expect(l.Apply(ctx, strict)).To(Succeed())
-		Eventually(func() bool {
-			obs := scrape("plain/batch", cart, 8080, "/metrics")
-			return !obs.Call.OK && obs.Inbound != nil && obs.Inbound.Record.Flags == telemetry.FlagDeny
-		}).WithTimeout(world.Budget.Propagation).Should(BeTrue(), "a plain scrape of an application is refused")
+		Expect(l.Establish(ctx, strict)).To(Succeed())
+		refused := scrape("plain/batch", cart, 8080, "/metrics")
+		Expect(refused.Call.OK).To(BeFalse(), "a plain scrape of an application is refused: %s", refused)
+		Expect(refused.Inbound.Record.Flags).To(Equal(telemetry.FlagDeny), refused.String())
 		Expect(scrape("shop/web", cart, 8080, "/metrics")).To(expect.Tunnelled())
 
 		for _, path := range []string{"/metrics", "/stats/prometheus"} {
