@@ -16,7 +16,6 @@ import (
 	"github.com/ambientlab/ambientlab/scenarios/expect"
 	"github.com/ambientlab/ambientlab/scenarios/world"
 	"github.com/ambientlab/ambientlab/topologies/lab"
-	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
 // look is how often the agent looks by itself here; 30 s otherwise.
@@ -39,7 +38,7 @@ var _ = Describe("a captured pod that may change its own network", func() {
 		tool(ctx, l, root, "nft", "flush", "ruleset")
 		Eventually(drifts).WithContext(ctx).WithArguments(l, root.Node, "rules").WithTimeout(world.Budget.Propagation).Should(BeNumerically(">=", 1))
 		Expect(observe(ctx, l, "shop/root", outward)).To(expect.PlainOutbound())
-		Expect(daemonLog(ctx, l, root.Node, lab.DaemonCNIAgent, time.Time{})).To(ContainElement(And(
+		Eventually(daemonLog).WithContext(ctx).WithArguments(l, root.Node, lab.DaemonCNIAgent, time.Time{}).WithTimeout(world.Budget.Evidence).Should(ContainElement(And(
 			HaveField("Message", "pod drifted, repaired"), HaveField("Pod", HaveKeyWithValue("Name", "root")))))
 
 		Eventually(func(ctx SpecContext) (string, error) {
@@ -79,13 +78,8 @@ func privileged(ctx SpecContext, l *world.World) lab.PodInfo {
 	GinkgoHelper()
 	pod := l.ClonePod("shop/web", "root")
 	pod.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}
-	Expect(l.Apply(ctx, pod)).To(Succeed())
-	root, err := l.WaitPod(ctx, lab.PodRef{Namespace: "shop", Name: "root"}, func(p lab.PodInfo) bool { return p.Ready && p.Enrolled })
+	root, err := l.Join(ctx, pod)
 	Expect(err).NotTo(HaveOccurred())
-	Eventually(func(ctx SpecContext) (bool, error) {
-		res, err := l.Call(ctx, root.PodRef, at(l.Pod("shop/cart"), "http", 8080), workload.Options{Timeout: time.Second})
-		return res.OK == 1, err
-	}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue())
 	return root
 }
 

@@ -4,8 +4,6 @@
 package lifecycle
 
 import (
-	"fmt"
-	"net/netip"
 	"time"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -18,12 +16,6 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
-
-// transition is how long after a change of label new connections may still fail, and half of it after the pods say that the
-// change is there, should that be later: rules are installed before the proxy's listeners, so that nothing leaves in plain
-// text in between. Upstream accepts any failures up to half of all calls
-// (istio/istio#53064); here each failure must be explained by a change.
-const transition = time.Second
 
 var _ = Describe("enrolment by label", func() {
 	It("joins, leaves and joins again under load without a restart, by pod", Label("LC-01"), func(ctx SpecContext) {
@@ -51,30 +43,32 @@ var _ = Describe("enrolment by label", func() {
 
 // underLoad toggles the server's enrolment while a client outside the mesh and one inside call it, and checks after each
 // change that the path is the right one, that the rules are there or gone, and that the server's process is the same.
+//
+// New connections may fail until the pods say that the change is there and every proxy knows it: rules are installed before the
+// proxy's listeners, so that nothing leaves in plain text in between. Upstream accepts any failures up to half of all calls
+// (istio/istio#53064); here each failure must be explained by a change.
 func underLoad(ctx SpecContext, onePod bool, change func(l *world.World, enrol bool) runtime.Object) {
 	GinkgoHelper()
 	l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 	Expect(err).NotTo(HaveOccurred())
 	l.Needs(lab.CapInspect)
 	cart := l.Pod("shop/cart")
-	url := fmt.Sprintf("http://%s", netip.AddrPortFrom(cart.Addr(false), 8080))
+	url := at(cart, "http", 8080)
 	first := observe(ctx, l, "plain/batch", url)
 	Expect(first).To(expect.PlainInbound())
 
 	for _, enrol := range []bool{false, true, false, true} {
-		loads := []*load{start(ctx, l, "plain/batch", url), start(ctx, l, "shop/web", url)}
-		changed := time.Now()
+		o := workload.Options{Interval: 20 * time.Millisecond, Timeout: world.Budget.Call / 4}
+		loads := []*world.Flow{l.Begin(ctx, "plain/batch", url, o), l.Begin(ctx, "shop/web", url, o)}
 		Expect(l.Apply(ctx, change(l, enrol))).To(Succeed())
-		_, err := l.WaitPod(ctx, cart.PodRef, func(p lab.PodInfo) bool { return p.Enrolled == enrol && p.Ready })
-		Expect(err).NotTo(HaveOccurred())
-		_, err = l.WaitPod(ctx, l.Pod("shop/web").PodRef, func(p lab.PodInfo) bool { return p.Enrolled == (enrol || onePod) })
-		Expect(err).NotTo(HaveOccurred())
-		explained := changed.Add(transition)
-		if later := time.Now().Add(transition / 2); later.After(explained) {
-			explained = later
-		}
-		for _, ld := range loads {
-			ld.finish(explained)
+		awaitEnrolment(ctx, l, "shop/cart", enrol)
+		awaitEnrolment(ctx, l, "shop/web", enrol || onePod)
+		explained := time.Now()
+		for _, f := range loads {
+			res, err := l.Call(ctx, l.Pod(f.From).PodRef, url, workload.Options{Count: 20, Interval: 20 * time.Millisecond, Timeout: world.Budget.Call})
+			Expect(err).NotTo(HaveOccurred())
+			Expect(res.Failed).To(BeZero(), "%s, after the change: %v", f.From, res.Errors)
+			expectExplained(f, explained)
 		}
 
 		rules, err := l.Inspect(ctx, lab.Target{Pod: cart.PodRef})
@@ -94,36 +88,24 @@ func underLoad(ctx SpecContext, onePod bool, change func(l *world.World, enrol b
 	}
 }
 
-// load is a client that opens a connection every 20 ms, before, during and after a change.
-type load struct {
-	from string
-	res  chan workload.Result
-	err  error // read after res
-}
-
-func start(ctx SpecContext, l *world.World, from, url string) *load {
-	ld := &load{from: from, res: make(chan workload.Result, 1)}
-	o := workload.Options{Interval: 20 * time.Millisecond, Duration: transition * 3 / 2, Timeout: time.Second}
-	go func() {
-		res, err := l.Call(ctx, l.Pod(from).PodRef, url, o)
-		ld.err = err
-		ld.res <- res
-	}()
-	return ld
-}
-
-// finish waits for the load's end. No call that was made later than a change explains may have failed.
-func (ld *load) finish(explained time.Time) {
+// awaitEnrolment waits until a pod says that it is in the mesh, or out of it, and every proxy knows it.
+func awaitEnrolment(ctx SpecContext, l *world.World, name string, enrolled bool) {
 	GinkgoHelper()
-	res := <-ld.res
-	Expect(ld.err).NotTo(HaveOccurred())
-	Expect(res.OK).To(BeNumerically(">", 5), "control: the load of %s ran: %v", ld.from, res.Errors)
+	pod, err := l.WaitPod(ctx, l.Pod(name).PodRef, func(p lab.PodInfo) bool { return p.Enrolled == enrolled && p.Ready })
+	Expect(err).NotTo(HaveOccurred())
+	Expect(l.Known(ctx, pod)).To(Succeed())
+}
+
+// expectExplained stops a load, of which no call that was made later than a change explains may have failed.
+func expectExplained(f *world.Flow, explained time.Time) {
+	GinkgoHelper()
+	res := f.Finish()
+	Expect(res.OK).To(BeNumerically(">", 0), "control: the load of %s ran: %v", f.From, res.Errors)
 	for _, c := range res.Calls {
 		Expect(c.OK || c.Start.Before(explained)).To(BeTrue(),
-			"%s: a call failed %s after the change explains it: %s %s", ld.from, c.Start.Sub(explained), c.Class, c.Error)
+			"%s: a call failed %s after the change explains it: %s %s", f.From, c.Start.Sub(explained), c.Class, c.Error)
 	}
 }
-
 func observe(ctx SpecContext, l *world.World, from, url string) *world.Observation {
 	GinkgoHelper()
 	obs, err := l.Observe(ctx, l.Pod(from), url, workload.Options{})

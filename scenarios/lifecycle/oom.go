@@ -71,6 +71,7 @@ var _ = Describe("a ztunnel that runs out of memory", func() {
 		zt := l.Daemon(web.Node, lab.DaemonZtunnel)
 		status, err := zt.Status(ctx)
 		Expect(err).NotTo(HaveOccurred())
+		within := patience(ctx, l, "shop/web", url)
 		starve(status.PID)
 		load := l.Begin(ctx, "shop/web", at(l.Pod("shop/cart"), "tcp", 9000), workload.Options{
 			Size: 1 << 20, Concurrency: 8, Timeout: time.Second,
@@ -85,7 +86,7 @@ var _ = Describe("a ztunnel that runs out of memory", func() {
 		res, err := l.Call(ctx, web.PodRef, ledger, workload.Options{Count: 10, Timeout: time.Second})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(res.OK).To(BeZero(), "a captured pod escaped its proxy")
-		plain, err := l.Call(ctx, l.Pod("plain/batch").PodRef, ledger, workload.Options{Count: 10, Timeout: time.Second})
+		plain, err := l.Call(ctx, l.Pod("plain/batch").PodRef, ledger, workload.Options{Count: 10, Timeout: world.Budget.Call})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(plain.OK).To(Equal(10), "control: nothing else stood between them: %v", plain.Errors)
 
@@ -94,7 +95,7 @@ var _ = Describe("a ztunnel that runs out of memory", func() {
 		Eventually(func(ctx SpecContext) (bool, error) {
 			res, err := l.Call(ctx, web.PodRef, url, workload.Options{Timeout: back})
 			return res.OK == 1, err
-		}).WithContext(ctx).WithTimeout(back).Should(BeTrue())
+		}).WithContext(ctx).WithTimeout(within).Should(BeTrue())
 		observed(ctx, l, "shop/web", url)
 	}, SpecTimeout(world.Budget.LongSpec))
 })

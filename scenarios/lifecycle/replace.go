@@ -35,7 +35,7 @@ const lasting = 8
 // meanwhile: a new connection that takes as long as a drain is cut like the others.
 var _ = Describe("a rolling replacement of ztunnel", Serial, func() {
 	It("fails no new connection and cuts those that last only at the drain's deadline", Label("LC-02"), func(ctx SpecContext) {
-		rollUnder(ctx, roll{rate: 500, atOnce: 32, drain: time.Second, times: 1})
+		rollUnder(ctx, roll{rate: 500, atOnce: 32, drain: 2 * time.Second, times: 1})
 	}, SpecTimeout(world.Budget.LongSpec))
 
 	It("does so at a thousand new connections per second, again and again", Label("LC-02", "slow"), func(ctx SpecContext) {
@@ -74,11 +74,11 @@ func rollUnder(ctx SpecContext, o roll) {
 	total := 0
 	for _, f := range news {
 		res := f.Finish()
+		Expect(res.Connections).To(ContainElement(HaveField("Opened", BeTemporally(">", drains[0]))), "control: the load of %s ran meanwhile", f.From)
 		Expect(res.Failed).To(BeZero(), "new connections of %s failed: %v\n%s", f.From, res.Errors, ledgerText(res.Connections, false))
 		total += res.OK
 	}
 	AddReportEntry("new connections", fmt.Sprintf("%d in %s, %.0f per second, none failed", total, elapsed.Round(time.Millisecond), float64(total)/elapsed.Seconds()))
-	Expect(float64(total)/elapsed.Seconds()).To(BeNumerically(">", 50), "control: the load ran")
 	for _, f := range olds {
 		cut := expectCutAtDeadline(f.Finish(), f.From, drains, o.drain)
 		Eventually(drainedEntries).WithContext(ctx).WithArguments(l, l.Pod(f.From).Name, began).WithTimeout(world.Budget.Evidence).
@@ -105,7 +105,7 @@ func expectCutAtDeadline(res workload.Result, from string, drains []time.Time, d
 		cut++
 		Expect(c.Class).To(BeElementOf(workload.ClassReset, workload.ClassEOF), "%s: %+v", from, c)
 		Expect(drains).To(ContainElement(WithTransform(c.Ended.Sub, And(
-			BeNumerically(">=", deadline-10*time.Millisecond), BeNumerically("<", deadline+time.Second)))),
+			BeNumerically(">=", deadline-10*time.Millisecond), BeNumerically("<", 2*deadline)))),
 			"%s: cut %s, which is at no drain's deadline (drains began at %v): %+v", from, c.Ended, drains, c)
 	}
 	Expect(cut).To(BeNumerically(">=", lasting), "%s: those that lasted were cut: %s", from, ledgerText(res.Connections, true))
