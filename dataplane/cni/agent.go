@@ -207,7 +207,10 @@ func (a *Agent) begin(ctx context.Context) (changed <-chan struct{}, err error) 
 	if err := a.takeOver(ctx); err != nil {
 		return nil, err
 	}
-	a.checkProbes(ctx)
+	// What fails here is tried again with the next pod, and with the drift check.
+	if _, err := a.syncProbes(ctx, true); err != nil && ctx.Err() == nil {
+		a.cfg.Log.Error("kubelet's probes may not reach pods", "error", err)
+	}
 	a.cfg.Readiness.Done(condPods)
 	return changed, nil
 }
