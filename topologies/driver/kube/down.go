@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/dynamic"
+
+	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
 // downWithin bounds what is removed after an error.
@@ -66,30 +69,53 @@ func (s *stand) sweep(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	mine := metav1.ListOptions{LabelSelector: LabelLab + "=" + s.name}
-	for _, step := range []func(k served) bool{
-		func(k served) bool { return k.kind.Kind == "Pod" && k.kind.Group == "" },
-		func(k served) bool { return k.kind.Kind == "DaemonSet" },
-		func(k served) bool { return k.namespaced || k.kind.Kind == "Namespace" },
-		func(k served) bool { return k.kind.GroupKind() != kindCRD.GroupKind() },
-		func(served) bool { return true },
+	all, err := s.api.find(ctx, kinds, LabelLab+"="+s.name)
+	if err != nil {
+		return err
+	}
+	is := func(o *found, group, kind string) bool { return o.kind.Group == group && o.kind.Kind == kind }
+	for _, step := range []func(o *found) bool{
+		func(o *found) bool {
+			return is(o, "", "Pod") || is(o, "", "Namespace") && o.name != systemNamespace
+		},
+		func(o *found) bool { return is(o, "apps", "DaemonSet") || is(o, "apps", "Deployment") },
+		func(o *found) bool { return !is(o, kindCRD.Group, kindCRD.Kind) },
+		func(*found) bool { return true },
 	} {
-		var gone []found
-		for _, k := range kinds {
-			if !step(k) || k.kind.Kind == "Node" && k.kind.Group == "" {
-				continue
+		var now, later []*found
+		for _, o := range all {
+			if step(o) {
+				now = append(now, o)
+			} else {
+				later = append(later, o)
 			}
-			more, err := s.api.deleteAll(ctx, k, mine)
-			if err != nil {
-				return err
-			}
-			gone = append(gone, more...)
 		}
-		if err := s.awaitGone(ctx, gone); err != nil {
+		if err := s.end(ctx, now); err != nil {
 			return err
 		}
+		all = later
 	}
 	return errors.Join(s.leaveGuests(ctx, kinds), s.removeRoots(ctx), s.api.unlabel(ctx))
+}
+
+// end deletes objects and waits until they and the pods that they owned are gone.
+func (s *stand) end(ctx context.Context, list []*found) error {
+	g, each := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	background := metav1.DeletePropagationBackground
+	for _, o := range list {
+		g.Go(func() error {
+			err := o.at.Delete(each, o.name, metav1.DeleteOptions{PropagationPolicy: &background})
+			if unlessGone(err) != nil {
+				return fmt.Errorf("delete %s: %w", o.what, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return s.awaitGone(ctx, list)
 }
 
 // served is a kind of object that can be listed and deleted.
@@ -124,83 +150,100 @@ func (c *client) kinds() ([]served, error) {
 // found is one object that is about to go.
 type found struct {
 	at   dynamic.ResourceInterface
+	kind schema.GroupVersionKind
 	name string
 	what string
 }
 
-// deleteAll asks for the end of every object of a kind that is selected, and does not wait.
-func (c *client) deleteAll(ctx context.Context, k served, which metav1.ListOptions) ([]found, error) {
-	r := c.dyn.Resource(k.resource)
-	list, err := r.List(ctx, which)
-	if unlessGone(err) != nil && !apierrors.IsMethodNotSupported(err) {
-		return nil, fmt.Errorf("list %s: %w", k.resource.Resource, err)
-	}
-	if err != nil {
-		return nil, nil
-	}
-	var out []found
-	background := metav1.DeletePropagationBackground
-	for i := range list.Items {
-		o := &list.Items[i]
-		f := found{at: r, name: o.GetName(), what: name(o)}
-		if o.GetNamespace() != "" {
-			f.at = r.Namespace(o.GetNamespace())
+// find lists objects by a label. Nodes are left out: they have labels of the lab's, and are the cluster's.
+func (c *client) find(ctx context.Context, kinds []served, label string) ([]*found, error) {
+	g, each := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	by := make([][]*found, len(kinds))
+	for i, k := range kinds {
+		if k.kind.Group == "" && k.kind.Kind == "Node" {
+			continue
 		}
-		if err := f.at.Delete(ctx, f.name, metav1.DeleteOptions{PropagationPolicy: &background}); unlessGone(err) != nil {
-			return nil, fmt.Errorf("delete %s: %w", f.what, err)
-		}
-		out = append(out, f)
+		g.Go(func() error {
+			r := c.dyn.Resource(k.resource)
+			list, err := r.List(each, metav1.ListOptions{LabelSelector: label})
+			if err != nil {
+				if unlessGone(err) == nil || apierrors.IsMethodNotSupported(err) {
+					return nil
+				}
+				return fmt.Errorf("list %s: %w", k.resource.Resource, err)
+			}
+			for j := range list.Items {
+				o := &list.Items[j]
+				f := &found{at: r, kind: k.kind, name: o.GetName(), what: name(o)}
+				if o.GetNamespace() != "" {
+					f.at = r.Namespace(o.GetNamespace())
+				}
+				by[i] = append(by[i], f)
+			}
+			return nil
+		})
 	}
-	return out, nil
+	err := g.Wait()
+	return slices.Concat(by...), err
 }
 
-// awaitGone waits until objects, and the pods of DaemonSets, are gone.
-func (s *stand) awaitGone(ctx context.Context, list []found) error {
-	for _, f := range list {
+// awaitGone waits until objects, and the pods that they owned, are gone.
+func (s *stand) awaitGone(ctx context.Context, list []*found) error {
+	owned := false
+	for _, o := range list {
+		owned = owned || o.kind.Group == "apps"
 		err := poll(ctx, func() (string, bool) {
-			_, err := f.at.Get(ctx, f.name, metav1.GetOptions{})
-			return f.what + " does not go", apierrors.IsNotFound(err)
+			_, err := o.at.Get(ctx, o.name, metav1.GetOptions{})
+			return o.what + " does not go", apierrors.IsNotFound(err)
 		})
 		if err != nil {
 			return err
 		}
 	}
-	if s.pods == nil {
+	if !owned || s.pods == nil {
 		return nil
 	}
+	if err := s.hastenDaemons(ctx); err != nil {
+		return err
+	}
 	return s.pods.await(ctx, func() (string, bool) {
-		for _, f := range list {
-			for _, p := range s.pods.list(func(p *corev1.Pod) bool { return p.Namespace == systemNamespace }) {
-				if owner := metav1.GetControllerOf(p); owner != nil && owner.Kind+" "+systemNamespace+"/"+owner.Name == f.what {
-					return fmt.Sprintf("pod %s does not go", refOf(p)), false
-				}
-			}
+		left := s.pods.list(func(p *corev1.Pod) bool { return p.Namespace == systemNamespace })
+		if len(left) == 0 {
+			return "", true
 		}
-		return "", true
+		return fmt.Sprintf("pod %s does not go", refOf(left[0])), false
 	})
+}
+
+// hastenDaemons shortens the end of the mesh's pods, which have nobody to serve any more. The agents take the time that they
+// need to leave their nodes.
+func (s *stand) hastenDaemons(ctx context.Context) error {
+	var errs []error
+	for _, k := range s.fleet.keys() {
+		if k.daemon == lab.DaemonCNIAgent {
+			continue
+		}
+		for _, p := range s.fleet.pods(k) {
+			grace := graceSeconds
+			err := s.api.core.CoreV1().Pods(p.Namespace).Delete(ctx, p.Name, metav1.DeleteOptions{GracePeriodSeconds: &grace})
+			errs = append(errs, unlessGone(err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // leaveGuests takes the lab's fields out of what was there before it.
 func (s *stand) leaveGuests(ctx context.Context, kinds []served) error {
-	var errs []error
-	for _, k := range kinds {
-		list, err := s.api.dyn.Resource(k.resource).List(ctx, metav1.ListOptions{LabelSelector: LabelGuest + "=" + s.name})
-		if err != nil {
-			continue // what cannot be listed has no label of ours
-		}
-		for i := range list.Items {
-			o := &list.Items[i]
-			bare := &unstructured.Unstructured{}
-			bare.SetGroupVersionKind(k.kind)
-			bare.SetName(o.GetName())
-			bare.SetNamespace(o.GetNamespace())
-			r, err := s.api.resource(k.kind, o.GetNamespace())
-			if err == nil {
-				_, err = r.Apply(ctx, o.GetName(), bare, metav1.ApplyOptions{FieldManager: manager, Force: true})
-			}
-			if unlessGone(err) != nil {
-				errs = append(errs, fmt.Errorf("restore %s: %w", name(o), err))
-			}
+	guests, err := s.api.find(ctx, kinds, LabelGuest+"="+s.name)
+	errs := []error{err}
+	for _, o := range guests {
+		bare := &unstructured.Unstructured{}
+		bare.SetGroupVersionKind(o.kind)
+		bare.SetName(o.name)
+		_, err := o.at.Apply(ctx, o.name, bare, metav1.ApplyOptions{FieldManager: manager, Force: true})
+		if unlessGone(err) != nil {
+			errs = append(errs, fmt.Errorf("restore %s: %w", o.what, err))
 		}
 	}
 	return errors.Join(errs...)

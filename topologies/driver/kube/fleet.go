@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -113,6 +114,29 @@ func (f *fleet) adapt(o runtime.Object) {
 			f.deploy = o.DeepCopy()
 		}
 	}
+}
+
+// load reads what is installed, in a lab that an earlier process brought up.
+func (f *fleet) load(ctx context.Context) error {
+	for daemon, p := range programs {
+		if !p.perNode {
+			continue
+		}
+		set := &appsv1.DaemonSet{}
+		if err := f.s.api.res.Get(ctx, p.name, systemNamespace, set); err != nil {
+			return fmt.Errorf("look for %s: %w", daemon, err)
+		}
+		set.ObjectMeta = metav1.ObjectMeta{Namespace: set.Namespace, Name: set.Name}
+		f.sets[daemon] = set
+		f.current, _ = strconv.Atoi(set.Spec.Template.Annotations[annotationRound])
+		f.round = max(f.round, f.current)
+	}
+	f.deploy = &appsv1.Deployment{}
+	if err := f.s.api.res.Get(ctx, install.ControlName, systemNamespace, f.deploy); err != nil {
+		return fmt.Errorf("look for %s: %w", lab.DaemonControl, err)
+	}
+	f.deploy.ObjectMeta = metav1.ObjectMeta{Namespace: f.deploy.Namespace, Name: f.deploy.Name}
+	return nil
 }
 
 func nodeAffinity(want ...corev1.NodeSelectorRequirement) *corev1.Affinity {
