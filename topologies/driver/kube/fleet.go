@@ -62,7 +62,7 @@ type fleet struct {
 	s *stand
 
 	mu      sync.Mutex
-	sets    map[string]*appsv1.DaemonSet // set while the lab comes up; by daemon, as they were installed
+	sets    map[string]*appsv1.DaemonSet // set by load; by daemon, as they are installed
 	deploy  *appsv1.Deployment           // the same, of the control plane
 	round   int                          // guarded by mu; the last that was named
 	current int                          // guarded by mu; that of the installed template
@@ -93,14 +93,13 @@ func (f *fleet) hold(k key) (release func()) {
 	return m.Unlock
 }
 
-// adapt gives an object of the installation what a lab needs to stop a daemon on one node, and keeps a copy.
+// adapt gives an object of the installation what a lab needs to stop a daemon on one node.
 func (f *fleet) adapt(o runtime.Object) {
 	switch o := o.(type) {
 	case *appsv1.DaemonSet:
-		for daemon, p := range programs {
+		for _, p := range programs {
 			if o.Name == p.name {
 				o.Spec.Template.Spec.Affinity = nodeAffinity(corev1.NodeSelectorRequirement{Key: p.switchLabel(), Operator: corev1.NodeSelectorOpDoesNotExist})
-				f.sets[daemon] = o.DeepCopy()
 			}
 		}
 	case *appsv1.Deployment:
@@ -111,12 +110,11 @@ func (f *fleet) adapt(o runtime.Object) {
 			}
 			selector[labelNode] = f.s.nodes.order[0] // as on other drivers
 			o.Spec.Template.Spec.NodeSelector = selector
-			f.deploy = o.DeepCopy()
 		}
 	}
 }
 
-// load reads what is installed, in a lab that an earlier process brought up.
+// load reads what is installed: what Start and Replace vary.
 func (f *fleet) load(ctx context.Context) error {
 	for daemon, p := range programs {
 		if !p.perNode {
@@ -126,7 +124,7 @@ func (f *fleet) load(ctx context.Context) error {
 		if err := f.s.api.res.Get(ctx, p.name, systemNamespace, set); err != nil {
 			return fmt.Errorf("look for %s: %w", daemon, err)
 		}
-		set.ObjectMeta = metav1.ObjectMeta{Namespace: set.Namespace, Name: set.Name}
+		set.ObjectMeta = plain(set.ObjectMeta)
 		f.sets[daemon] = set
 		f.current, _ = strconv.Atoi(set.Spec.Template.Annotations[annotationRound])
 		f.round = max(f.round, f.current)
@@ -135,8 +133,15 @@ func (f *fleet) load(ctx context.Context) error {
 	if err := f.s.api.res.Get(ctx, install.ControlName, systemNamespace, f.deploy); err != nil {
 		return fmt.Errorf("look for %s: %w", lab.DaemonControl, err)
 	}
-	f.deploy.ObjectMeta = metav1.ObjectMeta{Namespace: f.deploy.Namespace, Name: f.deploy.Name}
+	f.deploy.ObjectMeta = plain(f.deploy.ObjectMeta)
 	return nil
+}
+
+// plain is what an object was given of its metadata, but for the lab's mark.
+func plain(m metav1.ObjectMeta) metav1.ObjectMeta {
+	labels := maps.Clone(m.Labels)
+	delete(labels, LabelLab)
+	return metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, Labels: labels}
 }
 
 func nodeAffinity(want ...corev1.NodeSelectorRequirement) *corev1.Affinity {

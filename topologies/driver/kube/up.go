@@ -135,6 +135,9 @@ func (s *stand) install(ctx context.Context, env map[string][]string) error {
 	if err := s.storeAll(ctx, objs); err != nil {
 		return err
 	}
+	if err := s.fleet.load(ctx); err != nil {
+		return err
+	}
 	s.say("waiting for the control plane, and for ztunnel and the CNI agent on every node")
 	if err := s.fleet.awaitAll(ctx); err != nil {
 		return err
