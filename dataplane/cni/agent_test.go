@@ -210,7 +210,7 @@ func TestAdmitUndoesWhatFailed(t *testing.T) {
 	f.set(namespace("shop", "ambient"), pod("web", starting))
 	f.fail(&f.addErr, errAway)
 	cfg := f.config()
-	cfg.AdmitTimeout, cfg.BackoffMin, cfg.BackoffMax = 100*time.Millisecond, time.Hour, time.Hour // one try
+	cfg.AdmitTimeout, cfg.BackoffMin, cfg.BackoffMax = 500*time.Millisecond, time.Hour, time.Hour // one try
 	a, socket := start(t, cfg)
 	if code, body := post(t, socket, admitWeb()); code != 500 || !strings.Contains(body, errAway.Error()) {
 		t.Errorf("%d %s", code, body)

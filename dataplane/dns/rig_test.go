@@ -124,6 +124,9 @@ func (l *logText) String() string {
 	return l.b.String()
 }
 
+// patience is more than anything takes that comes at all, on a busy machine too.
+const patience = 20 * time.Second
+
 // newRig starts the server, and an upstream that handle plays, until the test ends.
 func newRig(t *testing.T, handle dns.HandlerFunc, change func(*Config, *fakeMesh, *fakeTransport)) *rig {
 	t.Helper()
@@ -242,7 +245,7 @@ func (r *rig) ask(network string, q *dns.Msg) (*dns.Msg, error) {
 	if network == "tcp" {
 		at = r.tcp
 	}
-	c := dns.Client{Net: network, Timeout: 3 * time.Second, UDPSize: dns.MaxMsgSize}
+	c := dns.Client{Net: network, Timeout: patience, UDPSize: dns.MaxMsgSize}
 	m, _, err := c.Exchange(q, at)
 	return m, err
 }
@@ -262,7 +265,7 @@ func (r *rig) must(network string, q *dns.Msg) *dns.Msg {
 // seen waits for n events and returns them.
 func (r *rig) seen(n int) []Event {
 	r.t.Helper()
-	for late := time.After(3 * time.Second); ; {
+	for late := time.After(patience); ; {
 		r.mu.Lock()
 		events := slices.Clone(r.events)
 		r.mu.Unlock()

@@ -130,7 +130,7 @@ func TestWhatIsNoQueryIsDropped(t *testing.T) {
 	broken := append([]byte{0, 9, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0}, 0xc0)
 	_, _ = c.Write(broken)
 	b := make([]byte, 512)
-	_ = c.SetReadDeadline(time.Now().Add(3 * time.Second))
+	_ = c.SetReadDeadline(time.Now().Add(patience))
 	n, err := c.Read(b)
 	if err != nil || n != headerBytes || b[1] != 9 || b[flagsLow]&0xf != dns.RcodeFormatError {
 		t.Errorf("the first answer must be to the query that cannot be read: %x, %v", b[:n], err)
@@ -155,7 +155,7 @@ func TestServePacketsEndsWithItsDeadline(t *testing.T) {
 	}
 	_ = c.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
 	r.server.ServePackets(t.Context(), c)
-	_ = client.SetReadDeadline(time.Now().Add(3 * time.Second))
+	_ = client.SetReadDeadline(time.Now().Add(patience))
 	if n, err := client.Read(make([]byte, 512)); err != nil || n == 0 {
 		t.Errorf("what was queued got no answer: %v", err)
 	}

@@ -41,7 +41,7 @@ func TestMain(m *testing.M) {
 
 // leakedGoroutines waits for the package's goroutines to end and returns the stacks of those that did not.
 func leakedGoroutines() string {
-	for deadline := time.Now().Add(5 * time.Second); ; runtime.Gosched() {
+	for deadline := time.Now().Add(budget); ; runtime.Gosched() {
 		buf := make([]byte, 1<<20)
 		var leaked [][]byte
 		for _, g := range bytes.Split(buf[:runtime.Stack(buf, true)], []byte("\n\n")) {

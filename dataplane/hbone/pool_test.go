@@ -217,7 +217,7 @@ func TestConnectErrors(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			cfg := clientConfig()
 			if tt.timeout {
-				cfg.HandshakeTimeout = 50 * time.Millisecond
+				cfg.HandshakeTimeout = 500 * time.Millisecond
 			}
 			p := startPool(t, cfg)
 			_, err := p.Open(testContext(t), Key{Addr: tt.addr}, &Request{Authority: "x:1"})

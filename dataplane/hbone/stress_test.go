@@ -48,7 +48,7 @@ func checkWindows(t testing.TB, sender, receiver *conn) {
 		receiver.control.mu.Unlock()
 		return sendWindow == r.window && r.window+r.credit+r.withheld == int64(receiver.cfg.ConnWindow) && r.queued == 0
 	}
-	for deadline := time.Now().Add(5 * time.Second); !ok(); {
+	for deadline := time.Now().Add(budget); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("window leaked: sender may send %d, receiver %+v, full %d", sendWindow, r, receiver.cfg.ConnWindow)
 		}

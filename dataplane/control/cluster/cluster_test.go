@@ -204,10 +204,11 @@ func testStatuses(t *testing.T, k *kubetest.Server, api *kube.Cluster) {
 
 	// The same once more, of objects that show it and of objects that are out of date.
 	eventually(t, "the source has it", func() bool { return len(src.Load().AuthorizationPolicies["shop/a"].Status.GetConditions()) == 2 })
+	eventually(t, "both were counted", func() bool { return s.Writes() == 2 }) // after the server had them
 	old, before, writes := src.Load(), version(), s.Writes()
 	s.Offer(src.Load(), []control.Condition{accepted("a", "one"), accepted("b", "one")})
 	s.Offer(src.Load(), []control.Condition{accepted("a", "one"), accepted("b", "two")})
-	eventually(t, "what changed", func() bool { return said("b") == "ZtunnelAccepted=True two" })
+	eventually(t, "what changed", func() bool { return said("b") == "ZtunnelAccepted=True two" && s.Writes() > writes })
 	if version() != before || s.Writes() != writes+1 {
 		t.Errorf("what was right was written again: %d writes", s.Writes()-writes)
 	}

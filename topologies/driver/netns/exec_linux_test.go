@@ -49,7 +49,7 @@ func testExecLeavesSomething(t *testing.T, l *lab.Lab) {
 	}{
 		"it ends": {"setsid sleep 1000 & echo done", func() (context.Context, context.CancelFunc) { return context.WithCancel(within(t)) }, nil},
 		"its caller gives up": {"setsid sleep 1000 & echo done; wait", func() (context.Context, context.CancelFunc) {
-			return context.WithTimeout(within(t), 200*time.Millisecond)
+			return context.WithTimeout(within(t), 2*time.Second)
 		}, context.DeadlineExceeded},
 	} {
 		var out bytes.Buffer

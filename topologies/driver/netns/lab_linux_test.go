@@ -324,31 +324,31 @@ func TestLinkIsCut(t *testing.T) {
 	binariesForTest(t)
 	spec := open(t, "three-nodes")
 	l := up(t, spec)
-	call := func(url string) bool {
-		res, err := l.Call(within(t), web, url, workload.Options{Timeout: 300 * time.Millisecond})
+	call := func(url string, timeout time.Duration) bool {
+		res, err := l.Call(within(t), web, url, workload.Options{Timeout: timeout})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return res.First().OK
 	}
 	const far, near = "http://stock", "http://batch.plain"
-	if !call(far) || !call(near) {
+	if !call(far, budget/2) || !call(near, budget/2) {
 		t.Fatal("calls fail before anything is cut")
 	}
 	link := l.Link("node1", "node2")
 	if err := link.Cut(within(t)); err != nil {
 		t.Fatal(err)
 	}
-	if call(far) {
+	if call(far, 300*time.Millisecond) {
 		t.Error("a call crosses the cut")
 	}
-	if !call(near) {
+	if !call(near, budget/2) {
 		t.Error("a call that does not cross it fails")
 	}
 	if err := link.Restore(within(t)); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "calls cross again", func() bool { return call(far) })
+	eventually(t, "calls cross again", func() bool { return call(far, time.Second) })
 	if err := l.Link("node1", "nowhere").Cut(within(t)); err == nil {
 		t.Error("a link to nowhere was cut")
 	}
