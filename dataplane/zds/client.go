@@ -102,14 +102,14 @@ func (c *Client) dial(ctx context.Context) (*net.UnixConn, error) {
 	return raw.(*net.UnixConn), nil
 }
 
-// pause waits for w, or for a part of most, or until ctx ends, and closes w. It reports whether a socket appeared.
+// pause waits for w, or for a part of most, or until ctx ends, and closes w; without w, not for long. It reports whether a socket appeared.
 func (c *Client) pause(ctx context.Context, w *watch, most time.Duration) bool {
 	most -= rand.N(most/2 + 1)
 	if w != nil {
 		defer w.close()
 		return w.wait(ctx, most)
 	}
-	t := time.NewTimer(most)
+	t := time.NewTimer(min(most, unwatched))
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
@@ -117,6 +117,9 @@ func (c *Client) pause(ctx context.Context, w *watch, most time.Duration) bool {
 	}
 	return false
 }
+
+// unwatched is how long an agent's socket that cannot be watched is left alone at most.
+const unwatched = time.Second
 
 // converse holds one conversation, whose end is the error. It reports whether it came as far as the snapshot.
 func (c *Client) converse(ctx context.Context, conn *net.UnixConn) (worked bool, err error) {

@@ -3,6 +3,7 @@
 package zds
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -66,6 +67,32 @@ func TestWatchNeedsADirectory(t *testing.T) {
 }
 
 // An agent that comes must not be found by a timer: here the timer never goes off.
+// told is a log that tells when something is in it.
+type told chan struct{}
+
+func (c told) Write(p []byte) (int, error) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+// A path that cannot be watched: as where a user has no inotify instance left, there are no events.
+func TestClientLooksWhereItCannotWatch(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(dir, nil, 0o600))
+	path := filepath.Join(dir, "ztunnel.sock")
+	r, tried := newRecorder(), make(told, 1)
+	background(t, NewClient(ClientConfig{
+		Path: path, Handler: r, Log: slog.New(slog.NewTextHandler(tried, nil)), BackoffMin: time.Hour, BackoffMax: time.Hour,
+	}).Run)
+	<-tried
+	must(t, os.Remove(dir))
+	background(t, NewServer(ServerConfig{Path: path, Snapshot: func() []Entry { return nil }, Log: quiet}).Run)
+	r.expect(t, "snapshot")
+}
+
 func TestClientNoticesAnAgentThatComes(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "not", "yet", "ztunnel.sock")
 	config := ServerConfig{Path: path, Snapshot: func() []Entry { return nil }, Log: quiet}
