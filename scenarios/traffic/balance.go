@@ -3,7 +3,10 @@
 package traffic
 
 import (
+	"bufio"
 	"context"
+	"fmt"
+	"io"
 	"math"
 
 	. "github.com/onsi/ginkgo/v2"
@@ -80,13 +83,7 @@ var _ = Describe("load balancing", func() {
 		pod, err := w.WaitPod(ctx, ref, func(p lab.PodInfo) bool { return len(p.IPs) > 0 && p.Enrolled && p.Problem != "" })
 		Expect(err).NotTo(HaveOccurred())
 		Expect(w.Known(ctx, pod)).To(Succeed())
-		serving, stop := context.WithCancel(ctx)
-		ended := make(chan struct{})
-		go func() { // what serves is another process, which nobody asks whether it is ready
-			defer close(ended)
-			_, _ = w.Exec(serving, ref, server, lab.Stdio{})
-		}()
-		defer func() { stop(); <-ended }()
+		run(ctx, ref, server) // another process, which nobody asks whether it is ready
 		publish := func(s *corev1.Service) { s.Spec.PublishNotReadyAddresses = true }
 		serve(ctx, service("unready", publish))
 		expectShares(ctx, "shop/web", equal([]string{"shop/unready"}))
@@ -97,6 +94,27 @@ var _ = Describe("load balancing", func() {
 		Expect(obs.Outbound.Error).To(ContainSubstring("1 are unhealthy"), obs.String())
 	}, SpecTimeout(world.Budget.Spec))
 })
+
+// run runs a server in a pod until the scenario ends, and returns once it serves.
+func run(ctx context.Context, pod lab.PodRef, server []string) {
+	GinkgoHelper()
+	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
+	out, printed := io.Pipe()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		exit, err := w.Exec(serving, pod, server, lab.Stdio{Out: printed})
+		_ = printed.CloseWithError(fmt.Errorf("it ended: exit %d, %w", exit, err))
+	}()
+	DeferCleanup(func() {
+		stop()
+		_ = out.Close()
+		<-ended
+	})
+	line, err := bufio.NewReader(out).ReadString('\n')
+	Expect(err).NotTo(HaveOccurred(), "%v in %s", server, pod)
+	Expect(line).To(Equal("ready\n"))
+}
 
 // service is the scenario's, for the pods of an app.
 func service(app string, change func(*corev1.Service)) *corev1.Service {
