@@ -104,6 +104,9 @@ func (d *Driver) standing() (*stand, error) {
 // Capabilities says so.
 func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions) error {
 	s, err := d.prepare(ctx, spec, o)
+	if err == nil {
+		err = s.vacant(ctx)
+	}
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}

@@ -54,16 +54,6 @@ func (s *stand) look(ctx context.Context, o Options) error {
 	if s.nodes, err = assign(list.Items, s.cluster.Nodes, o.Nodes); err != nil {
 		return err
 	}
-	var system corev1.Namespace
-	switch err := s.api.res.Get(ctx, systemNamespace, "", &system); {
-	case apierrors.IsNotFound(err):
-	case err != nil:
-		return fmt.Errorf("look for a mesh: %w", err)
-	case system.Labels[LabelLab] != "":
-		return fmt.Errorf("%w: %s on this cluster: take it down first", lab.ErrOccupied, system.Labels[LabelLab])
-	default:
-		return fmt.Errorf("the cluster has a namespace %s that no lab made: remove the mesh in it first", systemNamespace)
-	}
 	var subnets networkingv1.ServiceCIDRList // clusters before 1.33 do not tell
 	if err := s.api.res.List(ctx, &subnets); err == nil {
 		for _, item := range subnets.Items {
@@ -73,6 +63,21 @@ func (s *stand) look(ctx context.Context, o Options) error {
 				}
 			}
 		}
+	}
+	return nil
+}
+
+// vacant refuses a cluster that has a mesh.
+func (s *stand) vacant(ctx context.Context) error {
+	var system corev1.Namespace
+	switch err := s.api.res.Get(ctx, systemNamespace, "", &system); {
+	case apierrors.IsNotFound(err):
+	case err != nil:
+		return fmt.Errorf("look for a mesh: %w", err)
+	case system.Labels[LabelLab] != "":
+		return fmt.Errorf("%w: %s on this cluster: take it down first", lab.ErrOccupied, system.Labels[LabelLab])
+	default:
+		return fmt.Errorf("the cluster has a namespace %s that no lab made: remove the mesh in it first", systemNamespace)
 	}
 	return nil
 }
@@ -97,6 +102,9 @@ func (s *stand) up(ctx context.Context, env map[string][]string) error {
 		if err := s.apply(ctx, o); err != nil {
 			return err
 		}
+	}
+	if err := s.record(ctx); err != nil {
+		return err
 	}
 	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
