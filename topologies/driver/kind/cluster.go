@@ -1,0 +1,188 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kind
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ambientlab/ambientlab/kindconfigs/image"
+	"github.com/ambientlab/ambientlab/kindconfigs/shapes"
+	"github.com/ambientlab/ambientlab/topologies"
+)
+
+// prefix begins the names of all clusters that this package makes.
+const prefix = "ambientlab-"
+
+// Bounds of waiting for a new cluster.
+const (
+	createBudget = 4 * time.Minute
+	readyBudget  = time.Minute
+	deleteBudget = time.Minute
+)
+
+// shape is what a topology asks of a cluster.
+type shape struct {
+	Nodes          int                 `json:"nodes"`
+	IPFamily       topologies.IPFamily `json:"ipFamily"`
+	PodSubnets     []netip.Prefix      `json:"podSubnets"`
+	ServiceSubnets []netip.Prefix      `json:"serviceSubnets"`
+	Image          string              `json:"image"` // the node image
+}
+
+func shapeOf(c *topologies.Cluster, image string) shape {
+	return shape{Nodes: len(c.Nodes), IPFamily: c.IPFamily, PodSubnets: c.PodSubnets, ServiceSubnets: c.ServiceSubnets, Image: image}
+}
+
+// holds reports whether a lab of shape o can be had in a cluster of shape s.
+func (s shape) holds(o shape) bool {
+	return s.Nodes >= o.Nodes && s.IPFamily == o.IPFamily && s.Image == o.Image &&
+		slices.Equal(s.PodSubnets, o.PodSubnets) && slices.Equal(s.ServiceSubnets, o.ServiceSubnets)
+}
+
+// cluster is a kind cluster of ours.
+type cluster struct {
+	tools
+	shape
+
+	name  string
+	dir   record
+	nodes []string // containers, the control plane first
+	mesh  string   // the mesh image that was loaded last
+}
+
+// newName is a name that no other cluster has.
+func newName(topology string) string {
+	var b [2]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return prefix + topology + "-" + hex.EncodeToString(b[:])
+}
+
+// create makes a cluster and waits until its nodes are Ready. On error, or when ctx ends, nothing of it is left.
+func create(ctx context.Context, t tools, dir record, s shape, say func(string)) (_ *cluster, err error) {
+	c := &cluster{tools: t, shape: s, name: dir.name(), dir: dir}
+	config, err := shapes.Cluster(shapes.ClusterOptions{
+		Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets, Image: s.Image,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, err := t.run(ctx, nil, t.docker, "image", "inspect", s.Image); err != nil {
+		return nil, fmt.Errorf("no node image %s: run `make node-image`: %w", s.Image, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.delete(context.WithoutCancel(ctx)))
+		}
+	}()
+	ctx, cancel := context.WithTimeout(ctx, createBudget)
+	defer cancel()
+	began := time.Now()
+	say(fmt.Sprintf("kind cluster %s: %d nodes ...", c.name, s.Nodes))
+	if _, err := t.run(ctx, bytes.NewReader(config), t.kind, "create", "cluster", "--name", c.name, "--kubeconfig", dir.kubeconfig(), "--config", "-"); err != nil {
+		return nil, err
+	}
+	if err := c.findNodes(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.awaitNodes(ctx); err != nil {
+		return nil, err
+	}
+	say(fmt.Sprintf("kind cluster %s: nodes Ready after %.0f s", c.name, time.Since(began).Seconds()))
+	return c, nil
+}
+
+// findNodes lists the cluster's containers. kind names them <cluster>-control-plane, -worker, -worker2 and so on.
+func (c *cluster) findNodes(ctx context.Context) error {
+	out, err := c.run(ctx, nil, c.kind, "get", "nodes", "--name", c.name)
+	if err != nil {
+		return err
+	}
+	c.nodes = strings.Fields(out)
+	slices.SortFunc(c.nodes, func(a, b string) int { return nodeRank(a) - nodeRank(b) })
+	return nil
+}
+
+// nodeRank orders nodes as their names count them.
+func nodeRank(name string) int {
+	if strings.HasSuffix(name, "-control-plane") {
+		return 0
+	}
+	n := 1
+	_, _ = fmt.Sscanf(name[strings.LastIndex(name, "-worker")+len("-worker"):], "%d", &n) // the first has no number
+	return n
+}
+
+// awaitNodes waits until every node has come to be and is Ready: kubeadm does not wait for a worker's Node to be there. The
+// control plane's node takes pods like the others, since it is one of the topology's.
+func (c *cluster) awaitNodes(ctx context.Context) error {
+	wait := []string{"wait", "--timeout=" + readyBudget.String()}
+	for _, n := range c.nodes {
+		wait = append(wait, "node/"+n)
+	}
+	for _, argv := range [][]string{
+		append(wait, "--for=create"), append(wait, "--for=condition=Ready"),
+		{"taint", "nodes", c.nodes[0], "node-role.kubernetes.io/control-plane-"},
+	} {
+		if _, err := c.output(ctx, c.nodes[0], append([]string{"kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"}, argv...)...); err != nil {
+			return errors.Join(err, c.watchesRunOut(ctx))
+		}
+	}
+	return nil
+}
+
+// watchesRunOut is the usual reason why a node does not come up on a machine with many containers.
+func (c *cluster) watchesRunOut(ctx context.Context) error {
+	for _, n := range c.nodes {
+		said, err := c.output(ctx, n, "journalctl", "--unit=kubelet", "--no-pager", "--lines=200")
+		if err == nil && strings.Contains(said, "inotify_init: too many open files") {
+			return errors.New("the machine's inotify instances are used up, kubelet cannot start: end other clusters and labs, or have its administrator raise fs.inotify.max_user_instances")
+		}
+	}
+	return nil
+}
+
+// load puts the mesh's image and the packet recorder on every node, unless they are there.
+func (c *cluster) load(ctx context.Context, img *image.Image) error {
+	if c.mesh == img.Ref {
+		return nil
+	}
+	archive := filepath.Join(string(c.dir), "mesh.tar")
+	if err := img.Save(archive); err != nil {
+		return err
+	}
+	defer os.Remove(archive)
+	if _, err := c.run(ctx, nil, c.kind, "load", "image-archive", archive, "--name", c.name); err != nil {
+		return err
+	}
+	for _, n := range c.nodes {
+		if _, err := c.run(ctx, nil, c.docker, "cp", filepath.Join(c.bin, "capture"), n+":/usr/local/bin/capture"); err != nil {
+			return err
+		}
+	}
+	c.mesh = img.Ref
+	return c.dir.write(about{Shape: c.shape, Mesh: c.mesh})
+}
+
+// delete removes the cluster, or what there is of it.
+func (c *cluster) delete(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, deleteBudget)
+	defer cancel()
+	if err := c.stopOutside(ctx); err != nil {
+		return err
+	}
+	if _, err := c.run(ctx, nil, c.kind, "delete", "cluster", "--name", c.name, "--kubeconfig", c.dir.kubeconfig()); err != nil {
+		return err
+	}
+	return c.dir.remove()
+}

@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kind
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"sync"
+
+	"github.com/ambientlab/ambientlab/kindconfigs/image"
+	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/driver/kube"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+// Options say how a lab relates to this process. The zero value is good.
+type Options struct {
+	Image    string       // the node image; "" is DefaultImage
+	Pool     *Pool        // where clusters come from and go to; nil: each lab makes its own
+	Detach   bool         // the lab outlasts this process, until Down of one that attached
+	Name     string       // of the lab and its cluster; "" chooses one that is free
+	Progress func(string) // what Up is doing; may be nil
+}
+
+// Driver is a lab.Driver of a kind cluster. All but its beginning and its end is package kube's.
+type Driver struct {
+	*kube.Driver // nil before Up
+	o            Options
+
+	mu      sync.Mutex
+	cluster *owned // guarded by mu; nil before Up and after Down
+}
+
+var _ lab.Driver = (*Driver)(nil)
+
+// New is a driver whose lab is not up yet.
+func New(o Options) *Driver {
+	if o.Image == "" {
+		o.Image = DefaultImage
+	}
+	if o.Progress == nil {
+		o.Progress = func(string) {}
+	}
+	return &Driver{o: o, Driver: kube.New(kube.Options{})}
+}
+
+// Up implements lab.Driver.
+func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions) (err error) {
+	if len(spec.Clusters) != 1 {
+		return fmt.Errorf("bring up %s: this driver realises exactly one cluster, the topology has %d", spec.Name, len(spec.Clusters))
+	}
+	bin, err := netns.FindBinaries(o.Bin)
+	if err != nil {
+		return fmt.Errorf("bring up %s: %w", spec.Name, err)
+	}
+	t, err := findTools(ctx, bin)
+	if err != nil {
+		return fmt.Errorf("bring up %s: %w", spec.Name, err)
+	}
+	img, err := image.Build(ctx, bin)
+	if err != nil {
+		return fmt.Errorf("bring up %s: %w", spec.Name, err)
+	}
+	c, err := d.acquire(ctx, t, spec)
+	if err != nil {
+		return fmt.Errorf("bring up %s: %w", spec.Name, err)
+	}
+	d.mu.Lock()
+	d.cluster = c
+	d.mu.Unlock()
+	if err := d.install(ctx, spec, o, img); err != nil {
+		return errors.Join(fmt.Errorf("bring up %s: %w", spec.Name, err), d.discard(context.WithoutCancel(ctx)))
+	}
+	return nil
+}
+
+// acquire is a cluster of the pool, or a new one.
+func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec) (*owned, error) {
+	want := shapeOf(&spec.Clusters[0], d.o.Image)
+	if d.o.Pool != nil {
+		if c := d.o.Pool.take(want); c != nil {
+			return c, nil
+		}
+		if c, err := adopt(ctx, t, want); c != nil || err != nil {
+			return c, err
+		}
+	}
+	name := d.o.Name
+	if name == "" {
+		name = newName(spec.Name)
+	} else if !strings.HasPrefix(name, prefix) {
+		name = prefix + name
+	}
+	dir, err := recordOf(name)
+	if err != nil {
+		return nil, err
+	}
+	lock, err := dir.own()
+	if err != nil {
+		return nil, err
+	}
+	c, err := create(ctx, t, dir, want, d.o.Progress)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	return &owned{cluster: c, lock: lock}, nil
+}
+
+// install puts the mesh and the topology into the cluster.
+func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOptions, img *image.Image) error {
+	c := d.cluster
+	if err := c.load(ctx, img); err != nil {
+		return err
+	}
+	if err := c.startOutside(ctx, spec.External); err != nil {
+		return err
+	}
+	d.Driver = kube.New(d.options(spec, img.Ref, c))
+	if err := d.Driver.Up(ctx, spec, o); err != nil {
+		return err
+	}
+	if err := c.dir.write(about{Shape: c.shape, Mesh: img.Ref, Detached: d.o.Detach, Nodes: c.nodes[:len(spec.Clusters[0].Nodes)], Spec: spec}); err != nil {
+		return err
+	}
+	if d.o.Detach {
+		return c.lock.Close()
+	}
+	return nil
+}
+
+func (d *Driver) options(spec *topologies.Spec, ref string, c *owned) kube.Options {
+	nodes := map[string]string{}
+	for i, n := range spec.Clusters[0].Nodes {
+		nodes[n.Name] = c.nodes[i]
+	}
+	return kube.Options{
+		Kubeconfig: c.dir.kubeconfig(), Image: ref, Force: true, Nodes: nodes, Host: c.cluster, NetworkPolicy: true, Progress: d.o.Progress,
+	}
+}
+
+// Capabilities implements lab.Driver. External hosts are containers beside the nodes.
+func (d *Driver) Capabilities() lab.Capabilities {
+	caps := maps.Clone(d.Driver.Capabilities())
+	if caps != nil {
+		caps[lab.CapExternal] = ""
+	}
+	return caps
+}
+
+// Down implements lab.Driver. A cluster that the mesh left clean goes back to the pool.
+func (d *Driver) Down(ctx context.Context) error {
+	d.mu.Lock()
+	c := d.cluster
+	d.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	if d.o.Pool == nil {
+		return d.discard(ctx)
+	}
+	if err := errors.Join(d.Driver.Down(ctx), c.stopOutside(ctx)); err != nil {
+		d.o.Progress(fmt.Sprintf("%s is not clean and goes: %v", c.name, err))
+		return d.discard(ctx)
+	}
+	d.mu.Lock()
+	d.cluster = nil
+	d.mu.Unlock()
+	return d.o.Pool.give(ctx, c)
+}
+
+// discard removes the cluster, with all that is in it.
+func (d *Driver) discard(ctx context.Context) error {
+	d.mu.Lock()
+	c := d.cluster
+	d.cluster = nil
+	d.mu.Unlock()
+	if c == nil {
+		return nil
+	}
+	return c.end(ctx)
+}
+
+// Kubeconfig is the path of the file with which kubectl reaches the lab's cluster; "" before Up.
+func (d *Driver) Kubeconfig() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cluster == nil {
+		return ""
+	}
+	return d.cluster.dir.kubeconfig()
+}
