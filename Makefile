@@ -3,13 +3,13 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 BIN      := $(CURDIR)/bin
-OUT      ?= out
+OUT      ?= $(if $(filter netns,$(LAB)),out,out/$(LAB))
 LAB      ?= netns
 TOPOLOGY ?= three-nodes
 FOCUS    ?=
 LABELS   ?= !slow
 SEED     ?=
-PROCS    ?= 4
+PROCS    ?= $(if $(filter netns,$(LAB)),4,1)
 FUZZTIME ?= 30s
 FUZZ     ?= .
 KEEP     ?= 0
@@ -24,19 +24,22 @@ DAEMONS  := ztunnel control cni-agent ambient-cni
 PLUGINS  := ptp host-local
 LINT      = cd tools/lint && go build -o $(BIN)/tools/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
-E2E_FLAGS = --procs=$(PROCS) --timeout=20m -v --randomize-all --fail-on-empty --fail-on-pending --label-filter='$(LABELS)' \
+# What a lab needs besides the project's programs.
+LAB_NEEDS = $(if $(filter kind,$(LAB)),docker kind node-image)
+
+E2E_FLAGS = --procs=$(PROCS) --timeout=$(if $(filter netns,$(LAB)),20m,60m) -v --randomize-all --fail-on-empty --fail-on-pending --label-filter='$(LABELS)' \
 	$(if $(MAKE_TERMOUT),,--no-color) $(if $(FOCUS),--focus='$(FOCUS)') $(if $(SEED),--seed=$(SEED))
 
 ##@ People's three
 
 .PHONY: e2e
-e2e: deps build ## Run the scenarios on labs (LAB=netns), PROCS= at a time, results in OUT=; FOCUS= and LABELS= choose, SEED= repeats an order
+e2e: deps build $(LAB_NEEDS) ## Run the scenarios on labs (LAB=netns or kind), PROCS= at a time, results in OUT=; FOCUS= and LABELS= choose, SEED= repeats an order
 	@mkdir -p $(OUT)
 	AMBIENTLAB_E2E=$(LAB) AMBIENTLAB_OUT=$(OUT) AMBIENTLAB_REVISION=$$(git describe --always --dirty 2>/dev/null) go tool ginkgo run $(E2E_FLAGS) ./scenarios
 
 .PHONY: lab-up
-lab-up: deps build ## Leave a mesh standing to poke at (TOPOLOGY=, a file or a name of `bin/lab topologies`)
-	$(BIN)/lab up $(TOPOLOGY) --detach
+lab-up: deps build $(LAB_NEEDS) ## Leave a mesh standing to poke at (LAB=netns or kind; TOPOLOGY=, a file or a name of `bin/lab topologies`)
+	$(BIN)/lab up $(TOPOLOGY) --driver $(LAB) --detach
 
 .PHONY: lab-down
 lab-down: build ## Take that mesh down
@@ -76,12 +79,17 @@ fuzz: ## Run every fuzz target for FUZZTIME= each and sum up; FUZZ= chooses, KEE
 .PHONY: build
 build: ## Build the daemons, the commands and the CNI plugins into bin/
 	@mkdir -p $(BIN)/cni
-	go build -tags grpcnotrace -ldflags '-s -w' -o $(BIN)/ $(addprefix ./dataplane/cmd/,$(DAEMONS)) ./topologies/cmd/... ./topologies/workload/cmd/... ./perf/cmd/...
+	go build -tags grpcnotrace -ldflags '-s -w' -o $(BIN)/ $(addprefix ./dataplane/cmd/,$(DAEMONS)) ./topologies/cmd/... ./topologies/workload/cmd/... ./perf/cmd/... ./reports/cmd/...
 	go build -o $(BIN)/cni/ github.com/containernetworking/plugins/plugins/main/ptp github.com/containernetworking/plugins/plugins/ipam/host-local
 
 .PHONY: docker
 docker: ## See to a Docker daemon: as root on Debian or Ubuntu, install and start the distribution's where none answers
 	@tools/docker.sh
+
+.PHONY: kind
+kind: ## Build the pinned kind command into bin/tools/
+	@mkdir -p $(BIN)/tools
+	cd tools/kind && go build -o $(BIN)/tools/kind sigs.k8s.io/kind
 
 .PHONY: node-image
 node-image: build ## Make a kind node image: kind's own where a registry answers, else from Debian packages and Go modules

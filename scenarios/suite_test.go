@@ -17,12 +17,14 @@ import (
 	_ "github.com/ambientlab/ambientlab/scenarios/dns"
 	_ "github.com/ambientlab/ambientlab/scenarios/faults"
 	_ "github.com/ambientlab/ambientlab/scenarios/identity"
+	_ "github.com/ambientlab/ambientlab/scenarios/kubelet"
 	_ "github.com/ambientlab/ambientlab/scenarios/lifecycle"
 	_ "github.com/ambientlab/ambientlab/scenarios/observability"
 	_ "github.com/ambientlab/ambientlab/scenarios/policy"
 	_ "github.com/ambientlab/ambientlab/scenarios/security"
 	_ "github.com/ambientlab/ambientlab/scenarios/traffic"
 	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies/driver/kind"
 	"github.com/ambientlab/ambientlab/topologies/driver/kube"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns"
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -46,13 +48,18 @@ func TestScenarios(t *testing.T) {
 
 	// Every process of a parallel run has a lab of its own; what the first of them does before comes before all labs.
 	world.Prepare(settings)
-	ginkgo.SynchronizedBeforeSuite(func() {
+	ginkgo.SynchronizedBeforeSuite(func(ctx context.Context) {
 		gomega.Expect(world.Clear()).To(gomega.Succeed())
+		if driver == "kind" { // what a run that was killed has left
+			_, err := kind.Sweep(ctx, settings.Bin)
+			gomega.Expect(err).NotTo(gomega.HaveOccurred())
+		}
 	}, func(ctx context.Context) {
 		gomega.Expect(world.Init(ctx, topology)).To(gomega.Succeed())
 	}, ginkgo.NodeTimeout(world.Budget.Up+world.Budget.Down))
 	ginkgo.AfterSuite(func(ctx context.Context) {
 		gomega.Expect(world.Close(ctx)).To(gomega.Succeed())
+		gomega.Expect(clusters.Close(ctx)).To(gomega.Succeed())
 	}, ginkgo.NodeTimeout(world.Budget.Down))
 	ginkgo.AfterEach(world.CollectIfFailed, ginkgo.NodeTimeout(world.Budget.Spec))
 	ginkgo.ReportAfterSuite("results", func(r types.Report) {
@@ -67,13 +74,18 @@ func TestScenarios(t *testing.T) {
 	ginkgo.RunSpecs(t, "ambientlab scenarios", suite, reporter)
 }
 
+// clusters are what labs of kind have been in and will be. With AMBIENTLAB_KEEP they stand for the next run.
+var clusters = kind.Pool{Keep: os.Getenv("AMBIENTLAB_KEEP") != ""}
+
 func newDriver(name string) (lab.Driver, error) {
 	switch name {
 	case "netns":
 		return netns.New(netns.Options{}), nil
+	case "kind":
+		return kind.New(kind.Options{Pool: &clusters, Image: os.Getenv("AMBIENTLAB_NODE_IMAGE")}), nil
 	case "kube": // a cluster that stands, whose nodes nobody here can reach
 		return kube.New(kube.Options{Image: os.Getenv("AMBIENTLAB_IMAGE")}), nil
 	default:
-		return nil, fmt.Errorf("AMBIENTLAB_E2E=%s: the drivers are: netns, kube", name)
+		return nil, fmt.Errorf("AMBIENTLAB_E2E=%s: the drivers are: netns, kind, kube", name)
 	}
 }

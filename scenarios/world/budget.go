@@ -28,3 +28,15 @@ var Budget = struct {
 	Settle:      250 * time.Millisecond,
 	Poll:        10 * time.Millisecond,
 }
+
+// patient are the drivers whose labs are slower than namespaces: a cluster has to be made, pods go through a scheduler, kubelet
+// and a container runtime, and what a scenario asks goes through an API server.
+var patient = map[string]int{"kind": 4, "kube": 4}
+
+// stretch multiplies the budgets for a driver. It comes before the scenarios are declared, which read them.
+func stretch(driver string) {
+	n := time.Duration(max(1, patient[driver]))
+	for _, d := range []*time.Duration{&Budget.Up, &Budget.Down, &Budget.Spec, &Budget.LongSpec, &Budget.Evidence, &Budget.Propagation} {
+		*d *= n
+	}
+}

@@ -14,12 +14,13 @@ import (
 
 // Expected are the ids of the catalogue that the scenarios cover: the result document has a line for each.
 var Expected = expand(
-	"TR 01 02 03 04 05 06 07 08 09 10 13 14 15 16 19",
+	"TR 01 02 03 04 05 06 07 08 09 10 11 12 13 14 15 16 18 19",
 	"ID 01 02 03 04 05 06 07 08 10 11",
-	"P4 01 02 03 05 06 07 08 09 10",
+	"P4 01 02 03 04 05 06 07 08 09 10",
 	"DN 01 02 03 04 05",
 	"OB 01 02 03 04 05 06",
-	"LC 01 02 03 06 09 14",
+	"CN 05 06",
+	"LC 01 02 03 04 05 06 08 09 10 11 12 13 14",
 	"FI 01 02 03 04 05 06 07 08",
 	"SE 01 02 03 04 05 07 08",
 )

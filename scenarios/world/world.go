@@ -43,7 +43,7 @@ type NewDriver func(name string) (lab.Driver, error)
 
 // Settings is what the command line says about a run.
 type Settings struct {
-	Driver string // AMBIENTLAB_E2E: netns
+	Driver string // AMBIENTLAB_E2E: netns or kind
 	Bin    string // AMBIENTLAB_BIN
 	Out    string // AMBIENTLAB_OUT
 	// Revision of the code under test: AMBIENTLAB_REVISION.
@@ -60,7 +60,10 @@ var (
 func Shared() *World { return &shared }
 
 // Prepare says how this run goes, before anything else.
-func Prepare(s Settings) { settings = s }
+func Prepare(s Settings) {
+	settings = s
+	stretch(s.Driver)
+}
 
 // Clear removes the evidence that an earlier run left, once and before any lab of this one.
 func Clear() error { return os.RemoveAll(failures()) }
