@@ -58,7 +58,7 @@ func underLoad(ctx SpecContext, onePod bool, change func(l *world.World, enrol b
 	Expect(first).To(expect.PlainInbound())
 
 	for _, enrol := range []bool{false, true, false, true} {
-		o := workload.Options{Interval: 20 * time.Millisecond, Concurrency: 16, Timeout: world.Budget.Call / 4} // one that hangs keeps no other
+		o := workload.Options{Interval: 20 * time.Millisecond, Concurrency: 16, Timeout: 3 * time.Second} // one that hangs keeps no other
 		loads := []*world.Flow{l.Begin(ctx, "plain/batch", url, o), l.Begin(ctx, "shop/web", url, o)}
 		Expect(l.Apply(ctx, change(l, enrol))).To(Succeed())
 		awaitEnrolment(ctx, l, "shop/cart", enrol)
