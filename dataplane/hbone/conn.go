@@ -139,6 +139,7 @@ func (c *conn) run() error {
 
 // start sends the preface and starts what lives as long as the connection.
 func (c *conn) start() {
+	c.wmu.Lock() // a PING, or anything else, before SETTINGS is a connection error (RFC 9113 §3.4)
 	c.flusherWork.Go(c.flushLoop)
 	c.mu.Lock()
 	c.pingAt = c.since.Add(c.cfg.PingInterval)
@@ -161,7 +162,6 @@ func (c *conn) start() {
 	if grow := c.control.recv.window - floorWindow; grow > 0 {
 		_ = fr.WriteWindowUpdate(0, uint32(grow))
 	}
-	c.wmu.Lock()
 	c.write(b.Bytes())
 	c.unlockBatch()
 }

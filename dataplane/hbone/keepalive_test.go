@@ -70,3 +70,21 @@ func TestSlowPathIsNotGivenUp(t *testing.T) {
 		t.Errorf("got %d bytes of %d", got, sent.Load())
 	}
 }
+
+// TestSettingsComeFirst: however soon a PING is due.
+func TestSettingsComeFirst(t *testing.T) {
+	cfg := serverConfig()
+	cfg.PingInterval = time.Nanosecond
+	_, hop := startServer(t, cfg)
+	for range 200 {
+		peer := rawClient(t, net.TCPAddrFromAddrPort(hop))
+		f, err := peer.fr.ReadFrame()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Header().Type != http2.FrameSettings {
+			t.Fatalf("the first frame is %v", f)
+		}
+		peer.Close()
+	}
+}
