@@ -59,8 +59,8 @@ var _ = Describe("resources that run out", func() {
 		const ports = 16
 		another(ctx, l, "narrow", func(p *corev1.Pod) {
 			p.Spec.SecurityContext = &corev1.PodSecurityContext{Sysctls: []corev1.Sysctl{
-				{Name: "net.ipv4.ip_local_port_range", Value: fmt.Sprintf("40000 %d", 40000+ports-1)},
-				{Name: "net.ipv4.tcp_tw_reuse", Value: "1"}, // or a port would come back only after a minute
+				{Name: "net.ipv4.ip_local_port_range", Value: fmt.Sprintf("62000 %d", 62000+ports-1)}, // no client chooses one of those
+				{Name: "net.ipv4.tcp_tw_reuse", Value: "1"},                                           // or a port would come back only after a minute
 			}}
 		})
 		began := time.Now()
