@@ -60,7 +60,7 @@ type BundleFile struct {
 
 // Bundle puts what is needed to understand a lab into sink: logs; links, routes, rules and sockets of pods, nodes and
 // external hosts; each daemon's configuration, metrics, certificates without keys and goroutines; the objects, the pods, the
-// topology, versions. Keys and tokens are taken out. What cannot be had is named in the error and in the index, and does
+// topology, versions; and what the driver has to add if it is an Evidence. Keys and tokens are taken out. What cannot be had is named in the error and in the index, and does
 // not keep the rest from being there.
 func (l *Lab) Bundle(ctx context.Context, sink Sink, o BundleOptions) (*BundleIndex, error) {
 	o.Each, o.MaxFile, o.MaxTotal = cmp.Or(o.Each, 5*time.Second), cmp.Or(o.MaxFile, 4<<20), cmp.Or(o.MaxTotal, 128<<20)
@@ -80,6 +80,7 @@ func (l *Lab) Bundle(ctx context.Context, sink Sink, o BundleOptions) (*BundleIn
 	b.namespaces(ctx)
 	o.Progress("logs and objects")
 	b.logs(ctx)
+	b.evidence(ctx)
 	if l.Dir != "" {
 		b.tree(filepath.Join(l.Dir, "objects"), "objects", "an object and its status")
 	}
@@ -307,6 +308,20 @@ func (b *bundle) logs(ctx context.Context) {
 			return err
 		})
 	}
+}
+
+// evidenceWithin bounds what the driver alone knows, which is many questions.
+const evidenceWithin = time.Minute
+
+func (b *bundle) evidence(ctx context.Context) {
+	e, ok := b.lab.Driver.(Evidence)
+	if !ok || ctx.Err() != nil {
+		return
+	}
+	b.o.Progress("the cluster")
+	ctx, cancel := context.WithTimeout(ctx, evidenceWithin)
+	defer cancel()
+	b.problem("the cluster", e.Collect(ctx, b.put))
 }
 
 func (b *bundle) tree(from, to, about string) {

@@ -197,3 +197,25 @@ func TestPages(t *testing.T) {
 		t.Errorf("%v, %v", s, err)
 	}
 }
+
+// witness is a driver that has more to say.
+type witness struct{ *fakeDriver }
+
+func (witness) Collect(_ context.Context, add func(name, about string, content []byte)) error {
+	add("events.txt", "events", []byte("saw "+webToken+"\n"))
+	return errors.New("no journal")
+}
+
+// What a driver adds is bounded and cleaned like the rest, and what it could not have is said.
+func TestBundleTakesEvidence(t *testing.T) {
+	l := bundleLab(t)
+	l.Driver = witness{l.Driver.(*fakeDriver)}
+	m := memory{}
+	index, _ := l.Bundle(t.Context(), m, BundleOptions{})
+	if got := string(m["events.txt"]); got != "saw (hidden token)\n" {
+		t.Errorf("events: %q", got)
+	}
+	if said := strings.Join(index.Problems, "\n"); !strings.Contains(said, "no journal") {
+		t.Errorf("problems:\n%s", said)
+	}
+}

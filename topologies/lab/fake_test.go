@@ -95,7 +95,8 @@ func newFake(t *testing.T) (*Lab, *fakeDriver) {
 		pod("shop", "web", "node1", true, "10.244.0.5", "fd00:10:244::5"),
 		pod("test", "web", "node3", false, "10.244.2.5", "fd00:10:244:2::5"),
 	}}
-	return &Lab{Driver: f}, f
+	nodes := []topologies.Node{{Name: "node1"}, {Name: "node2"}, {Name: "node3"}}
+	return &Lab{Driver: f, Spec: &topologies.Spec{Clusters: []topologies.Cluster{{Nodes: nodes}}}}, f
 }
 
 // calls makes Exec print what a call came to.
