@@ -3,9 +3,9 @@
 package kube
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	corev1 "k8s.io/api/core/v1"
@@ -42,7 +42,7 @@ func (s *stand) record(ctx context.Context) error {
 }
 
 // Attach is a driver of the lab that stands on a cluster, whoever brought it up. Of Options, Nodes and Image come from the lab.
-// Daemons' logs reach back as far as kubelet has them.
+// Daemons' logs reach back as far as kubelet has them. Its driver, a *Driver, has a method Leave for who has seen enough.
 func Attach(ctx context.Context, o Options) (*lab.Lab, error) {
 	fail := func(err error) (*lab.Lab, error) { return nil, fmt.Errorf("attach to the lab on a cluster: %w", err) }
 	config, err := o.restConfig()
@@ -59,7 +59,8 @@ func Attach(ctx context.Context, o Options) (*lab.Lab, error) {
 	} else if err != nil {
 		return fail(err)
 	}
-	spec, err := topologies.Load(bytes.NewReader([]byte(record.Data[recordTopology])))
+	spec := &topologies.Spec{} // with its defaults, as it was written
+	err = json.Unmarshal([]byte(record.Data[recordTopology]), spec)
 	if err == nil {
 		err = json.Unmarshal([]byte(record.Data[recordNodes]), &o.Nodes)
 	}
@@ -72,11 +73,11 @@ func Attach(ctx context.Context, o Options) (*lab.Lab, error) {
 	if err != nil {
 		return fail(err)
 	}
-	if s.pods, err = watchPods(ctx, s.api.core, s.logs.changed); err != nil {
-		return fail(err)
+	if s.pods, err = watchPods(ctx, s.api.core, s.logs.changed); err == nil {
+		err = s.fleet.load(ctx)
 	}
-	if err := s.fleet.load(ctx); err != nil {
-		return fail(err)
+	if err != nil {
+		return fail(errors.Join(err, s.leave()))
 	}
 	d.stand, d.caps = s, d.o.capabilities(s)
 	return &lab.Lab{Driver: d, Spec: spec}, nil

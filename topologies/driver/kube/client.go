@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,6 +58,11 @@ func (o Options) restConfig() (*rest.Config, error) {
 	config.UserAgent, config.QPS, config.Burst = "ambientlab", requestsPerSecond, requestBurst
 	config.WarningHandler = rest.NoWarnings{}
 	return config, nil
+}
+
+// Kubeconfig is the path of the file by which the driver finds its cluster.
+func (d *Driver) Kubeconfig() string {
+	return cmp.Or(d.o.Kubeconfig, clientcmd.NewDefaultClientConfigLoadingRules().GetDefaultFilename())
 }
 
 // connect makes the clients.

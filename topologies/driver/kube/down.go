@@ -52,14 +52,38 @@ func (s *stand) down(ctx context.Context) error {
 	errs := []error{s.restoreAll(ctx)}
 	s.forwards.close()
 	errs = append(errs, s.sweep(ctx))
-	s.logs.close()
-	if s.pods != nil {
-		s.pods.close()
-	}
+	s.hangUp()
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
 	s.say("the lab is down")
+	return os.RemoveAll(s.dir)
+}
+
+// hangUp ends what this process has running for the lab.
+func (s *stand) hangUp() {
+	s.forwards.close()
+	s.logs.close()
+	if s.pods != nil {
+		s.pods.close()
+	}
+}
+
+// Leave ends this process's part in a lab that stands on: connections, watches and its files of this host. The driver's
+// methods fail from then on, as after Down.
+func (d *Driver) Leave() error {
+	d.mu.Lock()
+	s := d.stand
+	d.stand = nil
+	d.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	return s.leave()
+}
+
+func (s *stand) leave() error {
+	s.hangUp()
 	return os.RemoveAll(s.dir)
 }
 
@@ -147,12 +171,13 @@ func (c *client) kinds() ([]served, error) {
 	return out, nil
 }
 
-// found is one object that is about to go.
+// found is one object of a lab.
 type found struct {
-	at   dynamic.ResourceInterface
-	kind schema.GroupVersionKind
-	name string
-	what string
+	at     dynamic.ResourceInterface
+	kind   schema.GroupVersionKind
+	name   string
+	what   string
+	object *unstructured.Unstructured
 }
 
 // find lists objects by a label. Nodes are left out: they have labels of the lab's, and are the cluster's.
@@ -175,7 +200,7 @@ func (c *client) find(ctx context.Context, kinds []served, label string) ([]*fou
 			}
 			for j := range list.Items {
 				o := &list.Items[j]
-				f := &found{at: r, kind: k.kind, name: o.GetName(), what: name(o)}
+				f := &found{at: r, kind: k.kind, name: o.GetName(), what: name(o), object: o}
 				if o.GetNamespace() != "" {
 					f.at = r.Namespace(o.GetNamespace())
 				}
