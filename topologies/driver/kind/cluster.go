@@ -61,6 +61,11 @@ type cluster struct {
 	mesh  string   // the mesh image that was loaded last
 }
 
+// short is the name without what all begin with.
+func (c *cluster) short() string { return strings.TrimPrefix(c.name, prefix) }
+
+func fullName(name string) string { return prefix + strings.TrimPrefix(name, prefix) }
+
 // newName is a name that no other cluster has.
 func newName(topology string) string {
 	var b [2]byte
@@ -130,10 +135,11 @@ func (c *cluster) awaitNodes(ctx context.Context) error {
 	for _, n := range c.nodes {
 		wait = append(wait, "node/"+n)
 	}
-	for _, argv := range [][]string{
-		append(wait, "--for=create"), append(wait, "--for=condition=Ready"),
-		{"taint", "nodes", c.nodes[0], "node-role.kubernetes.io/control-plane-"},
-	} {
+	steps := [][]string{append(wait, "--for=create"), append(slices.Clone(wait), "--for=condition=Ready")}
+	if len(c.nodes) > 1 { // kind itself does it to the node of a cluster that has but one
+		steps = append(steps, []string{"taint", "nodes", c.nodes[0], "node-role.kubernetes.io/control-plane-"})
+	}
+	for _, argv := range steps {
 		if _, err := c.output(ctx, c.nodes[0], append([]string{"kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"}, argv...)...); err != nil {
 			return errors.Join(err, c.watchesRunOut(ctx))
 		}
@@ -181,8 +187,16 @@ func (c *cluster) delete(ctx context.Context) error {
 	if err := c.stopOutside(ctx); err != nil {
 		return err
 	}
-	if _, err := c.run(ctx, nil, c.kind, "delete", "cluster", "--name", c.name, "--kubeconfig", c.dir.kubeconfig()); err != nil {
-		return err
-	}
-	return c.dir.remove()
+	for {
+		if _, err := c.run(ctx, nil, c.kind, "delete", "cluster", "--name", c.name, "--kubeconfig", c.dir.kubeconfig()); err != nil {
+			return err
+		}
+		left, err := c.run(ctx, nil, c.docker, "ps", "--all", "--quiet", "--filter", "label=io.x-k8s.kind.cluster="+c.name)
+		if err != nil {
+			return err
+		}
+		if left == "" {
+			return c.dir.remove()
+		}
+	} // the daemon was still making one when its maker was interrupted
 }

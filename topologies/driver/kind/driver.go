@@ -7,13 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"strings"
 	"sync"
 
 	"github.com/ambientlab/ambientlab/kindconfigs/image"
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/kube"
-	"github.com/ambientlab/ambientlab/topologies/driver/netns"
+	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
+	"github.com/ambientlab/ambientlab/topologies/driver/programs"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
@@ -53,7 +55,10 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if len(spec.Clusters) != 1 {
 		return fmt.Errorf("bring up %s: this driver realises exactly one cluster, the topology has %d", spec.Name, len(spec.Clusters))
 	}
-	bin, err := netns.FindBinaries(o.Bin)
+	if spec.Debug.TLSKeys {
+		return errors.New("debug.tlsKeys: daemons on a cluster have no place to write secrets to; use the netns driver")
+	}
+	bin, err := programs.Find(o.Bin, image.Programs...)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
@@ -89,17 +94,7 @@ func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec) (*
 			return c, err
 		}
 	}
-	name := d.o.Name
-	if name == "" {
-		name = newName(spec.Name)
-	} else if !strings.HasPrefix(name, prefix) {
-		name = prefix + name
-	}
-	dir, err := recordOf(name)
-	if err != nil {
-		return nil, err
-	}
-	lock, err := dir.own()
+	dir, lock, err := claim(ctx, t, d.o.Name, spec.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +104,32 @@ func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec) (*
 		return nil, err
 	}
 	return &owned{cluster: c, lock: lock}, nil
+}
+
+// claim is the record of a new cluster, and its lock. What an owner of that name left when it was killed is removed.
+func claim(ctx context.Context, t tools, name, topology string) (record, *os.File, error) {
+	if name == "" {
+		name = newName(topology)
+	}
+	dir, err := recordOf(fullName(name))
+	if err != nil {
+		return "", nil, err
+	}
+	lock, err := dir.own()
+	if errors.Is(err, labdir.ErrTaken) || err == nil && dir.wanted() {
+		err = fmt.Errorf("the name %s is taken: %w", strings.TrimPrefix(name, prefix), lab.ErrOccupied)
+	}
+	if err == nil && dir.used() {
+		if err = (&cluster{tools: t, name: dir.name(), dir: dir}).delete(ctx); err == nil {
+			lock.Close()
+			lock, err = dir.own() // the directory is a new one
+		}
+	}
+	if err != nil {
+		lock.Close() // of nil too
+		return "", nil, err
+	}
+	return dir, lock, nil
 }
 
 // install puts the mesh and the topology into the cluster.
@@ -124,11 +145,13 @@ func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	if err := d.Driver.Up(ctx, spec, o); err != nil {
 		return err
 	}
-	if err := c.dir.write(about{Shape: c.shape, Mesh: img.Ref, Detached: d.o.Detach, Nodes: c.nodes[:len(spec.Clusters[0].Nodes)], Spec: spec}); err != nil {
+	if err := c.dir.write(about{Shape: c.shape, Mesh: img.Ref, Detached: d.o.Detach, Nodes: c.nodes[:len(spec.Clusters[0].Nodes)]}); err != nil {
 		return err
 	}
 	if d.o.Detach {
-		return c.lock.Close()
+		lock := c.lock
+		c.lock = nil
+		return lock.Close()
 	}
 	return nil
 }
@@ -139,7 +162,7 @@ func (d *Driver) options(spec *topologies.Spec, ref string, c *owned) kube.Optio
 		nodes[n.Name] = c.nodes[i]
 	}
 	return kube.Options{
-		Kubeconfig: c.dir.kubeconfig(), Image: ref, Force: true, Nodes: nodes, Host: c.cluster, NetworkPolicy: true, Progress: d.o.Progress,
+		Kubeconfig: c.dir.kubeconfig(), Image: ref, Force: true, Nodes: nodes, Host: c.cluster, Outside: c.outsideName, NetworkPolicy: true, Progress: d.o.Progress,
 	}
 }
 
@@ -160,6 +183,13 @@ func (d *Driver) Down(ctx context.Context) error {
 	if c == nil {
 		return nil
 	}
+	if c.lock == nil { // it was left to whoever comes
+		lock, err := c.dir.own()
+		if err != nil {
+			return fmt.Errorf("take down lab %s: %w", c.short(), ownedBy(err))
+		}
+		c.lock = lock
+	}
 	if d.o.Pool == nil {
 		return d.discard(ctx)
 	}
@@ -170,7 +200,7 @@ func (d *Driver) Down(ctx context.Context) error {
 	d.mu.Lock()
 	d.cluster = nil
 	d.mu.Unlock()
-	return d.o.Pool.give(ctx, c)
+	return errors.Join(c.dir.write(about{Shape: c.shape, Mesh: c.mesh}), d.o.Pool.give(ctx, c))
 }
 
 // discard removes the cluster, with all that is in it.
@@ -182,7 +212,17 @@ func (d *Driver) discard(ctx context.Context) error {
 	if c == nil {
 		return nil
 	}
-	return c.end(ctx)
+	return errors.Join(d.Driver.Leave(), c.end(ctx))
+}
+
+// Name is what `lab --lab` calls the lab: its cluster's name without what all of ours begin with. "" before Up.
+func (d *Driver) Name() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cluster == nil {
+		return ""
+	}
+	return d.cluster.short()
 }
 
 // Kubeconfig is the path of the file with which kubectl reaches the lab's cluster; "" before Up.

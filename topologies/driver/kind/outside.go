@@ -30,6 +30,9 @@ func (c *cluster) outsideName(host string) string { return c.name + "-external-"
 func (c *cluster) startHost(ctx context.Context, h *topologies.External) error {
 	name := c.outsideName(h.Name)
 	script := []string{"set -e"}
+	copied := func(program string) []string {
+		return []string{"cp", filepath.Join(c.bin, program), name + ":/usr/local/bin/" + program}
+	}
 	for _, a := range h.Addresses {
 		script = append(script, fmt.Sprintf("ip addr add %s dev lo", a))
 	}
@@ -38,7 +41,7 @@ func (c *cluster) startHost(ctx context.Context, h *topologies.External) error {
 		{"create", "--name", name, "--hostname", h.Name, "--network", "kind", "--cap-add", "NET_ADMIN", "--sysctl", "net.ipv6.conf.all.disable_ipv6=0",
 			"--label", labelCluster + "=" + c.name, "--env", "POD_NAME=" + h.Name, "--env", "POD_IP=" + h.Addresses[0].String(),
 			"--entrypoint", "sh", c.Image, "-c", strings.Join(script, "; ")},
-		{"cp", filepath.Join(c.bin, topologies.WorkloadBinary), name + ":/usr/local/bin/" + topologies.WorkloadBinary},
+		copied(topologies.WorkloadBinary), copied("capture"),
 		{"start", name},
 	} {
 		if _, err := c.run(ctx, nil, append([]string{c.docker}, argv...)...); err != nil {

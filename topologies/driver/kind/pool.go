@@ -29,6 +29,9 @@ type owned struct {
 
 func (o *owned) end(ctx context.Context) error {
 	err := o.delete(ctx)
+	if o.lock == nil { // a detached one that failed to come up
+		return err
+	}
 	return errors.Join(err, o.lock.Close())
 }
 

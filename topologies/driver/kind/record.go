@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 )
 
@@ -20,12 +19,11 @@ type record string
 
 // about is what a later process must know of a cluster.
 type about struct {
-	Shape    shape            `json:"shape"`
-	Mesh     string           `json:"mesh,omitempty"` // the mesh image that was loaded last
-	Kept     bool             `json:"kept,omitempty"` // empty, for the next run
-	Detached bool             `json:"detached,omitempty"`
-	Nodes    []string         `json:"nodes,omitempty"` // of the lab: containers, in the order of the topology's nodes
-	Spec     *topologies.Spec `json:"-"`               // of the lab
+	Shape    shape    `json:"shape"`
+	Mesh     string   `json:"mesh,omitempty"` // the mesh image that was loaded last
+	Kept     bool     `json:"kept,omitempty"` // empty, for the next run
+	Detached bool     `json:"detached,omitempty"`
+	Nodes    []string `json:"nodes,omitempty"` // of the lab: containers, in the order of the topology's nodes; none: there is no lab
 }
 
 // root is where the records are.
@@ -42,7 +40,6 @@ func recordOf(name string) (record, error) {
 func (r record) name() string       { return filepath.Base(string(r)) }
 func (r record) kubeconfig() string { return filepath.Join(string(r), "kubeconfig") }
 func (r record) lab() string        { return filepath.Join(string(r), "lab.json") }
-func (r record) topology() string   { return filepath.Join(string(r), "topology.json") }
 func (r record) remove() error      { return os.RemoveAll(string(r)) }
 
 // own makes the directory and holds its lock until the file is closed.
@@ -53,26 +50,17 @@ func (r record) write(a about) error {
 	if err == nil {
 		err = os.WriteFile(r.lab(), append(text, '\n'), 0o600)
 	}
-	if err == nil && a.Spec != nil {
-		text, err = json.Marshal(a.Spec)
-		if err == nil {
-			err = os.WriteFile(r.topology(), text, 0o600)
-		}
-	}
 	if err != nil {
 		return fmt.Errorf("record lab %s: %w", r.name(), err)
 	}
 	return nil
 }
 
-// read is what was recorded; of a cluster without a lab, Spec is nil.
+// read is what was recorded. What the lab is, the cluster itself knows: see kube.Attach.
 func (r record) read() (a about, err error) {
 	text, err := os.ReadFile(r.lab())
 	if err == nil {
 		err = json.Unmarshal(text, &a)
-	}
-	if err == nil && a.Detached {
-		a.Spec, err = topologies.LoadFile(r.topology())
 	}
 	if err != nil {
 		return a, fmt.Errorf("read the record of lab %s: %w", r.name(), err)
@@ -84,6 +72,12 @@ func (r record) read() (a about, err error) {
 func (r record) wanted() bool {
 	a, err := r.read()
 	return err == nil && (a.Detached || a.Kept)
+}
+
+// used reports whether an owner has come as far as making a cluster.
+func (r record) used() bool {
+	_, err := os.Stat(r.kubeconfig())
+	return err == nil
 }
 
 // records lists all that there are.

@@ -29,29 +29,38 @@ type tools struct {
 
 // findTools says all that is missing, and how to get it.
 func findTools(ctx context.Context, bin string) (tools, error) {
-	t := tools{bin: bin, kind: filepath.Join(bin, "tools", "kind"), docker: "docker"}
-	var errs []error
-	if _, err := os.Stat(t.kind); err != nil {
-		path, err := exec.LookPath("kind")
-		if err != nil {
-			errs = append(errs, fmt.Errorf("no kind command: run `make kind`, which builds %s", t.kind))
-		}
-		t.kind = path
-	}
+	t, err := locateTools(bin)
+	errs := []error{err}
 	if _, err := t.run(ctx, nil, t.docker, "info", "--format", "{{.ServerVersion}}"); err != nil {
 		errs = append(errs, fmt.Errorf("no Docker daemon answers: run `make docker`, or set DOCKER_HOST: %w", err))
 	}
 	return t, errors.Join(errs...)
 }
 
+// locateTools does not ask whether a daemon answers.
+func locateTools(bin string) (tools, error) {
+	t := tools{bin: bin, kind: filepath.Join(bin, "tools", "kind"), docker: "docker"}
+	if _, err := os.Stat(t.kind); err == nil {
+		return t, nil
+	}
+	path, err := exec.LookPath("kind")
+	if err != nil {
+		return t, fmt.Errorf("no kind command: run `make kind`, which builds %s", t.kind)
+	}
+	t.kind = path
+	return t, nil
+}
+
 // patience is how long a program may take to end once it was asked to.
 const patience = 5 * time.Second
 
 // run runs a program to its end and returns its standard output. Its standard error is part of the error. When ctx ends, the
-// program is interrupted.
+// program and those that it started are interrupted. They do not get what a terminal sends: the end of a cluster must not be
+// cut short by a second Ctrl-C.
 func (t tools) run(ctx context.Context, stdin *bytes.Reader, argv ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGINT) }
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGINT) }
 	cmd.WaitDelay = patience
 	var out, said bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &said

@@ -37,6 +37,9 @@ type Options struct {
 	// Host reaches the cluster's nodes. nil: nobody does, and what needs that is a capability that is missing.
 	Host Host
 
+	// Outside is what Host calls the machine that plays one of the topology's external hosts. nil: nobody plays them.
+	Outside func(host string) string
+
 	// NetworkPolicy says that the cluster's CNI enforces NetworkPolicy objects, which no API tells.
 	NetworkPolicy bool
 
@@ -74,6 +77,7 @@ type stand struct {
 	cluster *topologies.Cluster
 	image   string
 	host    Host
+	outside func(host string) string
 	say     func(string)
 	log     *slog.Logger
 	dir     string // for logs; removed at the end
@@ -137,7 +141,7 @@ func (d *Driver) prepare(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 		return nil, err
 	}
 	s := &stand{
-		name: spec.Name, spec: spec, cluster: &spec.Clusters[0], image: cmp.Or(d.o.Image, install.DefaultImage), host: d.o.Host, log: o.Log,
+		name: spec.Name, spec: spec, cluster: &spec.Clusters[0], image: cmp.Or(d.o.Image, install.DefaultImage), host: d.o.Host, outside: d.o.Outside, log: o.Log,
 		given: map[types.UID]given{}, cuts: map[cut]bool{},
 	}
 	s.say = s.progress(d.o.Progress)

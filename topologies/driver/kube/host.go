@@ -16,6 +16,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
@@ -118,6 +119,8 @@ func (s *stand) place(ctx context.Context, t lab.Target) (place, error) {
 		return place{}, errNoHost
 	case set != 1:
 		return place{}, errors.New("a target is one pod, one node or one external host")
+	case t.External != "" && s.outside != nil && slices.ContainsFunc(s.spec.External, func(e topologies.External) bool { return e.Name == t.External }):
+		return place{node: s.outside(t.External)}, nil
 	case t.External != "":
 		return place{}, fmt.Errorf("there is no external host %q on a Kubernetes cluster", t.External)
 	case t.Node != "":

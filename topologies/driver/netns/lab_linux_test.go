@@ -18,6 +18,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
+	"github.com/ambientlab/ambientlab/topologies/driver/programs"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
@@ -356,7 +357,7 @@ func TestLinkIsCut(t *testing.T) {
 
 func TestMissingBinariesNameThemselves(t *testing.T) {
 	_, err := FindBinaries(t.TempDir())
-	var missing *BinaryError
+	var missing *programs.MissingError
 	if !errors.As(err, &missing) || len(missing.Missing) != len(binaries) || !strings.Contains(err.Error(), "make build") {
 		t.Errorf("%v", err)
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/order"
+	"github.com/ambientlab/ambientlab/topologies/driver/programs"
 )
 
 // Binaries that a lab runs, relative to the directory that holds them.
@@ -25,45 +26,9 @@ var binaries = []string{
 	"lab", "pause", "workload", "capture", "ztunnel", "control", "cni-agent", "ambient-cni", "cni/ptp", "cni/host-local",
 }
 
-// BinaryError says that parts of the project are not built.
-type BinaryError struct {
-	Dir     string
-	Missing []string
-}
-
-func (e *BinaryError) Error() string {
-	return fmt.Sprintf("find binaries in %s: %s missing: run `make build`, or set AMBIENTLAB_BIN to where they are",
-		e.Dir, strings.Join(e.Missing, ", "))
-}
-
 // FindBinaries returns the directory of the project's binaries: bin if it is set, else $AMBIENTLAB_BIN, else where this
-// program is. It fails with a *BinaryError if one is missing.
-func FindBinaries(bin string) (string, error) {
-	if bin == "" {
-		bin = os.Getenv("AMBIENTLAB_BIN")
-	}
-	if bin == "" {
-		exe, err := os.Executable()
-		if err != nil {
-			return "", fmt.Errorf("find binaries: %w", err)
-		}
-		bin = filepath.Dir(exe)
-	}
-	bin, err := filepath.Abs(bin)
-	if err != nil {
-		return "", fmt.Errorf("find binaries: %w", err)
-	}
-	var missing []string
-	for _, name := range binaries {
-		if unix.Access(filepath.Join(bin, name), unix.X_OK) != nil {
-			missing = append(missing, name)
-		}
-	}
-	if len(missing) > 0 {
-		return "", &BinaryError{Dir: bin, Missing: missing}
-	}
-	return bin, nil
-}
+// program is. It fails with a *programs.MissingError if one is missing.
+func FindBinaries(bin string) (string, error) { return programs.Find(bin, binaries...) }
 
 // holderProcess is a holder that this process started.
 type holderProcess struct {
