@@ -120,6 +120,11 @@ verify: ## Fail where `make fmt` would change something, or go vet complains
 	go mod tidy -diff
 	go vet ./...
 
+.PHONY: darwin
+darwin: ## See that the lab command, with the drivers kind and kube, builds for macOS
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go build -o /dev/null ./topologies/cmd/lab
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 go vet ./topologies/cmd/lab ./topologies/driver/kind ./topologies/driver/kube
+
 .PHONY: verify-generated
 verify-generated: generate ## Fail where `make generate` changes something (needs protoc)
 	git diff --exit-code -- '*.pb.go' kindconfigs/install/crds

@@ -93,6 +93,9 @@ func (a *app) capture(ctx context.Context, names []string, o captureOptions) (er
 	if err != nil {
 		return err
 	}
+	if why := l.Capabilities().Missing(lab.CapTLSKeys); (o.secrets || o.secretsFile != "") && len(why) > 0 {
+		return fmt.Errorf("this lab logs no TLS secrets, as labs of namespaces do after `lab up --tls-keys`: %s", strings.Join(why, ", "))
+	}
 	if (o.secrets || o.secretsFile != "") && !l.Spec.Debug.TLSKeys {
 		return errors.New("this lab logs no TLS secrets: bring it up with `lab up --tls-keys`, or a topology that says debug: {tlsKeys: true}")
 	}

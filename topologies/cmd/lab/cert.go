@@ -6,16 +6,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
+	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload/credential"
 )
 
@@ -76,7 +81,11 @@ func (a *app) cert(ctx context.Context, pod string, o certOptions) error {
 		return fmt.Errorf("--out %s: %w", o.out, err)
 	}
 	id := mesh.Identity{TrustDomain: l.Spec.Clusters[0].TrustDomain, Namespace: info.Namespace, ServiceAccount: info.ServiceAccount}
-	cert, err := issue(labdir.Dir(l.Dir), id, o.ttl)
+	store, err := authority(ctx, l)
+	if err != nil {
+		return err
+	}
+	cert, err := issue(ctx, store, id, o.ttl)
 	if err != nil {
 		return err
 	}
@@ -92,12 +101,62 @@ func (a *app) cert(ctx context.Context, pod string, o certOptions) error {
 	})
 }
 
-// issue signs with the lab's own authority, whose files its owner has.
-func issue(dir labdir.Dir, id mesh.Identity, ttl time.Duration) (*identity.Certificate, error) {
-	if files, err := os.ReadDir(dir.CA()); err != nil || len(files) == 0 {
-		return nil, errors.Join(errors.New("the lab's authority has no files yet: is its control plane up? (`lab ps`)"), err)
+// errNoAuthority: control makes it when it starts.
+var errNoAuthority = errors.New("the lab's authority has no files yet: is its control plane up? (`lab ps`)")
+
+// authority is where the lab's authority keeps its key: a directory that the lab's owner can read, or a Secret of its cluster.
+func authority(ctx context.Context, l *lab.Lab) (identity.Store, error) {
+	if l.Dir != "" {
+		dir := labdir.Dir(l.Dir).CA()
+		if files, err := os.ReadDir(dir); err != nil || len(files) == 0 {
+			return nil, errors.Join(errNoAuthority, err)
+		}
+		return identity.Directory(dir), nil
 	}
-	authority, err := identity.LoadOrCreateAuthority(dir.CA(), id.TrustDomain)
+	secret := &corev1.Secret{
+		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "Secret"},
+		ObjectMeta: metav1.ObjectMeta{Namespace: meshNamespace, Name: authoritySecret},
+	}
+	if err := l.Get(ctx, secret); err != nil {
+		return nil, errors.Join(errNoAuthority, err)
+	}
+	files := secretFiles{}
+	for name, data := range secret.Data {
+		if strings.HasSuffix(name, ".pem") && len(data) > 0 {
+			files[name] = data
+		}
+	}
+	return files, nil
+}
+
+// authoritySecret is the authority's Secret, as with upstream.
+const authoritySecret = "istio-ca-secret"
+
+// secretFiles are the files of the authority's Secret. They are read only: the authority is there already.
+type secretFiles identity.Files
+
+var errReadOnly = errors.New("the files of " + authoritySecret + " lack something, and only the control plane changes them")
+
+func (f secretFiles) Read(context.Context) (identity.Files, error) { return identity.Files(f), nil }
+
+func (f secretFiles) Change(_ context.Context, step func(identity.Files) ([]identity.Edit, error)) error {
+	edits, err := step(identity.Files(f))
+	if err == nil && len(edits) > 0 {
+		err = errReadOnly
+	}
+	return err
+}
+
+func (f secretFiles) Watch(ctx context.Context, _ *slog.Logger, changed func()) {
+	changed()
+	<-ctx.Done()
+}
+
+func (f secretFiles) String() string { return "Secret " + meshNamespace + "/" + authoritySecret }
+
+// issue signs with the lab's own authority.
+func issue(ctx context.Context, store identity.Store, id mesh.Identity, ttl time.Duration) (*identity.Certificate, error) {
+	authority, err := identity.OpenAuthority(ctx, store, id.TrustDomain)
 	if err != nil {
 		return nil, err
 	}

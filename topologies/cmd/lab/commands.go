@@ -13,16 +13,20 @@ import (
 func (a *app) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "lab",
-		Short: "A service mesh in namespaces of this machine",
-		Long: "lab brings up a whole ambient mesh in Linux namespaces of this machine: nodes, pods, a control plane, and a ztunnel\n" +
-			"and a CNI agent per node, all of them processes. It needs user namespaces, or root, and leaves nothing behind.",
+		Short: "A service mesh in namespaces of this machine, or on a Kubernetes cluster",
+		Long: "lab brings up a whole ambient mesh: nodes, pods, a control plane, and a ztunnel and a CNI agent per node. By default it is\n" +
+			"made of Linux namespaces and processes of this machine, which needs user namespaces, or root; with `lab up --driver` it\n" +
+			"stands in a kind cluster of its own, or on a cluster that is there. It leaves nothing behind. All commands work alike on\n" +
+			"all of them.",
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRunE: func(c *cobra.Command, _ []string) error { return a.checkOutput(c) },
 	}
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)
 	root.SetFlagErrorFunc(mistake)
-	root.PersistentFlags().StringVar(&a.lab, "lab", "", "which lab, if several stand")
+	root.PersistentFlags().StringVar(&a.lab, "lab", "", "which lab, if several stand: NAME or DRIVER/NAME")
+	root.PersistentFlags().StringVar(&a.kubeconfig, "kubeconfig", "", "the lab on the cluster of this `file`, instead of those of this machine")
+	root.PersistentFlags().StringVar(&a.context, "context", "", "the lab on the cluster of this context of the kubeconfig")
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "text or json; some commands have more")
 	_ = root.RegisterFlagCompletionFunc("lab", a.completeLabs) // it fails only for a flag that is not there
 	root.AddCommand(a.upCommand(), a.downCommand(), a.listCommand(), a.psCommand(), a.execCommand(), a.callCommand(), a.traceCommand(),
@@ -90,36 +94,12 @@ func mistake(c *cobra.Command, err error) error {
 	return usageError{err: err, command: name(c)}
 }
 
-func (a *app) upCommand() *cobra.Command {
-	var o upOptions
-	c := &cobra.Command{
-		Use:   "up [TOPOLOGY]",
-		Short: "Bring a lab up: a topology file, or a name of `lab topologies` (three-nodes)",
-		Long: "Brings a lab up and keeps it until Ctrl-C. With --detach the lab stays until `lab down`.\n" +
-			"Several labs may stand side by side, each under a name of its own.\n" +
-			"It has no JSON form: what it says is for people; `lab list` and `lab ps` have one.",
-		Annotations:       map[string]string{noJSON: "what it says is for people"},
-		Example:           "  lab up\n  lab up two-nodes --detach --name mine\n  lab up my-topology.yaml",
-		Args:              cobra.MaximumNArgs(1),
-		ValidArgsFunction: completeTopologies,
-		RunE: func(c *cobra.Command, args []string) error {
-			o.topology = defaultTopology
-			if len(args) > 0 {
-				o.topology = args[0]
-			}
-			return a.up(c.Context(), o)
-		},
-	}
-	c.Flags().StringVar(&o.name, "name", "", "the lab's name (the topology's by default)")
-	c.Flags().BoolVar(&o.detach, "detach", false, "leave the lab standing")
-	c.Flags().BoolVar(&o.tlsKeys, "tls-keys", false, "log the secrets of the mesh's TLS connections, for `lab capture --secrets`: as debug.tlsKeys in the topology")
-	return c
-}
-
 func (a *app) downCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "down [LAB]", Short: "Take a lab down", Args: cobra.MaximumNArgs(1),
-		Example:           "  lab down\n  lab down three-nodes",
+		Long: "Takes a lab down: one of namespaces, or a kind cluster with all that is in it. With --kubeconfig or --context it removes\n" +
+			"the lab from that cluster, which stands on.",
+		Example:           "  lab down\n  lab down three-nodes\n  lab down --kubeconfig cluster.conf",
 		Annotations:       map[string]string{noJSON: "it prints nothing"},
 		ValidArgsFunction: a.completeLabs,
 		RunE: func(c *cobra.Command, args []string) error {
@@ -135,7 +115,7 @@ func (a *app) listCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "list", Short: "List the labs that stand, and those of which files are left", Args: cobra.NoArgs,
 		Example: "  lab list\n  lab list -o json",
-		RunE:    func(*cobra.Command, []string) error { return a.list() },
+		RunE:    func(c *cobra.Command, _ []string) error { return a.list(c.Context()) },
 	}
 }
 
@@ -237,14 +217,6 @@ func (a *app) checkCommand() *cobra.Command {
 		Use: "check TOPOLOGY", Short: "Say everything that is wrong with a topology, and touch nothing", Args: cobra.ExactArgs(1),
 		Example: "  lab check my-topology.yaml",
 		RunE:    func(_ *cobra.Command, args []string) error { return a.check(args[0]) },
-	}
-}
-
-func (a *app) gcCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "gc", Short: "Remove the files of labs whose holder is gone", Args: cobra.NoArgs,
-		Example: "  lab gc",
-		RunE:    func(*cobra.Command, []string) error { return a.gc() },
 	}
 }
 

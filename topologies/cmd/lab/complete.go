@@ -14,15 +14,15 @@ import (
 type completion = func(c *cobra.Command, args []string, toComplete string) ([]string, cobra.ShellCompDirective)
 
 // completeLabs lists the labs that stand.
-func (a *app) completeLabs(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	labs, err := listLabs()
+func (a *app) completeLabs(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	labs, err := a.labs(c.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
 	var names []string
 	for _, l := range labs {
-		if l.Stands {
-			names = append(names, l.Dir.Name())
+		if l.stands() {
+			names = append(names, l.name)
 		}
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp

@@ -24,7 +24,7 @@ func (a *app) dumpCommand() *cobra.Command {
 		Use: "dump [DIR|FILE" + archive + "]", Short: "Collect the evidence that a failed scenario leaves, from a lab that stands",
 		Long: "Collects what is needed to understand a lab, into a directory or an archive: logs; links, routes, rules and sockets of\n" +
 			"pods and nodes; each daemon's configuration, metrics, certificates without keys, and goroutines; objects, pods, topology\n" +
-			"and versions. index.json says what is there and what could not be had; -o json prints it. Keys and tokens are taken out,\n" +
+			"and versions; of a cluster also events, the journals of kubelet and containerd, and `kind export logs`. index.json says what is there and what could not be had; -o json prints it. Keys and tokens are taken out,\n" +
 			"long files are cut. It exits with 1 if something could not be had.",
 		Example:     "  lab dump\n  lab dump evidence\n  lab dump evidence" + archive + "\n  lab dump -o evidence" + archive,
 		Annotations: map[string]string{outputs: "*" + archive + " *.tgz"},
@@ -50,12 +50,16 @@ func isArchive(name string) bool {
 }
 
 func (a *app) dump(ctx context.Context, to string) error {
-	l, err := a.attach(ctx)
+	s, err := a.find(ctx)
+	if err != nil {
+		return err
+	}
+	l, err := a.attachTo(ctx, s)
 	if err != nil {
 		return err
 	}
 	if to == "" {
-		to = fmt.Sprintf("lab-dump-%s-%s", filepath.Base(l.Dir), time.Now().Format("20060102-150405"))
+		to = fmt.Sprintf("lab-dump-%s-%s", s.name, time.Now().Format("20060102-150405"))
 	}
 	sink, end, err := openSink(to)
 	if err != nil {

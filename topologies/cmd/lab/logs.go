@@ -9,16 +9,13 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-
-	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
-	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
 // logsEvery is how often logs are looked at while they are followed. Lines of different sources that come within one look are
@@ -73,34 +70,34 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 	return at, nil
 }
 
-// completeSources needs no lab to answer: the logs are files.
-func (a *app) completeSources(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-	dir, err := a.find()
+// completeSources needs no lab that answers where the logs are files.
+func (a *app) completeSources(c *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	from, err := a.logSources(c.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	var words []string
-	for name := range allLogs(dir) {
-		words = append(words, name)
-	}
-	slices.Sort(words)
-	return words, cobra.ShellCompDirectiveNoFileComp
+	defer from.close()
+	return slices.Sorted(maps.Keys(from.all())), cobra.ShellCompDirectiveNoFileComp
 }
 
 // logs shows logs; with follow, until ctx ends or the lab does.
 func (a *app) logs(ctx context.Context, names []string, o logsOptions, since time.Time) error {
-	dir, err := a.find()
+	from, err := a.logSources(ctx)
 	if err != nil {
 		return err
 	}
-	paths := allLogs(dir)
+	defer from.close()
+	paths := from.all()
 	if !o.all {
-		if paths, err = a.logPaths(ctx, dir, names); err != nil {
+		if paths, err = a.logPaths(ctx, from, paths, names); err != nil {
 			return err
 		}
 	}
-	m := &merger{since: since}
+	m := &merger{since: since, stamped: from.stamped()}
 	defer m.close()
+	if err := from.read(ctx, slices.Collect(maps.Keys(paths)), since, o.follow); err != nil {
+		return err
+	}
 	if err := m.open(paths); err != nil {
 		return err
 	}
@@ -109,7 +106,7 @@ func (a *app) logs(ctx context.Context, names []string, o logsOptions, since tim
 		if err := m.each(p.print); err != nil {
 			return fmt.Errorf("print log: %w", err)
 		}
-		if !o.follow || m.gone() {
+		if !o.follow || from.gone() || m.gone() {
 			return nil
 		}
 		select {
@@ -118,36 +115,17 @@ func (a *app) logs(ctx context.Context, names []string, o logsOptions, since tim
 		case <-time.After(logsEvery):
 		}
 		if o.all {
-			if err := m.open(allLogs(dir)); err != nil {
+			paths := from.all()
+			if err := errors.Join(from.read(ctx, slices.Collect(maps.Keys(paths)), since, true), m.open(paths)); err != nil {
 				return err
 			}
 		}
 	}
 }
 
-// allLogs are the logs of a lab by the names of their sources.
-func allLogs(dir labdir.Dir) map[string]string {
-	paths := map[string]string{}
-	files, _ := filepath.Glob(dir.Log("*")) // the pattern is good
-	for _, f := range files {
-		paths[sourceName(strings.TrimSuffix(filepath.Base(f), ".log"))] = f
-	}
-	return paths
-}
-
-// sourceName makes "shop/web" of the name of a pod's log; daemons' are called as they are.
-func sourceName(file string) string {
-	first, rest, dotted := strings.Cut(file, ".")
-	if !dotted || first == lab.DaemonZtunnel || first == lab.DaemonCNIAgent || strings.HasPrefix(first, "external") {
-		return file
-	}
-	return first + "/" + rest
-}
-
 // logPaths finds the logs of daemons and pods.
-func (a *app) logPaths(ctx context.Context, dir labdir.Dir, names []string) (map[string]string, error) {
-	paths, all := map[string]string{}, allLogs(dir)
-	var l *lab.Lab
+func (a *app) logPaths(ctx context.Context, from logSources, all map[string]string, names []string) (map[string]string, error) {
+	paths := map[string]string{}
 	for _, name := range names {
 		if path, ok := all[name]; ok {
 			paths[name] = path
@@ -162,17 +140,15 @@ func (a *app) logPaths(ctx context.Context, dir labdir.Dir, names []string) (map
 		if found {
 			continue
 		}
-		if l == nil {
-			var err error
-			if l, err = a.attach(ctx); err != nil {
-				return nil, err
-			}
+		l, err := a.attach(ctx)
+		if err != nil {
+			return nil, err
 		}
 		ref, err := findPod(ctx, l, name)
 		if err != nil {
 			return nil, errors.Join(err, fmt.Errorf("daemons there are: %s", daemonLogs(all)))
 		}
-		paths[ref.String()] = dir.PodLog(ref.Namespace, ref.Name)
+		paths[ref.String()] = from.pod(ref)
 	}
 	return paths, nil
 }

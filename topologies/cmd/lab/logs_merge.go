@@ -25,8 +25,9 @@ type logLine struct {
 
 // merger reads several logs in the order of their lines' times.
 type merger struct {
-	since time.Time
-	tails []*tail // in the order of their names
+	since   time.Time
+	stamped bool    // each line has a time in front that is not its own
+	tails   []*tail // in the order of their names
 }
 
 // tail is one log that is being read.
@@ -87,7 +88,7 @@ func (m *merger) each(show func(logLine) error) error {
 	for {
 		var first *tail
 		for _, t := range m.tails {
-			if err := t.fill(m.since); err != nil {
+			if err := t.fill(m.since, m.stamped); err != nil {
 				return err
 			}
 			if t.head != nil && (first == nil || t.head.time.Before(first.head.time)) {
@@ -106,7 +107,7 @@ func (m *merger) each(show func(logLine) error) error {
 }
 
 // fill makes head the next line that is not too old, if there is one.
-func (t *tail) fill(since time.Time) error {
+func (t *tail) fill(since time.Time, stamped bool) error {
 	for t.head == nil {
 		piece, err := t.lines.ReadBytes('\n')
 		t.part = append(t.part, piece...)
@@ -120,6 +121,9 @@ func (t *tail) fill(since time.Time) error {
 		t.part = nil
 		if at, ok := lineTime(text); ok {
 			t.last = at
+		}
+		if stamped {
+			_, text, _ = bytes.Cut(text, []byte(" "))
 		}
 		if !t.last.Before(since) {
 			t.head = &logLine{t.source, t.last, text}

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -16,7 +17,6 @@ import (
 	"text/tabwriter"
 
 	"github.com/ambientlab/ambientlab/topologies"
-	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
@@ -43,11 +43,11 @@ func (a *app) table(rows [][]string) {
 }
 
 func (a *app) ps(ctx context.Context) error {
-	labs, err := listLabs()
+	labs, err := a.labs(ctx)
 	if err != nil {
 		return err
 	}
-	stands := slices.ContainsFunc(labs, func(l labdir.Lab) bool { return l.Stands })
+	stands := slices.ContainsFunc(labs, standing.stands)
 	if a.lab == "" && !stands {
 		return a.print([]lab.PodInfo{}, func() {
 			fmt.Fprintln(a.stdout, errNoLab)
@@ -68,25 +68,23 @@ func (a *app) ps(ctx context.Context) error {
 }
 
 // list shows the labs of this user.
-func (a *app) list() error {
-	labs, err := listLabs()
+func (a *app) list(ctx context.Context) error {
+	labs, err := a.labs(ctx)
 	if err != nil {
 		return err
 	}
 	type row struct {
-		Name   string `json:"name"`
-		Stands bool   `json:"stands"`
-		Dir    string `json:"dir"`
+		Name       string `json:"name"`
+		Driver     string `json:"driver"`
+		Stands     bool   `json:"stands"`
+		Dir        string `json:"dir,omitempty"`
+		Kubeconfig string `json:"kubeconfig,omitempty"`
 	}
 	rows := []row{}
-	text := [][]string{{"LAB", "STATE", "DIRECTORY"}}
+	text := [][]string{{"LAB", "DRIVER", "STATE", "FILES"}}
 	for _, l := range labs {
-		rows = append(rows, row{l.Dir.Name(), l.Stands, string(l.Dir)})
-		state := "stands"
-		if !l.Stands {
-			state = "gone; `lab gc` removes its files"
-		}
-		text = append(text, []string{l.Dir.Name(), state, string(l.Dir)})
+		rows = append(rows, row{l.name, l.driver, l.stands(), l.dir, l.kubeconfig})
+		text = append(text, []string{l.name, l.driver, cmp.Or(l.gone, "stands"), cmp.Or(l.dir, l.kubeconfig)})
 	}
 	return a.print(rows, func() {
 		if len(labs) == 0 {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command lab brings up a mesh on this machine and lets people look into it: it runs commands and makes calls in its
-// pods, shows logs, and draws the path of a call. It is also the program that holds a lab: `lab hold` is started by it and by
-// drivers alone. What a lab is, packages lab and netns know.
+// Command lab brings up a mesh, in namespaces of this machine or on a Kubernetes cluster, and lets people look into it: it runs
+// commands and makes calls in its pods, shows logs, and draws the path of a call. It is also the program that holds a lab of
+// namespaces: `lab hold` is started by it and by drivers alone. What a lab is, packages lab and those of the drivers know.
 package main
 
 import (
@@ -15,9 +15,6 @@ import (
 	"strings"
 	"sync"
 	"syscall"
-
-	"github.com/ambientlab/ambientlab/topologies/driver/netns/hold"
-	"github.com/ambientlab/ambientlab/topologies/driver/netns/labdir"
 )
 
 // exitError ends the program with a code that says all there is to say.
@@ -97,15 +94,25 @@ type app struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 
-	lab    string // --lab
-	output string // -o
+	lab        string // --lab
+	kubeconfig string // --kubeconfig
+	context    string // --context
+	output     string // -o
+
+	leave []func() error // when the command ends
 }
 
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
 	a := &app{stdin: stdin, stdout: stdout, stderr: stderr}
 	root := a.root()
 	root.SetArgs(args)
-	return unlessSignalled(ctx, root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	for _, leave := range a.leave {
+		if left := leave(); left != nil {
+			err = errors.Join(err, left)
+		}
+	}
+	return unlessSignalled(ctx, err)
 }
 
 // unlessSignalled is err, but for what a signal cut short a shell's exit code: whoever sent it knows why.
@@ -115,9 +122,4 @@ func unlessSignalled(ctx context.Context, err error) error {
 		return exitError(128 + int(sig.Signal))
 	}
 	return err
-}
-
-// hold is the inside half of a lab.
-func (a *app) hold(ctx context.Context, dir, bin string, detach bool) error {
-	return hold.Run(ctx, hold.Config{Dir: labdir.Dir(dir), Bin: bin, Detached: detach})
 }

@@ -11,7 +11,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
+	"golang.org/x/term"
 
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
@@ -33,29 +33,17 @@ func (a *app) execTerminal(c *cobra.Command, pod string, argv []string) (err err
 	return a.execWith(c.Context(), pod, argv, lab.Stdio{In: in, Out: a.stdout, TTY: tty})
 }
 
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
-}
+func isTerminal(f *os.File) bool { return term.IsTerminal(int(f.Fd())) }
 
-// makeRaw hands every key on as it is (termios(3), cfmakeraw). restore undoes that.
+// makeRaw hands every key on as it is. restore undoes that.
 func makeRaw(f *os.File) (restore func() error, err error) {
 	fd := int(f.Fd())
-	before, err := unix.IoctlGetTermios(fd, unix.TCGETS)
+	before, err := term.MakeRaw(fd)
 	if err != nil {
-		return nil, fmt.Errorf("read terminal's mode: %w", err)
-	}
-	raw := *before
-	raw.Iflag &^= unix.IGNBRK | unix.BRKINT | unix.PARMRK | unix.ISTRIP | unix.INLCR | unix.IGNCR | unix.ICRNL | unix.IXON
-	raw.Oflag &^= unix.OPOST
-	raw.Lflag &^= unix.ECHO | unix.ECHONL | unix.ICANON | unix.ISIG | unix.IEXTEN
-	raw.Cflag = raw.Cflag&^(unix.CSIZE|unix.PARENB) | unix.CS8
-	raw.Cc[unix.VMIN], raw.Cc[unix.VTIME] = 1, 0
-	if err := unix.IoctlSetTermios(fd, unix.TCSETS, &raw); err != nil {
 		return nil, fmt.Errorf("make terminal raw: %w", err)
 	}
 	return func() error {
-		if err := unix.IoctlSetTermios(fd, unix.TCSETS, before); err != nil {
+		if err := term.Restore(fd, before); err != nil {
 			return fmt.Errorf("restore terminal: %w", err)
 		}
 		return nil
@@ -64,11 +52,11 @@ func makeRaw(f *os.File) (restore func() error, err error) {
 
 // sizeOf is zero if the terminal does not know its size.
 func sizeOf(f *os.File) lab.WindowSize {
-	w, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	cols, rows, err := term.GetSize(int(f.Fd()))
 	if err != nil {
 		return lab.WindowSize{}
 	}
-	return lab.WindowSize{Rows: w.Row, Cols: w.Col}
+	return lab.WindowSize{Rows: uint16(rows), Cols: uint16(cols)} //nolint:gosec // they are 16 bits wide in the kernel
 }
 
 // watchSize sends the terminal's size whenever it changes, until stop.
