@@ -83,12 +83,19 @@ func Init(ctx context.Context, topology string) error {
 
 // Close takes the suite's lab down, and those that nobody borrows any more.
 func Close(ctx context.Context) error {
-	var errs []error
-	for _, w := range spare {
-		errs = append(errs, w.down(ctx))
-	}
+	errs := []error{closeSpare(ctx)}
 	if shared.Lab != nil {
 		errs = append(errs, shared.down(ctx))
+	}
+	return errors.Join(errs...)
+}
+
+// closeSpare takes down the labs that wait for a borrower.
+func closeSpare(ctx context.Context) error {
+	var errs []error
+	for topology, w := range spare {
+		delete(spare, topology)
+		errs = append(errs, w.down(ctx))
 	}
 	return errors.Join(errs...)
 }
@@ -124,7 +131,13 @@ func start(ctx context.Context, topology string, o lab.UpOptions, change func(*t
 	ctx, cancel := context.WithTimeout(ctx, Budget.Up)
 	defer cancel()
 	began := time.Now()
-	if err := d.Up(ctx, spec, o); err != nil {
+	err = d.Up(ctx, spec, o)
+	if errors.Is(err, lab.ErrOccupied) && len(spare) > 0 { // by labs that wait for a borrower
+		if err = closeSpare(ctx); err == nil {
+			err = d.Up(ctx, spec, o)
+		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("bring up %s on %s: %w", topology, settings.Driver, err)
 	}
 	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}, series: newSeries(), flight: &flightRecorder{}, calls: &atomic.Int64{}}

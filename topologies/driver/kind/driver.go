@@ -86,15 +86,28 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 // acquire is a cluster of the pool, or a new one.
 func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec) (*owned, error) {
 	want := shapeOf(&spec.Clusters[0], d.o.Image)
-	if d.o.Pool != nil {
-		if c := d.o.Pool.take(want); c != nil {
-			return c, nil
-		}
-		if c, err := adopt(ctx, t, want); c != nil || err != nil {
-			return c, err
-		}
+	if d.o.Pool == nil {
+		return d.make(ctx, t, spec.Name, want)
 	}
-	dir, lock, err := claim(ctx, t, d.o.Name, spec.Name)
+	if c := d.o.Pool.take(want); c != nil {
+		return c, nil
+	}
+	if err := d.o.Pool.room(ctx); err != nil {
+		return nil, err
+	}
+	c, err := adopt(ctx, t, want)
+	if c == nil && err == nil {
+		c, err = d.make(ctx, t, spec.Name, want)
+	}
+	if err != nil {
+		d.o.Pool.gone()
+	}
+	return c, err
+}
+
+// make makes a cluster.
+func (d *Driver) make(ctx context.Context, t tools, topology string, want shape) (*owned, error) {
+	dir, lock, err := claim(ctx, t, d.o.Name, topology)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +213,8 @@ func (d *Driver) Down(ctx context.Context) error {
 	d.mu.Lock()
 	d.cluster = nil
 	d.mu.Unlock()
-	return errors.Join(c.dir.write(about{Shape: c.shape, Mesh: c.mesh}), d.o.Pool.give(ctx, c))
+	d.o.Pool.give(c)
+	return c.dir.write(about{Shape: c.shape, Mesh: c.mesh})
 }
 
 // discard removes the cluster, with all that is in it.
@@ -212,6 +226,7 @@ func (d *Driver) discard(ctx context.Context) error {
 	if c == nil {
 		return nil
 	}
+	d.o.Pool.gone()
 	return errors.Join(d.Driver.Leave(), c.end(ctx))
 }
 

@@ -3,11 +3,15 @@
 package kind
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"sync"
+
+	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
 // Pool keeps the clusters of one process between its labs. The zero Pool is empty and ready; Close removes what it holds.
@@ -17,9 +21,17 @@ type Pool struct {
 	// who runs a scenario again and again. `lab down` and `lab gc --all` remove them.
 	Keep bool
 
+	// Most bounds how many clusters there are at a time; 0 means DefaultMost.
+	Most int
+
 	mu    sync.Mutex
-	spare []*owned
+	spare []*owned // guarded by mu; the one that has waited longest is first
+	live  int      // guarded by mu; clusters of this pool, with and without a lab
 }
+
+// DefaultMost is how many clusters a Pool has at a time: of memory each takes about 800 MiB, and of a machine's inotify
+// instances, of which there are 128 by default, a node takes 18.
+const DefaultMost = 2
 
 // owned is a cluster and the lock that says so.
 type owned struct {
@@ -34,9 +46,6 @@ func (o *owned) end(ctx context.Context) error {
 	}
 	return errors.Join(err, o.lock.Close())
 }
-
-// maxSpare bounds how many clusters wait for a lab: each takes about 800 MiB.
-const maxSpare = 2
 
 // take is a spare cluster that can hold a lab of that shape, the smallest; nil if there is none.
 func (p *Pool) take(s shape) *owned {
@@ -56,26 +65,47 @@ func (p *Pool) take(s shape) *owned {
 	return c
 }
 
-// give takes a cluster that its lab has left clean. The one that waited longest goes when there are too many.
-func (p *Pool) give(ctx context.Context, c *owned) error {
+// room makes room for one more cluster, for which of those that wait the first has to go. It is lab.ErrOccupied if labs have them
+// all.
+func (p *Pool) room(ctx context.Context) error {
 	p.mu.Lock()
-	p.spare = append(p.spare, c)
-	var extra *owned
-	if len(p.spare) > maxSpare {
-		extra, p.spare = p.spare[0], p.spare[1:]
-	}
-	p.mu.Unlock()
-	if extra == nil {
+	if p.live < cmp.Or(p.Most, DefaultMost) {
+		p.live++
+		p.mu.Unlock()
 		return nil
 	}
-	return extra.end(ctx)
+	if len(p.spare) == 0 {
+		p.mu.Unlock()
+		return fmt.Errorf("%w: this process has %d clusters, and each has a lab", lab.ErrOccupied, p.live)
+	}
+	first := p.spare[0]
+	p.spare = p.spare[1:]
+	p.mu.Unlock()
+	return first.end(ctx)
+}
+
+// gone is told that a cluster is not the pool's any more, or never came to be.
+func (p *Pool) gone() {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	p.live--
+	p.mu.Unlock()
+}
+
+// give takes a cluster that its lab has left clean.
+func (p *Pool) give(c *owned) {
+	p.mu.Lock()
+	p.spare = append(p.spare, c)
+	p.mu.Unlock()
 }
 
 // Close removes the clusters that no lab has.
 func (p *Pool) Close(ctx context.Context) error {
 	p.mu.Lock()
 	spare := p.spare
-	p.spare = nil
+	p.spare, p.live = nil, p.live-len(spare)
 	p.mu.Unlock()
 	var errs []error
 	for _, c := range spare {
