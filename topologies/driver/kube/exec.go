@@ -50,10 +50,11 @@ func (s *stand) exec(ctx context.Context, ref lab.PodRef, argv []string, stdio l
 	if len(argv) == 0 {
 		return 0, errors.New("no command is given")
 	}
-	pod := s.pods.get(ref)
+	pod := s.pod(ref)
 	if pod == nil {
 		return 0, errors.New("there is no such pod")
 	}
+	ref = refOf(pod)
 	container := pod.Spec.Containers[0]
 	if container.Image != s.image {
 		exit, err := s.stream(ctx, ref, container.Name, argv, stdio)

@@ -127,7 +127,7 @@ func (s *stand) place(ctx context.Context, t lab.Target) (place, error) {
 		node, err := s.nodes.find(t.Node)
 		return place{node: node}, err
 	}
-	p := s.pods.get(t.Pod)
+	p := s.pod(t.Pod)
 	if p == nil {
 		return place{}, fmt.Errorf("there is no pod %s", t.Pod)
 	}

@@ -229,6 +229,9 @@ func (s *stand) info(p *corev1.Pod) lab.PodInfo {
 		IPs: []netip.Addr{}, Ready: podReady(p), Enrolled: p.Annotations[mesh.AnnotationRedirection] == mesh.RedirectionEnabled,
 		Problem: s.pods.problem(p), Labels: maps.Clone(p.Labels),
 	}
+	if name, ok := s.alias(p); ok {
+		i.Name = name
+	}
 	delete(i.Labels, LabelLab)
 	for _, ip := range p.Status.PodIPs {
 		if addr, err := netip.ParseAddr(ip.IP); err == nil {
@@ -236,4 +239,34 @@ func (s *stand) info(p *corev1.Pod) lab.PodInfo {
 		}
 	}
 	return i
+}
+
+// alias is the topology's name of the pod that runs a daemon now: the cluster gives it a name that changes with each pod.
+func (s *stand) alias(p *corev1.Pod) (string, bool) {
+	k, ok := s.fleet.keyOf(p)
+	if now := s.fleet.pod(k); !ok || now == nil || now.UID != p.UID {
+		return "", false
+	}
+	switch k.daemon {
+	case lab.DaemonZtunnel:
+		return "ztunnel-" + k.node, true
+	case lab.DaemonControl:
+		return "istiod", true
+	}
+	return "", false
+}
+
+// pod finds a pod by its own name, or by that which the topology has for it; nil if there is none.
+func (s *stand) pod(ref lab.PodRef) *corev1.Pod {
+	if p := s.pods.get(ref); p != nil || ref.Namespace != systemNamespace {
+		return p
+	}
+	if ref.Name == "istiod" {
+		return s.fleet.pod(key{"", lab.DaemonControl})
+	}
+	node, ok := strings.CutPrefix(ref.Name, "ztunnel-")
+	if !ok {
+		return nil
+	}
+	return s.fleet.pod(key{node, lab.DaemonZtunnel})
 }
