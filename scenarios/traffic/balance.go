@@ -3,11 +3,9 @@
 package traffic
 
 import (
-	"bufio"
-	"context"
 	"fmt"
-	"io"
 	"math"
+	"net/netip"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
@@ -76,14 +75,18 @@ var _ = Describe("load balancing", func() {
 	It("leaves out what is not ready, unless the service publishes it", Label("TR-16"), func(ctx SpecContext) {
 		unready := w.ClonePod("shop/stock", "unready")
 		unready.Labels = map[string]string{"app": "unready"}
-		server := append(append([]string{}, unready.Spec.Containers[0].Command...), unready.Spec.Containers[0].Args...)
-		unready.Spec.Containers[0].Command, unready.Spec.Containers[0].Args = []string{"true"}, nil // it ends at once, and is not ready from then on
+		app := &unready.Spec.Containers[0] // it serves, and neither kubelet nor a lab without one takes it for ready
+		app.Command = append(app.Command, "--unready")
+		app.ReadinessProbe = &corev1.Probe{ProbeHandler: corev1.ProbeHandler{Exec: &corev1.ExecAction{Command: []string{topologies.WorkloadBinary, "cat", "/nonexistent"}}}}
 		apply(ctx, unready)
 		ref := lab.PodRef{Namespace: "shop", Name: "unready"}
-		pod, err := w.WaitPod(ctx, ref, func(p lab.PodInfo) bool { return len(p.IPs) > 0 && p.Enrolled && p.Problem != "" })
+		pod, err := w.WaitPod(ctx, ref, func(p lab.PodInfo) bool { return len(p.IPs) > 0 && p.Enrolled })
 		Expect(err).NotTo(HaveOccurred())
 		Expect(w.Known(ctx, pod)).To(Succeed())
-		run(ctx, ref, server) // another process, which nobody asks whether it is ready
+		Eventually(func(ctx SpecContext) bool {
+			return observe(ctx, "shop/web", fmt.Sprintf("http://%s", netip.AddrPortFrom(pod.IPs[0], 8080)), workload.Options{}).Call.OK
+		}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue(), "it serves")
+		Expect(pod.Ready).To(BeFalse(), "control")
 		publish := func(s *corev1.Service) { s.Spec.PublishNotReadyAddresses = true }
 		serve(ctx, service("unready", publish))
 		expectShares(ctx, "shop/web", equal([]string{"shop/unready"}))
@@ -94,27 +97,6 @@ var _ = Describe("load balancing", func() {
 		Expect(obs.Outbound.Error).To(ContainSubstring("1 are unhealthy"), obs.String())
 	}, SpecTimeout(world.Budget.Spec))
 })
-
-// run runs a server in a pod until the scenario ends, and returns once it serves.
-func run(ctx context.Context, pod lab.PodRef, server []string) {
-	GinkgoHelper()
-	serving, stop := context.WithCancel(context.WithoutCancel(ctx))
-	out, printed := io.Pipe()
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		exit, err := w.Exec(serving, pod, server, lab.Stdio{Out: printed})
-		_ = printed.CloseWithError(fmt.Errorf("it ended: exit %d, %w", exit, err))
-	}()
-	DeferCleanup(func() {
-		stop()
-		_ = out.Close()
-		<-ended
-	})
-	line, err := bufio.NewReader(out).ReadString('\n')
-	Expect(err).NotTo(HaveOccurred(), "%v in %s", server, pod)
-	Expect(line).To(Equal("ready\n"))
-}
 
 // service is the scenario's, for the pods of an app.
 func service(app string, change func(*corev1.Service)) *corev1.Service {

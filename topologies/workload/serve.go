@@ -71,6 +71,7 @@ type Config struct {
 	Workload  string            // what Seen reports of the pod
 	Namespace string
 	IP        string
+	Unready   bool // of the command: never print "ready", by which labs without a kubelet tell that a pod is
 	Log       *slog.Logger
 }
 
@@ -86,6 +87,7 @@ func ParseServe(args []string, stderr io.Writer) (Config, error) {
 			return err
 		})
 	}
+	fs.BoolVar(&c.Unready, "unready", false, "serve, and never print \"ready\"")
 	if err := fs.Parse(args); err != nil {
 		return c, err
 	}

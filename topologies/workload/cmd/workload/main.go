@@ -134,7 +134,9 @@ func serve(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	go func() { done <- s.Run(ctx) }()
 	select {
 	case <-s.Ready():
-		_, _ = fmt.Fprintln(stdout, "ready")
+		if !cfg.Unready {
+			_, _ = fmt.Fprintln(stdout, "ready")
+		}
 		return <-done
 	case err := <-done:
 		return err
