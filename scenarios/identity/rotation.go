@@ -25,7 +25,7 @@ import (
 // behind.
 var _ = Describe("a change of the mesh's root", func() {
 	It("cuts nobody off if every step waits for the last, and does if one does not", Label("ID-06"), func(ctx SpecContext) {
-		w.Needs(lab.CapSignal)
+		w.Needs(lab.CapSignal, lab.CapCAFiles)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: unpooled}})
 		Expect(err).NotTo(HaveOccurred())
 		url := fmt.Sprintf("http://%s", netip.AddrPortFrom(l.Pod("shop/cart").Addr(false), 8080))

@@ -28,6 +28,7 @@ var _ = Describe("a control plane that is away", func() {
 		observed(ctx, l, "shop/web", url) // control: with it, calls work
 		kept := l.Begin(ctx, "shop/web", at(l.Pod("shop/cart"), "tcp", 9000), workload.Options{KeepOpen: true, Ledger: true, Interval: 20 * time.Millisecond})
 		Expect(control.Signal(ctx, syscall.SIGKILL)).To(Succeed())
+		Expect(control.Stop(ctx)).To(Succeed()) // where somebody starts again what was killed
 
 		By("going on without it")
 		res, err := l.Call(ctx, l.Pod("shop/web").PodRef, url, workload.Options{Count: 50, Timeout: world.Budget.Call})

@@ -64,9 +64,9 @@ func set(dir, name, value string) error {
 
 var _ = Describe("a ztunnel that runs out of memory", func() {
 	It("is killed, lets nothing through meanwhile, and is back within two seconds", Label("LC-03"), func(ctx SpecContext) {
+		world.Shared().Needs(lab.CapSignal, lab.CapStopped)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())
-		l.Needs(lab.CapSignal)
 		web, url, ledger := l.Pod("shop/web"), at(l.Pod("shop/cart"), "http", 8080), at(l.Pod("plain/ledger"), "http", 8080)
 		zt := l.Daemon(web.Node, lab.DaemonZtunnel)
 		status, err := zt.Status(ctx)

@@ -28,6 +28,8 @@ const (
 	CapMTU      Capability = "mtu"      // nodes and links have the MTUs, and packets the sizes, that the topology says
 	CapNetworks Capability = "networks" // nodes can be on different networks
 	CapPodIPs   Capability = "podips"   // pods get the addresses that AnnotationIPs names
+	CapStopped  Capability = "stopped"  // a daemon that ended by itself, or was killed, is down until somebody starts it
+	CapCAFiles  Capability = "cafiles"  // the authority's keys and roots are files in the control plane's pod, as `control ca` takes them
 	CapTLSKeys  Capability = "tlskeys"  // daemons can log the secrets of their connections, as debug.tlsKeys asks
 
 	CapNetworkPolicy Capability = "networkpolicy" // NetworkPolicy objects are enforced, by a CNI project or in its place

@@ -213,6 +213,8 @@ func (o Options) capabilities(s *stand) lab.Capabilities {
 		lab.CapMTU:      "the MTUs of a cluster's nodes are not the lab's to set",
 		lab.CapNetworks: "a cluster's nodes are all on one network",
 		lab.CapPodIPs:   "a cluster's CNI chooses the addresses of pods",
+		lab.CapStopped:  "kubelet starts daemons again that end",
+		lab.CapCAFiles:  "the authority's keys are a Secret, which pods do not see",
 		lab.CapTLSKeys:  "daemons on a cluster have no place to write secrets to",
 	}
 }
