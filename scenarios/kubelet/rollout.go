@@ -26,6 +26,8 @@ var _ = Describe("a Deployment's rollout under load", func() {
 	It("costs no call from the mesh, nor from outside it", Label("LC-08"), func(ctx SpecContext) {
 		w := shared()
 		base := pod(w, "rolling", func(p *corev1.Pod) {
+			grace := int64(5 * notice)
+			p.Spec.TerminationGracePeriodSeconds = &grace
 			p.Spec.Containers[0].ReadinessProbe = everySecond(probes["http"], 1)
 			p.Spec.Containers[0].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: notice}}}
 		})

@@ -140,11 +140,16 @@ func (c *cluster) awaitNodes(ctx context.Context) error {
 		steps = append(steps, []string{"taint", "nodes", c.nodes[0], "node-role.kubernetes.io/control-plane-"})
 	}
 	for _, argv := range steps {
-		if _, err := c.output(ctx, c.nodes[0], append([]string{"kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"}, argv...)...); err != nil {
+		if _, err := c.kubectl(ctx, argv...); err != nil {
 			return errors.Join(err, c.watchesRunOut(ctx))
 		}
 	}
 	return nil
+}
+
+// kubectl runs the cluster's own kubectl, with its administrator's rights.
+func (c *cluster) kubectl(ctx context.Context, argv ...string) (string, error) {
+	return c.output(ctx, c.nodes[0], append([]string{"kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"}, argv...)...)
 }
 
 // watchesRunOut is the usual reason why a node does not come up on a machine with many containers.

@@ -4,6 +4,7 @@ package kind
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,44 @@ func (c *cluster) startOutside(ctx context.Context, hosts []topologies.External)
 	for i := range hosts {
 		if err := c.startHost(ctx, &hosts[i]); err != nil {
 			return fmt.Errorf("start external host %s: %w", hosts[i].Name, err)
+		}
+	}
+	if len(hosts) == 0 {
+		return nil
+	}
+	if err := c.nameHosts(ctx, hosts); err != nil {
+		return fmt.Errorf("have the cluster's DNS know external hosts: %w", err)
+	}
+	return nil
+}
+
+// nameHosts gives external hosts their names, <name>.external, in the cluster's DNS: a zone of its own in CoreDNS' configuration.
+func (c *cluster) nameHosts(ctx context.Context, hosts []topologies.External) error {
+	const begin = "# external hosts of the lab\n"
+	corefile, err := c.kubectl(ctx, "--namespace=kube-system", "get", "configmap", "coredns", "--output=jsonpath={.data.Corefile}")
+	if err != nil {
+		return err
+	}
+	corefile, _, _ = strings.Cut(corefile, begin)
+	var zone strings.Builder
+	zone.WriteString(strings.TrimRight(corefile, "\n") + "\n" + begin + "external:53 {\n    errors\n    hosts {\n")
+	for _, h := range hosts {
+		for _, a := range h.Addresses {
+			fmt.Fprintf(&zone, "        %s %s.external\n", a, h.Name)
+		}
+	}
+	zone.WriteString("    }\n}\n")
+	patch, err := json.Marshal(map[string]any{"data": map[string]string{"Corefile": zone.String()}})
+	if err != nil {
+		return err
+	}
+	for _, argv := range [][]string{
+		{"patch", "configmap", "coredns", "--type=merge", "--patch=" + string(patch)},
+		{"rollout", "restart", "deployment/coredns"},
+		{"rollout", "status", "deployment/coredns", "--timeout=" + readyBudget.String()},
+	} {
+		if _, err := c.kubectl(ctx, append([]string{"--namespace=kube-system"}, argv...)...); err != nil {
+			return err
 		}
 	}
 	return nil

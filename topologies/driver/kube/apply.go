@@ -57,6 +57,8 @@ func (s *stand) apply(ctx context.Context, o runtime.Object) error {
 		o = s.fitService(t)
 	case *corev1.Node:
 		return s.applyNode(ctx, t)
+	default:
+		o = s.fitTemplate(o)
 	}
 	u, err := document(o)
 	if err != nil {

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	appsv1 "k8s.io/api/apps/v1"
+	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -185,4 +187,28 @@ func (s *stand) fitService(svc *corev1.Service) *corev1.Service {
 		svc.Spec.ClusterIP = fits[0]
 	}
 	return svc
+}
+
+// fitTemplate does to the pods of a controller what fit does to a pod.
+func (s *stand) fitTemplate(o runtime.Object) runtime.Object {
+	o = o.DeepCopyObject()
+	var t *corev1.PodTemplateSpec
+	switch c := o.(type) {
+	case *appsv1.Deployment:
+		t = &c.Spec.Template
+	case *appsv1.StatefulSet:
+		t = &c.Spec.Template
+	case *appsv1.DaemonSet:
+		t = &c.Spec.Template
+	case *batchv1.Job:
+		t = &c.Spec.Template
+	case *batchv1.CronJob:
+		t = &c.Spec.JobTemplate.Spec.Template
+	default:
+		return o
+	}
+	p := s.fit(&corev1.Pod{ObjectMeta: t.ObjectMeta, Spec: t.Spec})
+	t.Spec = p.Spec
+	t.Spec.NodeName = "" // the scheduler's to choose
+	return o
 }
