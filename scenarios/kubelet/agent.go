@@ -111,10 +111,8 @@ var _ = Describe("the CNI chain of a node", Serial, func() {
 			Expect(agent.Start(ctx)).To(Succeed())
 			Expect(agent.Ready(ctx)).To(Succeed())
 		}, NodeTimeout(world.Budget.Up))
-		tainted, err := get(ctx, w, &corev1.Node{ObjectMeta: named(web.Node)})
-		Expect(err).NotTo(HaveOccurred())
 		taint := corev1.Taint{Key: notReady, Value: "true", Effect: corev1.TaintEffectNoSchedule}
-		Expect(w.Apply(ctx, &corev1.Node{ObjectMeta: named(web.Node), Spec: corev1.NodeSpec{Taints: append(tainted.Spec.Taints, taint)}})).To(Succeed())
+		Expect(w.Apply(ctx, &corev1.Node{ObjectMeta: named(web.Node), Spec: corev1.NodeSpec{Taints: []corev1.Taint{taint}}})).To(Succeed())
 		Expect(taints(ctx, w, web.Node)).To(ContainElement(notReady), "control: without the agent it stays")
 		Expect(agent.Start(ctx)).To(Succeed())
 		Eventually(taints).WithContext(ctx).WithArguments(w, web.Node).WithTimeout(world.Budget.Propagation).ShouldNot(ContainElement(notReady))

@@ -187,7 +187,10 @@ func (s *stand) applyNode(ctx context.Context, n *corev1.Node) error {
 	if err != nil {
 		return fmt.Errorf("apply node %s: %w", n.Name, err)
 	}
-	return s.api.label(ctx, real, topologyLabels(n))
+	if err := s.api.label(ctx, real, topologyLabels(n)); err != nil || len(n.Spec.Taints) == 0 {
+		return err
+	}
+	return s.api.taint(ctx, real, n.Spec.Taints)
 }
 
 // Delete implements lab.Driver.

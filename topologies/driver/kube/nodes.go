@@ -190,3 +190,22 @@ func topologyLabels(n *corev1.Node) map[string]string {
 	delete(labels, topologies.LabelProvidedBy)
 	return labels
 }
+
+// taint adds taints to a node; those that it has stay. Who adds one sees to it that it goes.
+func (c *client) taint(ctx context.Context, name string, taints []corev1.Taint) error {
+	var node corev1.Node
+	err := c.res.Get(ctx, name, "", &node)
+	var patch []byte
+	if err == nil { // with the version, since a patch replaces the whole list
+		patch, err = json.Marshal(map[string]any{
+			"metadata": map[string]any{"resourceVersion": node.ResourceVersion}, "spec": map[string]any{"taints": append(node.Spec.Taints, taints...)},
+		})
+	}
+	if err == nil {
+		err = c.res.Patch(ctx, &node, k8s.Patch{PatchType: types.MergePatchType, Data: patch})
+	}
+	if err != nil {
+		return fmt.Errorf("taint node %s: %w", name, err)
+	}
+	return nil
+}
