@@ -28,8 +28,9 @@ func (d *Driver) Collect(ctx context.Context, add func(name, about string, conte
 	return errors.Join(err, c.export(ctx, add))
 }
 
-// told are the exported files that a bundle has under other names: journals of kubelet and containerd, and pods' logs once more.
-var told = []string{"kubelet.log", "containerd.log", "containers", "pods"}
+// told are the exported files that a bundle has under other names, journals of kubelet and containerd and pods' logs, and those
+// that no person can read.
+var told = []string{"kubelet.log", "containerd.log", "containers", "pods", "journal", "btmp", "wtmp", "lastlog", "faillog"}
 
 func (c *cluster) export(ctx context.Context, add func(name, about string, content []byte)) error {
 	dir, err := os.MkdirTemp("", "ambientlab-export-")
