@@ -15,6 +15,7 @@ import (
 	"github.com/ambientlab/ambientlab/scenarios/expect"
 	"github.com/ambientlab/ambientlab/scenarios/world"
 	"github.com/ambientlab/ambientlab/topologies/lab"
+	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
 var _ = Describe("pods that controllers make, by their names", func() {
@@ -81,9 +82,10 @@ var _ = Describe("pods that controllers make, by their names", func() {
 		for what, port := range map[string]int{"NodePort": nodePort, "hostPort": hostPort} {
 			target := fmt.Sprintf("http://%s:%d", node, port) // of the node on which both pods are
 			for _, from := range []lab.PodInfo{web, batch} {
-				o := observe(ctx, w, from, target)
-				Expect(o.Call.OK).To(BeTrue(), "%s from %s: %s", what, from.Name, o)
-				Expect(o.To.Name).To(Equal(backend.Name), "%s from %s", what, from.Name)
+				res, err := w.Call(ctx, from.PodRef, target, workload.Options{}) // with another source address, by which no evidence finds it
+				Expect(err).NotTo(HaveOccurred())
+				Expect(res.First().OK).To(BeTrue(), "%s from %s: %v", what, from.Name, res.Errors)
+				Expect(res.First().Seen.Workload).To(Equal(backend.Name), "%s from %s", what, from.Name)
 			}
 		}
 		Expect(observe(ctx, w, web, fmt.Sprintf("http://host-network.shop:%d", portHTTP))).To(expect.PlainOutbound(), "in plain text: nobody there takes a tunnel")
