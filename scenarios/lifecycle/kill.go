@@ -77,6 +77,7 @@ var _ = Describe("daemons that are killed", func() {
 // mesh transfer bytes that the server checks.
 func killAll(ctx SpecContext, times int, group func([]victim, *rand.Rand) [][]victim) {
 	GinkgoHelper()
+	world.Shared().Needs(lab.CapSignal, lab.CapStopped) // kubelet waits longer each time before it starts again what was killed
 	l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 	Expect(err).NotTo(HaveOccurred())
 	l.Needs(lab.CapSignal, lab.CapCapture)
