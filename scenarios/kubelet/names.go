@@ -14,6 +14,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/scenarios/expect"
 	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
@@ -58,7 +59,10 @@ var _ = Describe("pods that controllers make, by their names", func() {
 		w := shared()
 		const nodePort, hostPort = 31080, 31081
 		open := pod(w, "host-port", func(p *corev1.Pod) { p.Spec.Containers[0].Ports[0].HostPort = hostPort })
-		host := pod(w, "host-network", func(p *corev1.Pod) { p.Spec.HostNetwork = true })
+		host := pod(w, "host-network", func(p *corev1.Pod) { // one port: the node has others in use
+			p.Spec.HostNetwork, p.Spec.Containers[0].Ports = true, nil
+			p.Spec.Containers[0].Command = []string{topologies.WorkloadBinary, "serve", "--http", fmt.Sprint(portHTTP)}
+		})
 		apply(ctx, w, open, host,
 			service("elsewhere", func(s *corev1.Service) {
 				s.Spec = corev1.ServiceSpec{Type: corev1.ServiceTypeExternalName, ExternalName: "cart.shop.svc.cluster.local"}
