@@ -86,25 +86,39 @@ func Attach(ctx context.Context, name string) (*lab.Lab, error) {
 
 // Remove removes a cluster by name, with what is in it, unless a process that runs uses it.
 func Remove(ctx context.Context, name string) error {
-	c, err := open(name)
+	dir, err := found(name)
 	if err != nil {
 		return err
 	}
-	lock, err := c.dir.own()
+	lock, err := dir.own()
 	if err != nil {
-		return fmt.Errorf("take down lab %s: %w", c.short(), ownedBy(err))
+		return fmt.Errorf("take down lab %s: %w", strings.TrimPrefix(dir.name(), prefix), ownedBy(err))
+	}
+	c, err := open(name)
+	if err != nil {
+		lock.Close()
+		return err
 	}
 	return (&owned{cluster: c, lock: lock}).end(ctx)
 }
 
+// found is the record of a cluster.
+func found(name string) (record, error) {
+	dir, err := recordOf(fullName(name))
+	if err == nil {
+		_, err = os.Stat(string(dir))
+	}
+	if err != nil {
+		return "", fmt.Errorf("find lab %s: %w", name, err)
+	}
+	return dir, nil
+}
+
 // open finds a cluster by its record.
 func open(name string) (*cluster, error) {
-	dir, err := recordOf(fullName(name))
+	dir, err := found(name)
 	if err != nil {
 		return nil, err
-	}
-	if _, err := os.Stat(string(dir)); err != nil {
-		return nil, fmt.Errorf("find lab %s: %w", name, err)
 	}
 	bin, err := programs.Dir("")
 	if err != nil {

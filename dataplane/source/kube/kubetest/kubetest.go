@@ -152,11 +152,25 @@ func (s *Server) apply(t testing.TB, o map[string]any, sub string) {
 // Delete removes an object and waits until it is gone; that it is not there is no error.
 func (s *Server) Delete(t testing.TB, kind, namespace, name string) {
 	t.Helper()
+	old := uidOf(s.Get(t, kind, namespace, name))
+	if old == "" {
+		return
+	}
 	path := kindOf(t, kind).path(namespace, name)
-	wait(t, "delete "+kind+" "+name, func() bool {
-		code, _ := s.do(t, http.MethodDelete, path+"?gracePeriodSeconds=0", "", nil)
-		return code == http.StatusNotFound
+	wait(t, "delete "+kind+" "+name, func() bool { // a controller may make another one at once
+		if uidOf(s.Get(t, kind, namespace, name)) != old {
+			return true
+		}
+		_, _ = s.do(t, http.MethodDelete, path+"?gracePeriodSeconds=0", "", nil)
+		return false
 	}, nil)
+}
+
+// uidOf is an object's; "" of none.
+func uidOf(o map[string]any) string {
+	meta, _ := o["metadata"].(map[string]any)
+	uid, _ := meta["uid"].(string)
+	return uid
 }
 
 // Get reads an object; nil if it is not there.
