@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -268,5 +269,8 @@ func (p *Process) signal(ctx context.Context, s signal) error {
 	default:
 	}
 	_, err := p.h.call(ctx, order{Signal: &s}, nil)
+	if err != nil && strings.HasSuffix(err.Error(), os.ErrProcessDone.Error()) { // init saw its end first, and says so in words
+		return fmt.Errorf("signal process: %w", os.ErrProcessDone)
+	}
 	return err
 }
