@@ -213,8 +213,9 @@ func (d *Driver) Down(ctx context.Context) error {
 	d.mu.Lock()
 	d.cluster = nil
 	d.mu.Unlock()
-	d.o.Pool.give(c)
-	return c.dir.write(about{Shape: c.shape, Mesh: c.mesh})
+	err := c.dir.write(about{Shape: c.shape, Mesh: c.mesh})
+	d.o.Pool.give(c) // last: from now on it is the next lab's
+	return err
 }
 
 // discard removes the cluster, with all that is in it.

@@ -100,7 +100,7 @@ func records() ([]record, error) {
 }
 
 // Sweep removes the clusters whose owner was killed, and returns their names. It touches no cluster that this package did not
-// make, none whose owner lives, and none that was detached.
+// make, none whose owner lives, and none that was detached or kept.
 func Sweep(ctx context.Context, bin string) ([]string, error) {
 	all, err := records()
 	if err != nil || len(all) == 0 {

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kind
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/lab"
+)
+
+func spareOf(nodes int, family topologies.IPFamily) *owned {
+	return &owned{cluster: &cluster{shape: shape{Nodes: nodes, IPFamily: family}}}
+}
+
+func TestPoolHandsOutTheSmallestThatFits(t *testing.T) {
+	var p Pool
+	for _, c := range []*owned{spareOf(3, topologies.Dual), spareOf(2, topologies.Dual), spareOf(2, topologies.IPv6)} {
+		p.give(c)
+	}
+	for _, want := range []int{2, 3} {
+		if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}); c == nil || c.Nodes != want || c.IPFamily != topologies.Dual {
+			t.Fatalf("got %+v, want %d nodes of both families", c, want)
+		}
+	}
+	if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}); c != nil {
+		t.Errorf("got a cluster of %s", c.IPFamily)
+	}
+	if c := p.take(shape{Nodes: 3, IPFamily: topologies.IPv6}); c != nil {
+		t.Errorf("got a cluster of %d nodes for 3", c.Nodes)
+	}
+}
+
+func TestPoolIsBounded(t *testing.T) {
+	var p Pool
+	for range DefaultMost {
+		if err := p.room(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := p.room(t.Context()); !errors.Is(err, lab.ErrOccupied) {
+		t.Errorf("one more than there may be: %v, want ErrOccupied", err)
+	}
+	p.gone()
+	if err := p.room(t.Context()); err != nil {
+		t.Errorf("one is gone: %v", err)
+	}
+}
+
+func TestNodesAreInTheOrderOfTheirNames(t *testing.T) {
+	for i, name := range []string{"a-control-plane", "a-worker", "a-worker2", "a-worker3"} {
+		if got := nodeRank(name); got != i {
+			t.Errorf("%s is number %d, want %d", name, got, i)
+		}
+	}
+}
