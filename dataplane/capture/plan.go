@@ -31,6 +31,8 @@ type Options struct {
 	DNS bool
 	// BypassInbound leaves inbound connections alone: the pod is an ingress that is called directly.
 	BypassInbound bool
+	// Probes are the source addresses of kubelet's probes, which pass.
+	Probes ProbeSource
 }
 
 // Plan is what capture installs in one pod's namespace.
@@ -138,7 +140,7 @@ func NewPlan(o Options) Plan {
 	if len(p.Routed) == 0 {
 		return Plan{}
 	}
-	b := builder{families: p.Routed}
+	b := builder{families: p.Routed, probes: o.Probes}
 	nat := Table{Kind: NAT, Output: b.natOutput(o)}
 	if !o.BypassInbound {
 		nat.Prerouting = b.natPrerouting()

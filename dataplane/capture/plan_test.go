@@ -4,6 +4,7 @@ package capture_test
 
 import (
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ambientlab/ambientlab/dataplane/capture"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -29,6 +31,21 @@ func variants() map[string]capture.Options {
 		}
 	}
 	return m
+}
+
+// Another source of probes is the only thing that differs in a plan that has it.
+func TestPlanHasItsSourceOfProbes(t *testing.T) {
+	o := capture.Options{IPv4: true, IPv6: true}
+	usual := capture.NewPlan(o)
+	o.Probes = capture.ProbeSource{V4: netip.MustParseAddr("169.254.9.9"), V6: netip.MustParseAddr("fd16:9254:9::9")}
+	want := strings.NewReplacer(mesh.ProbeSourceV4.String(), o.Probes.V4.String(), mesh.ProbeSourceV6.String(), o.Probes.V6.String()).Replace(usual.Nftables())
+	if d := cmp.Diff(want, capture.NewPlan(o).Nftables()); d != "" || want == usual.Nftables() {
+		t.Errorf("(-want +got):\n%s", d)
+	}
+	o.Probes.V6 = netip.Addr{}
+	if text := capture.NewPlan(o).Nftables(); !strings.Contains(text, mesh.ProbeSourceV6.String()) || strings.Contains(text, mesh.ProbeSourceV4.String()) {
+		t.Errorf("one family's alone:\n%s", text)
+	}
 }
 
 func golden(t *testing.T, name, got string) {

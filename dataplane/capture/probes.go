@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
 // Probes is what capture installs on a node, in the host's own namespace: connections that kubelet makes to enrolled pods get a
@@ -19,8 +21,27 @@ type Probes struct {
 	UID uint32
 	// Pods are the addresses of enrolled pods, and the pod that has each.
 	Pods map[netip.Addr]string
+	// Source is what such connections come from. The pods' plans must have the same.
+	Source ProbeSource
 	// Unknown are enrolled pods whose addresses are not known now. What the host has for them stays.
 	Unknown []string
+}
+
+// ProbeSource are the addresses that kubelet's probes get as their source; a family without one has the mesh's own,
+// mesh.ProbeSourceV4 and mesh.ProbeSourceV6. They are link-local or otherwise nobody's: whoever has one passes every pod's capture.
+type ProbeSource struct{ V4, V6 netip.Addr }
+
+// Of is the address of a family.
+func (s ProbeSource) Of(f Family) netip.Addr {
+	switch {
+	case f == IPv4 && s.V4.IsValid():
+		return s.V4
+	case f == IPv4:
+		return mesh.ProbeSourceV4
+	case s.V6.IsValid():
+		return s.V6
+	}
+	return mesh.ProbeSourceV6
 }
 
 // Names are upstream's.
@@ -91,7 +112,7 @@ func (p Probes) Nftables() string {
 	fmt.Fprintf(&s, "\tchain %s {\n", probeChain)
 	for _, f := range []Family{IPv4, IPv6} {
 		fmt.Fprintf(&s, "\t\tmeta skuid %d meta l4proto tcp %s daddr @%s counter packets 0 bytes 0 snat %s to %s\n",
-			p.UID, nftFamily(f), probeSet(f), nftFamily(f), probeSource(f))
+			p.UID, nftFamily(f), probeSet(f), nftFamily(f), p.Source.Of(f))
 	}
 	s.WriteString("\t}\n}\n")
 	return s.String()

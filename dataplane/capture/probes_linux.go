@@ -236,7 +236,7 @@ func (p Probes) rule(f Family) []expr.Any {
 		&expr.Payload{DestRegister: reg, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
 		&expr.Lookup{SourceRegister: reg, SetName: probeSet(f)},
 		&expr.Counter{},
-		&expr.Immediate{Register: reg, Data: probeSource(f).AsSlice()},
+		&expr.Immediate{Register: reg, Data: p.Source.Of(f).AsSlice()},
 		&expr.NAT{Type: expr.NATTypeSourceNAT, Family: family, RegAddrMin: reg, RegAddrMax: reg},
 	)
 }

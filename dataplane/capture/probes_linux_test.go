@@ -52,6 +52,9 @@ func TestProbesGolden(t *testing.T) {
 	golden(t, "probes.nft", p.Nftables())
 }
 
+// otherSource is what HOST_PROBE_SNAT_IP and HOST_PROBE_SNAT_IPV6 may say.
+var otherSource = capture.ProbeSource{V4: netip.MustParseAddr("169.254.9.9"), V6: netip.MustParseAddr("fd16:9254:9::9")}
+
 func TestProbesAreKept(t *testing.T) {
 	host := nstest.New(t)
 	steps := []struct {
@@ -67,7 +70,9 @@ func TestProbesAreKept(t *testing.T) {
 		{"a pod without an address", capture.Probes{Pods: addrs("10.0.0.8", "d"), Unknown: []string{"c"}}, addrs("10.0.0.5", "c", "10.0.0.8", "d"), true},
 		{"in the other form", capture.Probes{Pods: addrs("::ffff:10.0.0.8", "d")}, addrs("10.0.0.8", "d"), true},
 		{"another user", capture.Probes{UID: 7, Pods: addrs("10.0.0.8", "d")}, addrs("10.0.0.8", "d"), true},
-		{"none", capture.Probes{UID: 7}, addrs(), true},
+		{"another source", capture.Probes{UID: 7, Pods: addrs("10.0.0.8", "d"), Source: otherSource}, addrs("10.0.0.8", "d"), true},
+		{"the same source", capture.Probes{UID: 7, Pods: addrs("10.0.0.8", "d"), Source: otherSource}, addrs("10.0.0.8", "d"), false},
+		{"none", capture.Probes{UID: 7, Source: otherSource}, addrs(), true},
 	}
 	for _, s := range steps {
 		if changed := applyProbes(t, host, s.want); changed != s.changed {
@@ -139,6 +144,12 @@ func TestProbesOnTheWire(t *testing.T) {
 			}
 			if _, probes := readProbes(t, host); probes != 2 {
 				t.Errorf("%d probes counted, want 2", probes)
+			}
+			applyProbes(t, host, capture.Probes{Pods: addrs("10.9.0.2", "a", "fd09::2", "a"), Source: otherSource})
+			for target, want := range map[string]netip.Addr{"10.9.0.2": otherSource.V4, "fd09::2": otherSource.V6} {
+				if got := seenFrom(t, host, pod, target); got != want {
+					t.Errorf("%s sees %s, want %s", target, got, want)
+				}
 			}
 			applyProbes(t, host, capture.Probes{UID: 12345, Pods: addrs("10.9.0.2", "a")})
 			if got := seenFrom(t, host, pod, "10.9.0.2"); got == mesh.ProbeSourceV4 {

@@ -9,7 +9,10 @@ import (
 )
 
 // builder writes each rule once per family where it names an address, and once for all families where it does not.
-type builder struct{ families []Family }
+type builder struct {
+	families []Family
+	probes   ProbeSource
+}
 
 // any is the family of rules that name no address: both, or the only one that is on.
 func (b builder) any() Family {
@@ -31,7 +34,7 @@ func (b builder) each(rule func(f Family) Rule) []Rule {
 
 func (b builder) natPrerouting() []Rule {
 	rules := b.each(func(f Family) Rule {
-		return Rule{Matches: []Match{{Field: Source, Addr: probeSource(f)}, tcp}, Action: Action{Verb: Accept}}
+		return Rule{Matches: []Match{{Field: Source, Addr: b.probes.Of(f)}, tcp}, Action: Action{Verb: Accept}}
 	})
 	return append(rules, b.each(func(f Family) Rule {
 		return Rule{
@@ -44,7 +47,7 @@ func (b builder) natPrerouting() []Rule {
 // natOutput keeps upstream's order: probes' replies, DNS, the proxy's spoofed connections, loopback, then everything else.
 func (b builder) natOutput(o Options) []Rule {
 	rules := b.each(func(f Family) Rule {
-		return Rule{Matches: []Match{{Field: Destination, Addr: probeSource(f)}, tcp}, Action: Action{Verb: Accept}}
+		return Rule{Matches: []Match{{Field: Destination, Addr: b.probes.Of(f)}, tcp}, Action: Action{Verb: Accept}}
 	})
 	if o.DNS {
 		toProxy := Action{Verb: Redirect, Value: uint32(mesh.PortDNS)}
@@ -112,11 +115,4 @@ func notLoopback(f Family) Match {
 		return Match{Field: Destination, Not: true, Addr: netip.AddrFrom4([4]byte{127, 0, 0, 1})}
 	}
 	return Match{Field: Destination, Not: true, Addr: netip.IPv6Loopback()}
-}
-
-func probeSource(f Family) netip.Addr {
-	if f == IPv4 {
-		return mesh.ProbeSourceV4
-	}
-	return mesh.ProbeSourceV6
 }

@@ -84,6 +84,8 @@ type Config struct {
 
 	// Host lets kubelet's probes pass; nil: there is no kubelet.
 	Host Host
+	// ProbeSource is where they come from then, to the host and to pods.
+	ProbeSource capture.ProbeSource
 
 	// OpenNetns opens a namespace by the path that the runtime gave the plugin; nil means netns.Open.
 	OpenNetns func(path string) (*netns.NS, error)

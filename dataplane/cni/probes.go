@@ -93,7 +93,7 @@ func (a *Agent) syncProbes(ctx context.Context, force bool) (changed bool, err e
 func (a *Agent) wantedProbes() capture.Probes {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	p := capture.Probes{Pods: map[netip.Addr]string{}}
+	p := capture.Probes{Pods: map[netip.Addr]string{}, Source: a.cfg.ProbeSource}
 	for _, uid := range slices.Sorted(maps.Keys(a.pods)) {
 		s := a.pods[uid]
 		switch {

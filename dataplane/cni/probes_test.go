@@ -19,6 +19,7 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/capture"
 	"github.com/ambientlab/ambientlab/dataplane/cni/ambient"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/netns"
 )
 
 // fakeHost writes down what it is asked for.
@@ -133,4 +134,36 @@ func TestKubeletsUser(t *testing.T) {
 			t.Errorf("%s: %d, want %d", name, uid, tt.want)
 		}
 	}
+}
+
+// sourceHost and sourceRules write down where probes come from, for the host and for pods.
+type sourceHost struct{ *fakes }
+
+func (h sourceHost) ApplyProbes(_ context.Context, p capture.Probes) (bool, error) {
+	h.add("host from %s and %s", p.Source.Of(capture.IPv4), p.Source.Of(capture.IPv6))
+	return false, nil
+}
+
+type sourceRules struct{ fakeRules }
+
+func (r sourceRules) Apply(_ context.Context, _ *netns.NS, p capture.Plan) (bool, error) {
+	for _, m := range p.Tables[0].Prerouting[0].Matches {
+		if m.Field == capture.Source {
+			r.add("pod lets %s pass", m.Addr)
+		}
+	}
+	return true, nil
+}
+
+// Whoever sets HOST_PROBE_SNAT_IP means both ends.
+func TestHostAndPodsAgreeOnTheSourceOfProbes(t *testing.T) {
+	f := newFakes()
+	f.set(namespace("shop", "ambient"), pod("web", dual))
+	cfg := f.config()
+	cfg.Host, cfg.Rules = sourceHost{f}, sourceRules{fakeRules{f}}
+	cfg.ProbeSource.V4 = netip.MustParseAddr("169.254.9.9")
+	start(t, cfg)
+	f.await(t, "both", func(events []string) bool {
+		return slices.Contains(events, "host from 169.254.9.9 and "+mesh.ProbeSourceV6.String()) && slices.Contains(events, "pod lets 169.254.9.9 pass")
+	})
 }

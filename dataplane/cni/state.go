@@ -99,7 +99,7 @@ func (a *Agent) decide(p *corev1.Pod, namespaces map[string]*corev1.Namespace) a
 
 // options are the redirection that a pod asks for. Both families always: an address may come later, the hole must not.
 func (a *Agent) options(p *corev1.Pod) capture.Options {
-	o := capture.Options{IPv4: true, IPv6: true, DNS: a.cfg.DNSCapture, BypassInbound: p.Annotations[mesh.AnnotationBypass] == "true"}
+	o := capture.Options{IPv4: true, IPv6: true, DNS: a.cfg.DNSCapture, BypassInbound: p.Annotations[mesh.AnnotationBypass] == "true", Probes: a.cfg.ProbeSource}
 	switch p.Annotations[mesh.AnnotationDNSCapture] {
 	case "true":
 		o.DNS = true

@@ -65,7 +65,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 	proxies := zds.NewServer(zds.ServerConfig{Path: o.zdsSocket, Snapshot: func() []zds.Entry { return agent.Snapshot() },
 		Changed: func() { agent.Suspect() }, Log: log})
 	agent = cni.New(cni.Config{
-		Node: o.node, Objects: p.objects, Proxies: proxies, Rules: cni.KernelRules{}, Netns: p.netns, OpenNetns: p.open, Host: p.hostRules,
+		Node: o.node, Objects: p.objects, Proxies: proxies, Rules: cni.KernelRules{}, Netns: p.netns, OpenNetns: p.open, Host: p.hostRules, ProbeSource: o.probeSource,
 		Annotator: p.annotator, HostNetns: p.host, ExcludeNamespaces: o.excluded(),
 		Drift:      cni.Drift{Every: o.driftInterval, Watch: capture.Watch, Listening: (*netns.NS).Listening},
 		DNSCapture: o.dnsCapture, Readiness: ready, Metrics: metrics, Log: log,

@@ -27,6 +27,7 @@ func TestUsage(t *testing.T) {
 		{append(cluster, "--objects", "/o"), true, []string{"exclude each other"}},
 		{append(cluster, "--netns-dir", "/n"), true, []string{"--netns-dir is for --objects"}},
 		{append(cluster, "--daemonset", ""), true, []string{"--daemonset are required"}},
+		{append(cluster, "--probe-snat-ip", "fd00::1", "--probe-snat-ipv6", "::ffff:10.0.0.1"), true, []string{`"fd00::1" is no IPv4`, `"::ffff:10.0.0.1" is no IPv6`}},
 		{append(cluster, "more"), true, []string{`"more"`}},
 		{[]string{"-h"}, false, []string{"Usage of cni-agent", "/host/opt/cni/bin", "SYS_PTRACE"}},
 	} {

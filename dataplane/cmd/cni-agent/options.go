@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -17,6 +18,8 @@ import (
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
+	"github.com/ambientlab/ambientlab/dataplane/capture"
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
 )
 
 // pluginName is the plugin's program, and its type in a network configuration.
@@ -41,6 +44,8 @@ type options struct {
 	dnsCapture                         bool
 	driftInterval                      time.Duration
 	exclude                            string
+	probeV4, probeV6                   string
+	probeSource                        capture.ProbeSource // of the two before, by validate
 	logFormat, logLevel                string
 }
 
@@ -95,6 +100,8 @@ func (o *options) installation(fs *flag.FlagSet) {
 	fs.StringVar(&o.podNamespace, "pod-namespace", env("POD_NAMESPACE", "istio-system"), "`namespace` of the agent's own pod (POD_NAMESPACE)")
 	fs.StringVar(&o.daemonSet, "daemonset", env("DAEMONSET", "cni-agent"), "`name` of the agent's DaemonSet; when that is gone, the plugin is removed from the node (DAEMONSET)")
 	fs.BoolVar(&o.probes, "probe-snat", true, "with an API server: give kubelet's probes a source address that passes capture")
+	fs.StringVar(&o.probeV4, "probe-snat-ip", env("HOST_PROBE_SNAT_IP", mesh.ProbeSourceV4.String()), "IPv4 `address` that kubelet's probes get as their source (HOST_PROBE_SNAT_IP)")
+	fs.StringVar(&o.probeV6, "probe-snat-ipv6", env("HOST_PROBE_SNAT_IPV6", mesh.ProbeSourceV6.String()), "IPv6 `address` that kubelet's probes get as their source (HOST_PROBE_SNAT_IPV6)")
 	fs.StringVar(&o.taint, "taint", "cni.istio.io/not-ready", "`key` of a taint that is taken from the node while the agent is ready; empty: nodes are left alone")
 }
 
@@ -122,6 +129,11 @@ func (o *options) validate(rest []string) error {
 	bad(len(rest) > 0, "arguments %q are not understood", rest)
 	bad(o.driftInterval < 0, "--drift-interval or DRIFT_INTERVAL is no duration of 0 or more")
 	bad(o.node == "", "--node is required")
+	var err error
+	o.probeSource.V4, err = netip.ParseAddr(o.probeV4)
+	bad(err != nil || !o.probeSource.V4.Is4(), "--probe-snat-ip or HOST_PROBE_SNAT_IP: %q is no IPv4 address", o.probeV4)
+	o.probeSource.V6, err = netip.ParseAddr(o.probeV6)
+	bad(err != nil || !o.probeSource.V6.Is6() || o.probeSource.V6.Is4In6() || o.probeSource.V6.Zone() != "", "--probe-snat-ipv6 or HOST_PROBE_SNAT_IPV6: %q is no IPv6 address", o.probeV6)
 	sources := 0
 	for _, given := range []bool{o.objects != "", o.kubeconfig != "", o.inCluster} {
 		if given {
@@ -155,7 +167,7 @@ func (o *options) settings() map[string]any {
 	if o.cluster() {
 		more = map[string]any{
 			"kubeconfig": o.kubeconfig, "hostProc": o.hostProc, "podNamespace": o.podNamespace, "daemonSet": o.daemonSet, "install": o.install,
-			"cniBinDir": o.binDir, "cniConfDir": o.confDir, "cniConfDirOnHost": o.confDirOnHost, "probeSNAT": o.probes, "taint": o.taint,
+			"cniBinDir": o.binDir, "cniConfDir": o.confDir, "cniConfDirOnHost": o.confDirOnHost, "probeSNAT": o.probes, "probeSNATIP": o.probeV4, "probeSNATIPv6": o.probeV6, "taint": o.taint,
 		}
 	}
 	for k, v := range more {
