@@ -58,7 +58,12 @@ func ListenPlugin(ctx context.Context, path string) (net.Listener, error) {
 func (a *Agent) servePlugin(ctx context.Context, l net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("POST "+ambient.AddPath, a.handleAdd)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
+	return serveUnix(ctx, l, mux)
+}
+
+// serveUnix serves a socket of the plugin's until ctx ends, and closes it.
+func serveUnix(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, BaseContext: func(net.Listener) context.Context { return ctx }}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	select {

@@ -31,7 +31,7 @@ func TestRunOnAnAPIServer(t *testing.T) {
 		done := make(chan error, 1)
 		args := []string{
 			"--node", "node1", "--kubeconfig", k.Kubeconfig, "--host-proc", dir, "--install=false", "--probe-snat=false",
-			"--plugin-socket", dir + "/p", "--zds-socket", dir + "/z", "--ready", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--admin", "",
+			"--plugin-socket", dir + "/p", "--log-socket", dir + "/l", "--zds-socket", dir + "/z", "--ready", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--admin", "",
 		}
 		go func() { done <- run(ctx, args, io.Discard) }()
 		tick := time.NewTicker(10 * time.Millisecond)

@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -84,7 +85,7 @@ func run(ctx context.Context, args []string, stderr io.Writer) error {
 			metrics.Handler().ServeHTTP(w, r)
 		}),
 	})
-	if err := serve(ctx, &o, p, agent, server); err != nil {
+	if err := serve(ctx, &o, p, agent, server, log); err != nil {
 		return err
 	}
 	return p.depart(ctx)
@@ -104,7 +105,7 @@ func (p *parts) depart(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func serve(ctx context.Context, o *options, p *parts, agent *cni.Agent, server *admin.Server) error {
+func serve(ctx context.Context, o *options, p *parts, agent *cni.Agent, server *admin.Server, log *slog.Logger) error {
 	var ls admin.Listeners
 	var all []net.Listener
 	closeAll := func() {
@@ -130,6 +131,15 @@ func serve(ctx context.Context, o *options, p *parts, agent *cni.Agent, server *
 	if err != nil {
 		closeAll()
 		return err
+	}
+	if o.logSocket != "" {
+		logs, err := cni.ListenPlugin(ctx, o.logSocket)
+		if err != nil {
+			closeAll()
+			plugin.Close()
+			return err
+		}
+		p.run = append(p.run, func(ctx context.Context) error { return cni.ServePluginLog(ctx, logs, log) })
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return server.Run(ctx, ls) })

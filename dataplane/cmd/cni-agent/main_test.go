@@ -54,7 +54,7 @@ func flags(t *testing.T, more ...string) []string {
 	}
 	return append([]string{
 		"--node", "n", "--objects", dir + "/objects", "--status-dir", dir + "/objects/status/cni-agent.n", "--netns-dir", dir + "/netns",
-		"--plugin-socket", dir + "/p", "--zds-socket", dir + "/z", "--ready", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--admin", "",
+		"--plugin-socket", dir + "/p", "--log-socket", dir + "/l", "--zds-socket", dir + "/z", "--ready", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--admin", "",
 	}, more...)
 }
 

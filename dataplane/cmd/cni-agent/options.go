@@ -39,7 +39,7 @@ type options struct {
 	pluginBinary, pluginLogLevel       string
 	binDir, confDir, confDirOnHost     string
 	kubeconfigName, taint              string
-	pluginSocket, zdsSocket            string
+	pluginSocket, logSocket, zdsSocket string
 	ready, metrics, admin              string
 	dnsCapture                         bool
 	driftInterval                      time.Duration
@@ -107,6 +107,7 @@ func (o *options) installation(fs *flag.FlagSet) {
 
 func (o *options) behaviour(fs *flag.FlagSet, dnsDefault bool) {
 	fs.StringVar(&o.pluginSocket, "plugin-socket", "/var/run/istio-cni/pluginevent.sock", "where the CNI plugin asks")
+	fs.StringVar(&o.logSocket, "log-socket", env("LOG_UDS_ADDRESS", "/var/run/istio-cni/log.sock"), "where the CNI plugin sends what it logs, which this log then has; empty: nowhere (LOG_UDS_ADDRESS)")
 	fs.StringVar(&o.zdsSocket, "zds-socket", "/var/run/ztunnel/ztunnel.sock", "where ztunnel connects")
 	fs.StringVar(&o.ready, "ready", ":8000", "address of /readyz")
 	fs.StringVar(&o.metrics, "metrics", ":15014", "address of /metrics")
@@ -160,7 +161,7 @@ func (o *options) excluded() []string {
 // settings are the options as the debug page shows them.
 func (o *options) settings() map[string]any {
 	out := map[string]any{
-		"node": o.node, "pluginSocket": o.pluginSocket, "zdsSocket": o.zdsSocket, "dnsCapture": o.dnsCapture,
+		"node": o.node, "pluginSocket": o.pluginSocket, "logSocket": o.logSocket, "zdsSocket": o.zdsSocket, "dnsCapture": o.dnsCapture,
 		"excludeNamespaces": o.exclude, "logFormat": o.logFormat,
 	}
 	more := map[string]any{"objects": o.objects, "statusDir": o.statusDir, "netnsDir": o.netnsDir}

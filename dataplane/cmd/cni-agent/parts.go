@@ -125,7 +125,7 @@ func (p *parts) installPlugin(o *options, cluster *kube.Cluster, s shared) error
 	installer, err := install.New(install.Config{
 		Plugin: o.pluginBinary, BinDir: o.binDir, ConfDir: o.confDir, KubeconfigName: o.kubeconfigName,
 		Entry: install.Entry{
-			Type: pluginName, Kubeconfig: filepath.Join(o.confDirOnHost, o.kubeconfigName), PluginSocket: o.pluginSocket,
+			Type: pluginName, Kubeconfig: filepath.Join(o.confDirOnHost, o.kubeconfigName), PluginSocket: o.pluginSocket, LogSocket: o.logSocket,
 			LogLevel: o.pluginLogLevel, ExcludeNamespaces: o.excluded(), AgentPods: o.podNamespace + "/" + o.daemonSet + "-",
 		},
 		Access: func() (install.Access, error) { return access(cluster) }, Installed: s.metrics.Installed, Readiness: s.ready, Log: s.log,

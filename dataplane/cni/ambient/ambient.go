@@ -2,7 +2,8 @@
 
 // Package ambient is what a node's CNI plugin and agent agree on: which pods are in the mesh, and how the plugin asks for
 // one. It is small, because the plugin starts anew for every pod.
-// Sources: reference, "Labels and annotations", "CNI plugin"; Istio cni/pkg/nodeagent, CNIPluginAddEvent.
+// Sources: reference, "Labels and annotations", "CNI plugin"; Istio cni/pkg/nodeagent, CNIPluginAddEvent, and
+// cni/pkg/log.
 package ambient
 
 import (
@@ -57,6 +58,10 @@ var own = []string{"ztunnel", "istio-cni-node", "cni-agent"}
 // AddPath is where the agent takes requests: HTTP over a Unix socket, method POST, an AddRequest as JSON. 200 means that the
 // pod may start; any other status comes with a sentence that says why not.
 const AddPath = "/cmdadd"
+
+// LogPath is where the agent takes what the plugin logs, on a socket of its own: HTTP, method POST, a JSON array of strings, of
+// which each is an object with "level" (debug, info, warn or error) and "msg", and whatever else the plugin says with it.
+const LogPath = "/log"
 
 // AddRequest asks the agent to enrol a pod whose namespace has just been made. Names and encoding are upstream's, so that
 // either plugin can ask either agent. UID is ours: upstream's plugin does not send it, upstream's agent ignores it.

@@ -26,6 +26,7 @@ type Entry struct {
 	Type              string   `json:"type"`
 	Kubeconfig        string   `json:"kubeconfig"` // as the host names it
 	PluginSocket      string   `json:"pluginSocket"`
+	LogSocket         string   `json:"logSocket,omitempty"`
 	LogLevel          string   `json:"logLevel,omitempty"`
 	ExcludeNamespaces []string `json:"excludeNamespaces,omitempty"`
 	AgentPods         string   `json:"agentPods,omitempty"`

@@ -23,18 +23,23 @@ func ask(ctx context.Context, socket string, req ambient.AddRequest) error {
 	if err != nil {
 		return fmt.Errorf("ask the agent: %w", err)
 	}
-	post, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+ambient.AddPath, bytes.NewReader(body))
+	return post(ctx, socket, ambient.AddPath, body)
+}
+
+// post sends the agent a document on one of its sockets.
+func post(ctx context.Context, socket, path string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+path, bytes.NewReader(body))
 	if err != nil {
 		return fmt.Errorf("ask the agent: %w", err)
 	}
-	post.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Type", "application/json")
 	client := http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}}
-	resp, err := client.Do(post)
+	resp, err := client.Do(req)
 	if err != nil {
 		return fmt.Errorf("ask the agent at %s (does cni-agent run on this node?): %w", socket, err)
 	}

@@ -38,6 +38,7 @@ type Conf struct {
 	ObjectsDir        string   `json:"objectsDir"` // where pods and namespaces are read, or
 	Kubeconfig        string   `json:"kubeconfig"` // the API server's
 	PluginSocket      string   `json:"pluginSocket"`
+	LogSocket         string   `json:"logSocket"` // where the agent takes what is logged; "": nowhere
 	LogLevel          string   `json:"logLevel"`
 	ExcludeNamespaces []string `json:"excludeNamespaces"`
 	// AgentPods is "namespace/prefix" of the agent's own pods, which pass unseen: without an agent there is nobody to ask, and
@@ -57,6 +58,7 @@ type Timing struct {
 	Tries    int           // look-ups of the pod: 30
 	Interval time.Duration // between two of them: 1 s
 	Agent    time.Duration // for the agent's answer: 5 s
+	Log      time.Duration // for the agent to take what was logged: 1 s
 }
 
 func (t Timing) withDefaults() Timing {
@@ -68,6 +70,9 @@ func (t Timing) withDefaults() Timing {
 	}
 	if t.Agent == 0 {
 		t.Agent = 5 * time.Second
+	}
+	if t.Log == 0 {
+		t.Log = time.Second
 	}
 	return t
 }
@@ -97,9 +102,11 @@ func (p *Plugin) add(ctx context.Context, a *skel.CmdArgs) error {
 	if err := types.LoadArgs(a.Args, &pod); err != nil {
 		return fmt.Errorf("read CNI_ARGS: %w", err)
 	}
-	log := slog.New(slog.NewTextHandler(p.Stderr, &slog.HandlerOptions{Level: conf.level()})).
-		With("pod", string(pod.K8S_POD_NAMESPACE+"/"+pod.K8S_POD_NAME), "container", a.ContainerID)
+	journal := conf.journal(p.Stderr)
+	defer journal.send(ctx, p.Timing.withDefaults())
+	log := journal.With("pod", string(pod.K8S_POD_NAMESPACE+"/"+pod.K8S_POD_NAME), "container", a.ContainerID)
 	if err := p.enrol(ctx, log, a, conf, pod, prev); err != nil {
+		log.Warn("the pod has to wait", "error", err)
 		return types.NewError(types.ErrTryAgainLater, fmt.Sprintf("ambient-cni: pod %s/%s: %v", pod.K8S_POD_NAMESPACE, pod.K8S_POD_NAME, err), "")
 	}
 	out, err := prev.GetAsVersion(conf.CNIVersion)

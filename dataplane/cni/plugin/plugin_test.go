@@ -4,6 +4,7 @@ package plugin
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -19,12 +20,13 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/types/create"
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 )
 
 // fakeAgent answers on a socket, and keeps what it was asked.
 type fakeAgent struct {
 	socket string
+	path   string // "" is /cmdadd
 	status int
 	answer string
 	hang   bool
@@ -40,7 +42,7 @@ func newAgent(t *testing.T) *fakeAgent {
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
-		if err != nil || r.Method != http.MethodPost || r.URL.Path != "/cmdadd" {
+		if err != nil || r.Method != http.MethodPost || r.URL.Path != cmp.Or(a.path, "/cmdadd") {
 			t.Errorf("%s %s: %v", r.Method, r.URL, err)
 		}
 		a.asked <- string(body)
@@ -140,7 +142,7 @@ func TestMeshPodIsEnrolled(t *testing.T) {
 			if err := errors.Join(json.Unmarshal([]byte(out), &got), json.Unmarshal(prevResult(t, version), &want)); err != nil {
 				t.Fatal(err)
 			}
-			if diff := cmp.Diff(want, got); diff != "" {
+			if diff := gocmp.Diff(want, got); diff != "" {
 				t.Errorf("result is not the previous plugin's (-want +got):\n%s", diff)
 			}
 			upstream, err := os.ReadFile("../ambient/testdata/cmdadd.json")
@@ -148,7 +150,7 @@ func TestMeshPodIsEnrolled(t *testing.T) {
 				t.Fatal(err)
 			}
 			ask := strings.TrimSuffix(string(upstream), "}") + `,"UID":"uid-1"}`
-			if diff := cmp.Diff(ask, <-agent.asked); diff != "" {
+			if diff := gocmp.Diff(ask, <-agent.asked); diff != "" {
 				t.Errorf("request (-want +got):\n%s", diff)
 			}
 		})

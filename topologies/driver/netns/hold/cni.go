@@ -31,6 +31,7 @@ const (
 	networkName  = "ambientlab"
 
 	pluginSocket  = "/var/run/istio-cni/pluginevent.sock"
+	logSocket     = "/var/run/istio-cni/log.sock"
 	ztunnelSocket = "/var/run/ztunnel/ztunnel.sock"
 )
 
@@ -55,7 +56,7 @@ func (s *site) networkConfig(n *node) ([]byte, error) {
 				"ipam": object{"type": "host-local", "dataDir": filepath.Join(labPath, "nodes", n.name, "ipam"), "ranges": ranges, "routes": routes},
 			},
 			{
-				"type": "ambient-cni", "objectsDir": filepath.Join(labPath, "objects"), "pluginSocket": pluginSocket,
+				"type": "ambient-cni", "objectsDir": filepath.Join(labPath, "objects"), "pluginSocket": pluginSocket, "logSocket": logSocket,
 				"logLevel": "info", "excludeNamespaces": excludedNamespaces,
 			},
 		},

@@ -151,7 +151,7 @@ func (s *site) agentCommand(n *node) []string {
 	owner := "cni-agent." + n.name
 	return []string{
 		binPath + "/cni-agent", "--node", n.name, "--objects", labPath + "/objects", "--status-dir", labPath + "/objects/status/" + owner,
-		"--netns-dir", labPath + "/nodes/" + n.name + "/netns", "--plugin-socket", pluginSocket, "--zds-socket", ztunnelSocket,
+		"--netns-dir", labPath + "/nodes/" + n.name + "/netns", "--plugin-socket", pluginSocket, "--log-socket", logSocket, "--zds-socket", ztunnelSocket,
 		"--exclude-namespaces", strings.Join(excludedNamespaces, ","),
 	}
 }
