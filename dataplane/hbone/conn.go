@@ -119,6 +119,7 @@ func newConn(cfg Config, o owner, client bool, rec *recordConn, state *tls.Conne
 	c.peerTableSize.Store(4096)
 	if !client {
 		c.preface = len(http2.ClientPreface)
+		c.turns.guard, c.turns.addr = cfg.Guard, c.remote.Addr()
 	}
 	return c
 }

@@ -14,7 +14,7 @@ import (
 // Guard keeps clients that misbehave from keeping a process busy with new connections. Each address may have so many
 // TLS handshakes under way, and the rest wait their turn, holding no TLS state. One whose connections had to be ended for
 // what it sent, or did not come to carry HTTP/2, waits before its next handshake, the longer the more of them there were
-// of late. Nobody is turned away, as an address may stand for many (a gateway).
+// of late. Requests of one address that others leave no room for take turns, over all of its connections. Nobody is turned away, as an address may stand for many (a gateway).
 type Guard struct {
 	mu      sync.Mutex
 	callers map[netip.Addr]*caller
@@ -38,6 +38,8 @@ type caller struct {
 	users    int     // that hold or want a slot
 	offences float64 // fading, as of seen
 	seen     time.Time
+	turn     time.Time // the last that was given
+	crowded  int       // connections on which requests wait
 }
 
 // NewGuard returns a guard that knows nobody.
@@ -88,6 +90,38 @@ func (g *Guard) offend(a netip.Addr) {
 	c.offences++
 }
 
+// turn is how long a request of a's waits for a turn that no other request made room for (turns). A client has one every
+// turnGap, over all its connections.
+func (g *Guard) turn(a netip.Addr) time.Duration {
+	now := time.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.caller(a, now)
+	if c.turn.Before(now) {
+		c.turn = now
+	}
+	c.turn = c.turn.Add(turnGap)
+	return c.turn.Sub(now)
+}
+
+// crowd notes that so many more connections of a's have requests that wait.
+func (g *Guard) crowd(a netip.Addr, n int) {
+	g.mu.Lock()
+	c := g.caller(a, time.Now())
+	c.crowded = max(0, c.crowded+n) // one that was not remembered at first is taken back alone
+	g.mu.Unlock()
+}
+
+// crowded is how many they are.
+func (g *Guard) crowded(a netip.Addr) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if c := g.callers[a]; c != nil {
+		return c.crowded
+	}
+	return 0
+}
+
 // caller finds or makes the entry of a, faded to now. g.mu is held.
 func (g *Guard) caller(a netip.Addr, now time.Time) *caller {
 	if c := g.callers[a]; c != nil {
@@ -107,7 +141,7 @@ func (g *Guard) caller(a netip.Addr, now time.Time) *caller {
 // forget drops who has long behaved. g.mu is held.
 func (g *Guard) forget(now time.Time) {
 	for a, c := range g.callers {
-		if c.fade(now); c.users == 0 && c.offences < 1 {
+		if c.fade(now); c.users == 0 && c.crowded == 0 && c.offences < 1 {
 			delete(g.callers, a)
 		}
 	}

@@ -25,6 +25,7 @@ type Inbound struct {
 	answered bool // by the handler's goroutine
 	start    func()
 	left     bool // its turn has ended
+	opening  bool // it counts as such; guarded by turns.mu
 }
 
 // errRefused is why a refused stream ended.
@@ -100,6 +101,7 @@ func (in *Inbound) Accept(ctx context.Context, upstream *net.TCPConn, h ...Heade
 	}
 	in.answered = true
 	in.s.respond(200, false, h)
+	in.s.c.turns.answered(in)
 	in.s.onAnswer = func() { in.leave(false) }
 	r := in.s.relay(ctx, upstream, relay.Upstream)
 	in.leave(!r.Reset && r.BytesDown > 0)

@@ -3,20 +3,26 @@
 package hbone
 
 import (
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 )
 
 // turns lets so many requests of one connection be under way at a time: from the handler's start until the application's
-// first byte, or the end. The others wait in the order in which they came. A peer may ask for all its streams at once, on
-// several connections, and others' calls would wait for all of that work, here and in the application, which meets it
-// first as connections to accept. What is answered loses nothing by that; a connection whose tunnels end well may have more
-// and more under way. Applications need not answer, so while requests wait one more may go every turnGap, for the one
-// that has been under way for longest.
+// first byte, or the end. Fewer yet may be opening, until they are answered, as that is work all the time. The others wait
+// in the order in which they came. A peer may ask for all its streams at once, on several connections, and others' calls
+// would wait for all of that work, here and in the application, which meets it first as connections to accept. What is
+// answered loses nothing by that; a connection whose tunnels end well may have more and more under way. Applications need
+// not answer, so while requests wait one more may go every turnGap, for the one that has been under way for longest. The
+// connections of one client share these turns, and what may be under way of each while requests wait.
 type turns struct {
+	guard *Guard // nil: the connection is its client's only one
+	addr  netip.Addr
+
 	mu      sync.Mutex
-	more    int        // than turnsFirst
+	more    int        // than turnsFirst and turnsOpening
+	opening int        // of those running
 	running []*Inbound // those that count, the oldest first
 	waiting []*Inbound
 	timer   *time.Timer
@@ -24,30 +30,56 @@ type turns struct {
 }
 
 const (
-	turnsFirst = 16
-	turnsMore  = 256
-	turnGap    = 4 * time.Millisecond
+	turnsFirst   = 16
+	turnsOpening = 4
+	turnsMore    = 256
+	turnGap      = 4 * time.Millisecond
 )
 
 // enter calls in.start, now or when it is its turn.
 func (t *turns) enter(in *Inbound) {
 	t.mu.Lock()
 	if len(t.waiting) == 0 && t.free() > 0 {
-		t.running = append(t.running, in)
+		t.count(in)
 		t.mu.Unlock()
 		in.start()
 		return
 	}
-	t.waiting = append(t.waiting, in)
+	if t.waiting = append(t.waiting, in); len(t.waiting) == 1 {
+		t.crowd(1)
+	}
 	if !t.ticking {
 		t.tick()
 	}
 	t.mu.Unlock()
 }
 
+// count notes that in is under way, and opening. t.mu is held.
+func (t *turns) count(in *Inbound) {
+	t.running = append(t.running, in)
+	in.opening = true
+	t.opening++
+}
+
+// opened says that in is not opening any more. t.mu is held.
+func (t *turns) opened(in *Inbound) {
+	if in.opening {
+		in.opening = false
+		t.opening--
+	}
+}
+
+// answered says that in is open.
+func (t *turns) answered(in *Inbound) {
+	t.mu.Lock()
+	t.opened(in)
+	t.startWaiting(t.free())
+}
+
 // leave says that in is no longer under way, or ended well.
 func (t *turns) leave(in *Inbound, well bool) {
 	t.mu.Lock()
+	t.opened(in)
 	if i := slices.Index(t.running, in); i >= 0 {
 		t.running = slices.Delete(t.running, i, i+1)
 	}
@@ -57,15 +89,39 @@ func (t *turns) leave(in *Inbound, well bool) {
 	t.startWaiting(t.free())
 }
 
-func (t *turns) free() int { return turnsFirst + t.more - len(t.running) }
+// crowd notes that the connection has become one on which requests wait, or is none any more.
+func (t *turns) crowd(n int) {
+	if t.guard != nil {
+		t.guard.crowd(t.addr, n)
+	}
+}
+
+// limits is how many may be under way, and of those opening.
+func (t *turns) limits() (running, opening int) {
+	crowd := 1
+	if t.guard != nil {
+		crowd = max(1, t.guard.crowded(t.addr))
+	}
+	return max(1, turnsFirst/crowd) + t.more, max(1, turnsOpening/crowd) + t.more
+}
+
+// free is how many more may be under way.
+func (t *turns) free() int {
+	running, opening := t.limits()
+	return min(running-len(t.running), opening-t.opening)
+}
 
 func (t *turns) tick() {
 	t.ticking = true
+	d := turnGap
+	if t.guard != nil {
+		d = t.guard.turn(t.addr)
+	}
 	if t.timer == nil {
-		t.timer = time.AfterFunc(turnGap, t.pass)
+		t.timer = time.AfterFunc(d, t.pass)
 		return
 	}
-	t.timer.Reset(turnGap)
+	t.timer.Reset(d)
 }
 
 // pass lets one more go.
@@ -75,8 +131,13 @@ func (t *turns) pass() {
 		t.mu.Unlock()
 		return
 	}
-	if t.free() <= 0 {
+	running, opening := t.limits()
+	if len(t.running) >= running {
+		t.opened(t.running[0])
 		t.running = slices.Delete(t.running, 0, 1)
+	}
+	if t.opening >= opening {
+		t.opened(t.running[slices.IndexFunc(t.running, func(in *Inbound) bool { return in.opening })])
 	}
 	t.tick()
 	t.startWaiting(1)
@@ -86,8 +147,12 @@ func (t *turns) pass() {
 func (t *turns) startWaiting(n int) {
 	n = max(0, min(n, len(t.waiting)))
 	next := slices.Clone(t.waiting[:n])
-	t.waiting = slices.Delete(t.waiting, 0, n)
-	t.running = append(t.running, next...)
+	if t.waiting = slices.Delete(t.waiting, 0, n); n > 0 && len(t.waiting) == 0 {
+		t.crowd(-1)
+	}
+	for _, in := range next {
+		t.count(in)
+	}
 	t.mu.Unlock()
 	for _, in := range next {
 		in.start()

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -34,6 +35,7 @@ func TestTurns(t *testing.T) {
 				}}
 				all = append(all, in)
 				turns.enter(in)
+				turns.answered(in)
 			}
 		}
 		started := func(want int) {
@@ -69,6 +71,74 @@ func TestTurns(t *testing.T) {
 		enter(turnsFirst + len(all))
 		started(len(all))
 	})
+}
+
+// TestTurnsOfOneClient are shared by its connections: how many requests are opening, how many are under way, and what
+// goes on though nothing ends.
+func TestTurnsOfOneClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const clients = 4
+		guard, addr := NewGuard(), netip.MustParseAddr("10.0.0.1")
+		conns := make([]shared, clients)
+		for i := range conns {
+			conns[i].turns.guard, conns[i].turns.addr = guard, addr
+		}
+		want := func(what string, want ...int) {
+			t.Helper()
+			synctest.Wait()
+			for i, n := range want {
+				if got := len(conns[i].started()); got != n {
+					t.Errorf("%s: connection %d started %d, want %d", what, i, got, n)
+				}
+			}
+		}
+		for i := range conns {
+			conns[i].enter(turnsOpening + 1)
+		}
+		want("as the first, the second, the third, and the fourth", 4, 4, 2, 1)
+		for i := range conns {
+			conns[i].enter(100)
+			for _, in := range conns[i].started() {
+				conns[i].turns.answered(in)
+			}
+		}
+		want("one more for each that has none opening, where few are under way", 4, 4, 3, 2)
+		conns[0].turns.leave(conns[0].started()[0], false)
+		conns[1].turns.leave(conns[1].started()[0], true)
+		want("as one ended, and one ended well", 5, 6, 3, 2)
+		time.Sleep(clients * turnGap)
+		want("after a turn of each", 6, 7, 4, 3)
+		time.Sleep(clients * 200 * turnGap)
+		want("at last", 105, 105, 105, 105)
+		if n := guard.crowded(addr); n != 0 {
+			t.Errorf("%d connections are thought to have requests that wait", n)
+		}
+	})
+}
+
+// shared is one of several connections, and what it has started.
+type shared struct {
+	turns turns
+	mu    sync.Mutex
+	done  []*Inbound
+}
+
+func (s *shared) enter(n int) {
+	for range n {
+		in := &Inbound{}
+		in.start = func() {
+			s.mu.Lock()
+			s.done = append(s.done, in)
+			s.mu.Unlock()
+		}
+		s.turns.enter(in)
+	}
+}
+
+func (s *shared) started() []*Inbound {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.done)
 }
 
 // TestRequestsGivenUpBeforeTheirTurn reach no handler, and leave nothing behind.
