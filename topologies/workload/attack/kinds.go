@@ -35,6 +35,7 @@ var kinds = map[string]kind{
 	"goaway":           {certificate: true, help: "GOAWAY", frames: goAways},
 	"never-read":       {certificate: true, help: "200 tunnels whose downloads are never read", frames: neverRead, silent: true},
 	"slow-read":        {certificate: true, help: "200 tunnels whose echo has no window", frames: slowRead},
+	"brief":            {certificate: true, help: "200 tunnels whose application ends them at once", frames: brief},
 	"shrink":           {certificate: true, help: "200 tunnels whose windows are shut and opened", frames: shrink},
 	"plain":            {help: "bytes that are neither TLS nor HTTP/2", raw: plain},
 	"http1":            {help: "HTTP/1.1 in plain text", raw: http1},

