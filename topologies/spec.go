@@ -3,6 +3,8 @@
 package topologies
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
 
@@ -24,6 +26,19 @@ type Spec struct {
 	External    []External `json:"external,omitempty"`
 	Links       []Link     `json:"links,omitempty"`
 	Debug       Debug      `json:"debug,omitzero"`
+}
+
+// Document is the topology, with its defaults filled in, as Load reads it: JSON, which is YAML.
+func (s *Spec) Document() ([]byte, error) {
+	text, err := json.Marshal(struct {
+		APIVersion string `json:"apiVersion"`
+		Kind       string `json:"kind"`
+		*Spec
+	}{APIVersion, Kind, s})
+	if err != nil {
+		return nil, fmt.Errorf("encode topology %s: %w", s.Name, err)
+	}
+	return text, nil
 }
 
 // Cluster finds a cluster by name; nil if there is none.

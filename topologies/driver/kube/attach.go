@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -26,9 +27,9 @@ const (
 
 // record writes that ConfigMap. It goes with the lab.
 func (s *stand) record(ctx context.Context) error {
-	spec, err := json.Marshal(s.spec)
+	spec, err := s.spec.Document()
 	if err != nil {
-		return fmt.Errorf("record the topology: %w", err)
+		return err
 	}
 	names, err := json.Marshal(s.nodes.real)
 	if err != nil {
@@ -59,8 +60,7 @@ func Attach(ctx context.Context, o Options) (*lab.Lab, error) {
 	} else if err != nil {
 		return fail(err)
 	}
-	spec := &topologies.Spec{} // with its defaults, as it was written
-	err = json.Unmarshal([]byte(record.Data[recordTopology]), spec)
+	spec, err := topologies.Load(strings.NewReader(record.Data[recordTopology]))
 	if err == nil {
 		err = json.Unmarshal([]byte(record.Data[recordNodes]), &o.Nodes)
 	}

@@ -5,7 +5,6 @@ package hold
 import (
 	"context"
 	"crypto/rand"
-	"encoding/json"
 	"fmt"
 	"os"
 	"strings"
@@ -133,9 +132,9 @@ func (s *site) prepareDirs() error {
 	if err := writeAtomic(s.dir.JWKS(), s.issuer.JWKS()); err != nil {
 		return fmt.Errorf("write token keys: %w", err)
 	}
-	spec, err := json.Marshal(s.spec) // JSON is YAML
+	spec, err := s.spec.Document()
 	if err != nil {
-		return fmt.Errorf("write topology: %w", err)
+		return err
 	}
 	return writeAtomic(s.dir.Topology(), spec)
 }
