@@ -210,6 +210,8 @@ func (s *Service) object() *corev1.Service {
 		o.Spec.Ports = append(o.Spec.Ports, sp)
 	}
 	if s.Headless {
+		both := corev1.IPFamilyPolicyPreferDualStack // the API server's default is one family, whatever the cluster's pods have
+		o.Spec.IPFamilyPolicy = &both
 		o.Spec.ClusterIP, o.Spec.ClusterIPs = corev1.ClusterIPNone, []string{corev1.ClusterIPNone}
 	} else {
 		setClusterIPs(o, s.ClusterIPs)
