@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -41,12 +42,35 @@ func (d *Driver) Apply(ctx context.Context, objs ...runtime.Object) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range objs {
-		if err := s.apply(ctx, o); err != nil {
+	return s.applyAll(ctx, objs)
+}
+
+// applyAll applies objects in their order, but for neighbours of one kind, which do not depend on each other.
+func (s *stand) applyAll(ctx context.Context, objs []runtime.Object) error {
+	for len(objs) > 0 {
+		n := alike(objs)
+		g, each := errgroup.WithContext(ctx)
+		g.SetLimit(atOnce)
+		for _, o := range objs[:n] {
+			g.Go(func() error { return s.apply(each, o) })
+		}
+		if err := g.Wait(); err != nil {
 			return err
 		}
+		objs = objs[n:]
 	}
 	return nil
+}
+
+// alike is how many objects from the first on are of its kind.
+func alike(objs []runtime.Object) int {
+	first, err := kindOf(objs[0])
+	for n, o := range objs[1:] {
+		if kind, other := kindOf(o); err != nil || other != nil || kind != first {
+			return n + 1
+		}
+	}
+	return len(objs)
 }
 
 func (s *stand) apply(ctx context.Context, o runtime.Object) error {

@@ -51,7 +51,7 @@ func (s *stand) down(ctx context.Context) error {
 	s.say("taking the lab down")
 	errs := []error{s.restoreAll(ctx)}
 	s.forwards.close()
-	errs = append(errs, s.sweep(ctx))
+	errs = append(errs, s.sweep(ctx, s.name))
 	s.hangUp()
 	if err := errors.Join(errs...); err != nil {
 		return err
@@ -87,18 +87,18 @@ func (s *stand) leave() error {
 	return os.RemoveAll(s.dir)
 }
 
-// sweep deletes what has the lab's label.
-func (s *stand) sweep(ctx context.Context) error {
+// sweep deletes what has a lab's label.
+func (s *stand) sweep(ctx context.Context, of string) error {
 	kinds, err := s.api.kinds()
 	if err != nil {
 		return err
 	}
-	all, err := s.api.find(ctx, kinds, LabelLab+"="+s.name)
+	all, err := s.api.find(ctx, kinds, LabelLab+"="+of)
 	if err != nil {
 		return err
 	}
 	is := func(o *found, group, kind string) bool { return o.kind.Group == group && o.kind.Kind == kind }
-	for _, step := range []func(o *found) bool{
+	for i, step := range []func(o *found) bool{
 		func(o *found) bool {
 			return is(o, "", "Pod") || is(o, "", "Namespace") && o.name != systemNamespace
 		},
@@ -114,22 +114,26 @@ func (s *stand) sweep(ctx context.Context) error {
 				later = append(later, o)
 			}
 		}
-		if err := s.end(ctx, now); err != nil {
+		if err := s.end(ctx, now, metav1.DeletePropagationBackground); err != nil {
 			return err
+		}
+		if i == 1 { // before what the daemons may do is taken from them
+			if err := s.awaitNoMesh(ctx); err != nil {
+				return err
+			}
 		}
 		all = later
 	}
-	return errors.Join(s.leaveGuests(ctx, kinds), s.removeRoots(ctx), s.api.unlabel(ctx))
+	return errors.Join(s.leaveGuests(ctx, kinds, of), s.removeRoots(ctx), s.api.unlabel(ctx))
 }
 
-// end deletes objects and waits until they and the pods that they owned are gone.
-func (s *stand) end(ctx context.Context, list []*found) error {
+// end deletes objects and waits until they are gone.
+func (s *stand) end(ctx context.Context, list []*found, how metav1.DeletionPropagation) error {
 	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
-	background := metav1.DeletePropagationBackground
 	for _, o := range list {
 		g.Go(func() error {
-			err := o.at.Delete(each, o.name, metav1.DeleteOptions{PropagationPolicy: &background})
+			err := o.at.Delete(each, o.name, metav1.DeleteOptions{PropagationPolicy: &how})
 			if unlessGone(err) != nil {
 				return fmt.Errorf("delete %s: %w", o.what, err)
 			}
@@ -213,11 +217,9 @@ func (c *client) find(ctx context.Context, kinds []served, label string) ([]*fou
 	return slices.Concat(by...), err
 }
 
-// awaitGone waits until objects, and the pods that they owned, are gone.
+// awaitGone waits until objects are gone.
 func (s *stand) awaitGone(ctx context.Context, list []*found) error {
-	owned := false
 	for _, o := range list {
-		owned = owned || o.kind.Group == "apps"
 		err := poll(ctx, func() (string, bool) {
 			_, err := o.at.Get(ctx, o.name, metav1.GetOptions{})
 			return o.what + " does not go", apierrors.IsNotFound(err)
@@ -226,7 +228,12 @@ func (s *stand) awaitGone(ctx context.Context, list []*found) error {
 			return err
 		}
 	}
-	if !owned || s.pods == nil {
+	return nil
+}
+
+// awaitNoMesh waits until the daemons' pods are gone, whose DaemonSets and Deployment are.
+func (s *stand) awaitNoMesh(ctx context.Context) error {
+	if s.pods == nil {
 		return nil
 	}
 	if err := s.hastenDaemons(ctx); err != nil {
@@ -258,9 +265,9 @@ func (s *stand) hastenDaemons(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// leaveGuests takes the lab's fields out of what was there before it.
-func (s *stand) leaveGuests(ctx context.Context, kinds []served) error {
-	guests, err := s.api.find(ctx, kinds, LabelGuest+"="+s.name)
+// leaveGuests takes a lab's fields out of what was there before it.
+func (s *stand) leaveGuests(ctx context.Context, kinds []served, of string) error {
+	guests, err := s.api.find(ctx, kinds, LabelGuest+"="+of)
 	errs := []error{err}
 	for _, o := range guests {
 		bare := &unstructured.Unstructured{}

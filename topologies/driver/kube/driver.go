@@ -108,8 +108,9 @@ func (d *Driver) standing() (*stand, error) {
 // Capabilities says so.
 func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions) error {
 	s, err := d.prepare(ctx, spec, o)
+	parked := ""
 	if err == nil {
-		err = s.vacant(ctx)
+		parked, err = s.vacant(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
@@ -117,7 +118,7 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	d.mu.Lock()
 	d.stand = s
 	d.mu.Unlock()
-	if err := s.up(ctx, o.DaemonEnv); err != nil {
+	if err := s.up(ctx, parked, o.DaemonEnv); err != nil {
 		gone, cancel := context.WithTimeout(context.WithoutCancel(ctx), downWithin)
 		defer cancel()
 		return errors.Join(fmt.Errorf("bring up %s: %w", spec.Name, err), d.Down(gone))

@@ -26,6 +26,9 @@ type logs struct {
 	s    *stand
 	ctx  context.Context // of those that follow; this type's whole life is theirs
 	stop context.CancelFunc
+	// since is the time before which lines are an earlier lab's, as kubelet writes it; "" is that all are this one's. Set before
+	// anything follows.
+	since string
 
 	mu      sync.Mutex
 	follows map[types.UID]*follow // guarded by mu; by pod
@@ -76,7 +79,7 @@ func (l *logs) changed(old, now *corev1.Pod) {
 		if now == nil || l.ctx.Err() != nil {
 			return
 		}
-		f = &follow{l: l, key: k, wake: make(chan struct{})}
+		f = &follow{l: l, key: k, last: l.since, wake: make(chan struct{})}
 		l.follows[p.UID] = f
 		l.running.Go(f.run)
 	}

@@ -143,8 +143,8 @@ func (c *client) label(ctx context.Context, name string, labels map[string]strin
 	return c.patchNode(ctx, name, next, map[string]*string{annotationUndo: &text})
 }
 
-// unlabel undoes what label did to all nodes.
-func (c *client) unlabel(ctx context.Context) error {
+// unlabel undoes what label did to all nodes, but for some labels that only labs put there.
+func (c *client) unlabel(ctx context.Context, but ...string) error {
 	var list corev1.NodeList
 	if err := c.res.List(ctx, &list); err != nil {
 		return fmt.Errorf("list nodes: %w", err)
@@ -159,7 +159,7 @@ func (c *client) unlabel(ctx context.Context) error {
 			}
 		}
 		for k := range node.Labels {
-			if strings.HasPrefix(k, prefixOwn) {
+			if strings.HasPrefix(k, prefixOwn) && !slices.Contains(but, k) {
 				undo[k] = nil
 			}
 		}

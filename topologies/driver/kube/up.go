@@ -67,29 +67,39 @@ func (s *stand) look(ctx context.Context, o Options) error {
 	return nil
 }
 
-// vacant refuses a cluster that has a mesh.
-func (s *stand) vacant(ctx context.Context) error {
+// vacant refuses a cluster that has a mesh, unless that is parked: it returns the name of the lab which has left it, or "".
+func (s *stand) vacant(ctx context.Context) (parked string, err error) {
 	var system corev1.Namespace
 	switch err := s.api.res.Get(ctx, systemNamespace, "", &system); {
 	case apierrors.IsNotFound(err):
 	case err != nil:
-		return fmt.Errorf("look for a mesh: %w", err)
+		return "", fmt.Errorf("look for a mesh: %w", err)
+	case system.Labels[LabelLab] != "" && system.Labels[labelParked] != "":
+		return system.Labels[LabelLab], nil
 	case system.Labels[LabelLab] != "":
-		return fmt.Errorf("%w: %s on this cluster: take it down first", lab.ErrOccupied, system.Labels[LabelLab])
+		return "", fmt.Errorf("%w: %s on this cluster: take it down first", lab.ErrOccupied, system.Labels[LabelLab])
 	default:
-		return fmt.Errorf("the cluster has a namespace %s that no lab made: remove the mesh in it first", systemNamespace)
+		return "", fmt.Errorf("the cluster has a namespace %s that no lab made: remove the mesh in it first", systemNamespace)
 	}
-	return nil
+	return "", nil
 }
 
 // up makes everything. What it made by the time of an error is Down's to find.
-func (s *stand) up(ctx context.Context, env map[string][]string) error {
+func (s *stand) up(ctx context.Context, parked string, env map[string][]string) error {
 	p, err := split(s.spec)
 	if err != nil {
 		return err
 	}
+	if parked != "" {
+		s.logs.since = time.Now().Format(time.RFC3339Nano)
+	}
 	if s.pods, err = watchPods(ctx, s.api.core, s.logs.changed); err != nil {
 		return err
+	}
+	if parked != "" {
+		if err := s.takeUp(ctx, parked); err != nil {
+			return err
+		}
 	}
 	if err := s.labelNodes(ctx, p.nodes); err != nil {
 		return err
@@ -98,20 +108,13 @@ func (s *stand) up(ctx context.Context, env map[string][]string) error {
 		return fmt.Errorf("install the mesh: %w", err)
 	}
 	s.say(fmt.Sprintf("applying the topology: %d objects", len(p.objects)))
-	for _, o := range p.objects[:len(p.objects)-len(p.pods)] {
-		if err := s.apply(ctx, o); err != nil {
-			return err
-		}
+	if err := s.applyAll(ctx, p.objects[:len(p.objects)-len(p.pods)]); err != nil {
+		return err
 	}
 	if err := s.record(ctx); err != nil {
 		return err
 	}
-	g, each := errgroup.WithContext(ctx)
-	g.SetLimit(atOnce)
-	for _, pod := range p.pods {
-		g.Go(func() error { return s.applyPod(each, pod) })
-	}
-	if err := g.Wait(); err != nil {
+	if err := s.applyAll(ctx, p.objects[len(p.objects)-len(p.pods):]); err != nil {
 		return err
 	}
 	s.say(fmt.Sprintf("waiting for %d pods to be ready, and for those in the mesh to be enrolled", len(p.pods)))
@@ -131,10 +134,7 @@ func (s *stand) labelNodes(ctx context.Context, list []*corev1.Node) error {
 
 // install makes the mesh and waits for it.
 func (s *stand) install(ctx context.Context, env map[string][]string) error {
-	objs, err := install.Objects(install.Options{
-		Image: s.image, ClusterID: s.cluster.Name, Network: s.cluster.Network, TrustDomain: s.cluster.TrustDomain, Domain: s.cluster.Domain,
-		DaemonEnv: s.daemonEnv(env), NodeSelector: map[string]string{labelMember: s.name},
-	})
+	objs, err := install.Objects(s.installation(env))
 	if err != nil {
 		return err
 	}
@@ -147,6 +147,9 @@ func (s *stand) install(ctx context.Context, env map[string][]string) error {
 		return err
 	}
 	s.say("waiting for the control plane, and for ztunnel and the CNI agent on every node")
+	if err := s.fleet.renew(ctx); err != nil {
+		return err
+	}
 	if err := s.fleet.awaitAll(ctx); err != nil {
 		return err
 	}
