@@ -22,7 +22,7 @@ type State string
 const (
 	Stands State = "stands" // with a lab in it
 	Owned  State = "owned"  // it has no lab now, and a process that will use it
-	Kept   State = "kept"   // it is empty, for a process to come: see Pool.Keep
+	Kept   State = "kept"   // it has no lab, and waits for a process to come: see Pool.Keep
 	Gone   State = "gone"   // its process is, but perhaps not the cluster, nor half of one: see Sweep
 )
 

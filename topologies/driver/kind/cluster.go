@@ -59,7 +59,12 @@ type cluster struct {
 	dir   record
 	nodes []string // containers, the control plane first
 	mesh  string   // the mesh image that was loaded last
+
+	topology string // whose lab it has, or whose mesh the last one left; "" is none
 }
+
+// about is what there is to be recorded of a cluster without a lab.
+func (c *cluster) about() about { return about{Shape: c.shape, Mesh: c.mesh, Topology: c.topology} }
 
 // short is the name without what all begin with.
 func (c *cluster) short() string { return strings.TrimPrefix(c.name, prefix) }
@@ -182,7 +187,7 @@ func (c *cluster) load(ctx context.Context, img *image.Image) error {
 		}
 	}
 	c.mesh = img.Ref
-	return c.dir.write(about{Shape: c.shape, Mesh: c.mesh})
+	return c.dir.write(c.about())
 }
 
 // delete removes the cluster, or what there is of it.

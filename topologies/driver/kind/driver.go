@@ -89,13 +89,13 @@ func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec) (*
 	if d.o.Pool == nil {
 		return d.make(ctx, t, spec.Name, want)
 	}
-	if c := d.o.Pool.take(want); c != nil {
+	if c := d.o.Pool.take(want, spec.Name); c != nil {
 		return c, nil
 	}
 	if err := d.o.Pool.room(ctx); err != nil {
 		return nil, err
 	}
-	c, err := adopt(ctx, t, want)
+	c, err := adopt(ctx, t, want, spec.Name)
 	if c == nil && err == nil {
 		c, err = d.make(ctx, t, spec.Name, want)
 	}
@@ -158,7 +158,10 @@ func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	if err := d.Driver.Up(ctx, spec, o); err != nil {
 		return err
 	}
-	if err := c.dir.write(about{Shape: c.shape, Mesh: img.Ref, Detached: d.o.Detach, Nodes: c.nodes[:len(spec.Clusters[0].Nodes)]}); err != nil {
+	c.topology = spec.Name
+	record := c.about()
+	record.Detached, record.Nodes = d.o.Detach, c.nodes[:len(spec.Clusters[0].Nodes)]
+	if err := c.dir.write(record); err != nil {
 		return err
 	}
 	if d.o.Detach {
@@ -188,7 +191,7 @@ func (d *Driver) Capabilities() lab.Capabilities {
 	return caps
 }
 
-// Down implements lab.Driver. A cluster that the mesh left clean goes back to the pool.
+// Down implements lab.Driver. A cluster that can be left clean, but for its mesh, goes back to the pool.
 func (d *Driver) Down(ctx context.Context) error {
 	d.mu.Lock()
 	c := d.cluster
@@ -206,14 +209,14 @@ func (d *Driver) Down(ctx context.Context) error {
 	if d.o.Pool == nil {
 		return d.discard(ctx)
 	}
-	if err := errors.Join(d.Driver.Down(ctx), c.stopOutside(ctx)); err != nil {
+	if err := errors.Join(d.Driver.Park(ctx), c.stopOutside(ctx)); err != nil {
 		d.o.Progress(fmt.Sprintf("%s is not clean and goes: %v", c.name, err))
 		return d.discard(ctx)
 	}
 	d.mu.Lock()
 	d.cluster = nil
 	d.mu.Unlock()
-	err := c.dir.write(about{Shape: c.shape, Mesh: c.mesh})
+	err := c.dir.write(c.about())
 	d.o.Pool.give(c) // last: from now on it is the next lab's
 	return err
 }

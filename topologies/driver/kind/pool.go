@@ -17,7 +17,7 @@ import (
 // Pool keeps the clusters of one process between its labs. The zero Pool is empty and ready; Close removes what it holds.
 // Its methods may be called concurrently.
 type Pool struct {
-	// Keep has Close leave the clusters standing, empty, for the pool of a later process, which takes them up: what a person wants
+	// Keep has Close leave the clusters standing, with no lab but a mesh, for the pool of a later process: what a person wants
 	// who runs a scenario again and again. `lab down` and `lab gc --all` remove them.
 	Keep bool
 
@@ -47,13 +47,14 @@ func (o *owned) end(ctx context.Context) error {
 	return errors.Join(err, o.lock.Close())
 }
 
-// take is a spare cluster that can hold a lab of that shape, the smallest; nil if there is none.
-func (p *Pool) take(s shape) *owned {
+// take is a spare cluster that can hold a lab of that shape: one with the topology's mesh, and of those the smallest; nil if
+// there is none.
+func (p *Pool) take(s shape, topology string) *owned {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	best := -1
 	for i, c := range p.spare {
-		if c.holds(s) && (best < 0 || c.Nodes < p.spare[best].Nodes) {
+		if c.holds(s) && (best < 0 || c.cost(topology) < p.spare[best].cost(topology)) {
 			best = i
 		}
 	}
@@ -63,6 +64,15 @@ func (p *Pool) take(s shape) *owned {
 	c := p.spare[best]
 	p.spare = slices.Delete(p.spare, best, best+1)
 	return c
+}
+
+// cost orders clusters by how little there is to do, and to waste.
+func (c *cluster) cost(topology string) int {
+	cost := c.Nodes
+	if c.topology != topology {
+		cost += 1000
+	}
+	return cost
 }
 
 // room makes room for one more cluster, for which of those that wait the first has to go. It is lab.ErrOccupied if labs have them
@@ -110,7 +120,9 @@ func (p *Pool) Close(ctx context.Context) error {
 	var errs []error
 	for _, c := range spare {
 		if p.Keep {
-			errs = append(errs, c.dir.write(about{Shape: c.shape, Mesh: c.mesh, Kept: true}), c.lock.Close())
+			kept := c.about()
+			kept.Kept = true
+			errs = append(errs, c.dir.write(kept), c.lock.Close())
 		} else {
 			errs = append(errs, c.end(ctx))
 		}
@@ -118,27 +130,29 @@ func (p *Pool) Close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// adopt is a cluster that an earlier process kept and that can hold a lab of that shape; nil if there is none.
-func adopt(ctx context.Context, t tools, s shape) (*owned, error) {
+// adopt is a cluster that an earlier process kept and that can hold a lab of that shape, as take chooses; nil if there is none.
+func adopt(ctx context.Context, t tools, s shape, topology string) (*owned, error) {
 	all, err := records()
 	if err != nil {
 		return nil, err
 	}
+	var kept []*cluster
 	for _, r := range all {
-		a, err := r.read()
-		if err != nil || !a.Kept || !a.Shape.holds(s) {
-			continue
+		if a, err := r.read(); err == nil && a.Kept && a.Shape.holds(s) {
+			kept = append(kept, &cluster{tools: t, shape: a.Shape, name: r.name(), dir: r, mesh: a.Mesh, topology: a.Topology})
 		}
-		lock, err := r.own()
+	}
+	slices.SortFunc(kept, func(a, b *cluster) int { return a.cost(topology) - b.cost(topology) })
+	for _, c := range kept {
+		lock, err := c.dir.own()
 		if err != nil {
 			continue // another process was faster
 		}
-		c := &cluster{tools: t, shape: a.Shape, name: r.name(), dir: r, mesh: a.Mesh}
 		err = c.findNodes(ctx)
-		if err == nil && len(c.nodes) == a.Shape.Nodes {
-			err = c.dir.write(about{Shape: c.shape, Mesh: c.mesh})
+		if err == nil && len(c.nodes) == c.Nodes {
+			err = c.dir.write(c.about())
 		}
-		if err == nil && len(c.nodes) == a.Shape.Nodes {
+		if err == nil && len(c.nodes) == c.Nodes {
 			return &owned{cluster: c, lock: lock}, nil
 		}
 		lock.Close()

@@ -20,15 +20,29 @@ func TestPoolHandsOutTheSmallestThatFits(t *testing.T) {
 		p.give(c)
 	}
 	for _, want := range []int{2, 3} {
-		if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}); c == nil || c.Nodes != want || c.IPFamily != topologies.Dual {
+		if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}, ""); c == nil || c.Nodes != want || c.IPFamily != topologies.Dual {
 			t.Fatalf("got %+v, want %d nodes of both families", c, want)
 		}
 	}
-	if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}); c != nil {
+	if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}, ""); c != nil {
 		t.Errorf("got a cluster of %s", c.IPFamily)
 	}
-	if c := p.take(shape{Nodes: 3, IPFamily: topologies.IPv6}); c != nil {
+	if c := p.take(shape{Nodes: 3, IPFamily: topologies.IPv6}, ""); c != nil {
 		t.Errorf("got a cluster of %d nodes for 3", c.Nodes)
+	}
+}
+
+func TestPoolPrefersTheMeshThatStands(t *testing.T) {
+	var p Pool
+	for _, topology := range []string{"", "two-nodes", "three-nodes"} {
+		c := spareOf(2+len(topology), topologies.Dual)
+		c.topology = topology
+		p.give(c)
+	}
+	for _, want := range []string{"two-nodes", "", "three-nodes"} {
+		if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}, "two-nodes"); c == nil || c.topology != want {
+			t.Fatalf("got %+v, want the one of %q", c, want)
+		}
 	}
 }
 
