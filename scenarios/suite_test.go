@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"testing"
+	"time"
 
 	"github.com/onsi/ginkgo/v2"
 	"github.com/onsi/ginkgo/v2/types"
@@ -82,10 +83,15 @@ func newDriver(name string) (lab.Driver, error) {
 	case "netns":
 		return netns.New(netns.Options{}), nil
 	case "kind":
-		return kind.New(kind.Options{Pool: &clusters, Image: os.Getenv("AMBIENTLAB_NODE_IMAGE")}), nil
+		return kind.New(kind.Options{Pool: &clusters, Image: os.Getenv("AMBIENTLAB_NODE_IMAGE"), Progress: progress}), nil
 	case "kube": // a cluster that stands, whose nodes nobody here can reach
-		return kube.New(kube.Options{Image: os.Getenv("AMBIENTLAB_IMAGE")}), nil
+		return kube.New(kube.Options{Image: os.Getenv("AMBIENTLAB_IMAGE"), Progress: progress}), nil
 	default:
 		return nil, fmt.Errorf("AMBIENTLAB_E2E=%s: the drivers are: netns, kind, kube", name)
 	}
+}
+
+// progress tells, beside a scenario's own output, what takes so long.
+func progress(what string) {
+	fmt.Fprintf(ginkgo.GinkgoWriter, "%s  %s\n", time.Now().Format("15:04:05.000"), what)
 }

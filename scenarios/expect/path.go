@@ -181,9 +181,10 @@ func (p *points) answered(o *world.Observation) {
 	p.check(o.To.Name != "", "no pod of the lab answered")
 }
 
-// sourcePreserved: the application must see the client's own address; its port may differ, a proxy opens its own socket.
+// sourcePreserved: the application must see the client's own address; its port may differ, a proxy opens its own socket. What
+// leaves the cluster has its node's address where the cluster's CNI says so.
 func (p *points) sourcePreserved(o *world.Observation) {
-	if o.Call.Seen == nil {
+	if o.Call.Seen == nil || o.To.Namespace == "" {
 		return
 	}
 	seen := o.Call.Seen.RemoteAddr.Addr().Unmap()

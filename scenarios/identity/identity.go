@@ -104,7 +104,7 @@ func call(ctx SpecContext, w *world.World, from lab.PodInfo, url string) *world.
 // record captures on a node's wire while do runs. A recording that lost packets proves nothing.
 func record(ctx SpecContext, w *world.World, node string, do func()) *wire.Capture {
 	GinkgoHelper()
-	c, err := w.Capture(ctx, lab.Target{Node: node})
+	c, err := w.Capture(ctx, lab.Target{Node: node, Filter: world.OnTheWire})
 	Expect(err).NotTo(HaveOccurred())
 	DeferCleanup(func(ctx context.Context) { _, _, _ = c.Stop(ctx) }) // a second Stop only says so
 	do()

@@ -139,7 +139,7 @@ type recording struct{ lab.Capture }
 
 func record(ctx SpecContext, l *world.World, node string) recording {
 	GinkgoHelper()
-	c, err := l.Capture(ctx, lab.Target{Node: node})
+	c, err := l.Capture(ctx, lab.Target{Node: node, Filter: world.OnTheWire})
 	Expect(err).NotTo(HaveOccurred())
 	return recording{c}
 }

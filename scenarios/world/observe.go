@@ -37,6 +37,10 @@ type Observation struct {
 	Metrics  Samples          // what changed in the TCP metrics of both ztunnels
 }
 
+// OnTheWire is the filter of what a node sends and gets, without what it tells itself: container runtimes hand on over the
+// loopback, in plain text, what commands in pods print.
+const OnTheWire = "not host 127.0.0.1 and not host ::1"
+
 // Observe makes one call from a pod and gathers what every part says of it. Only an answer that could not be had at all,
 // or evidence that the counters promise and that does not come, is an error: a failed call is an observation too.
 // Observations of one lab must not overlap, since counters are shared.
