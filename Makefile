@@ -58,6 +58,10 @@ unit: deps build ## Unit, golden and kernel tests, and those of the netns driver
 race: deps ## The same under the race detector (needs a C compiler)
 	CGO_ENABLED=1 go test -race ./...
 
+.PHONY: watch
+watch: ## Run what FOCUS= or LABELS= chooses again after each change, on a cluster that stands (LAB=kind) or new namespaces
+	@tools/watch.sh LAB='$(LAB)' FOCUS='$(FOCUS)' LABELS='$(LABELS)'
+
 .PHONY: bench
 bench: deps build ## Plain TCP, plain relays, bare TLS and two ztunnels in one lab: figures in OUT=bench.json (BENCH=--quick: a minute)
 	@mkdir -p $(OUT)
