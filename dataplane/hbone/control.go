@@ -105,6 +105,7 @@ func (c *conn) lockReserved(s *stream) bool {
 func (c *conn) unlockBatch() {
 	c.rec.publish()
 	c.wmu.Unlock()
+	c.rec.gather()
 	c.flush()
 	if c.controlPending.Load() {
 		c.kick()

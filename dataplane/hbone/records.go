@@ -52,6 +52,7 @@ type recordConn struct {
 	handover  chan struct{} // the flusher has work
 	unflushed atomic.Int64
 	claimed   atomic.Int64 // bytes on their way from an application into a batch
+	company   company
 
 	mu       sync.Mutex
 	out      *outBuf // the first of those published
