@@ -69,7 +69,7 @@ var doors = []struct {
 		"dataplane/source/file", // Istio's objects are protobuf messages: a strict decode asks for their fields
 	}},
 	{"github.com/envoyproxy", []string{"dataplane/control"}},
-	{"github.com/google/nftables", []string{"dataplane/capture", "topologies/nodenet", "topologies/driver/netns"}},
+	{"github.com/google/nftables", []string{"dataplane/capture", "topologies/nodenet", "topologies/driver/netns", "topologies/workload"}},
 	{"github.com/vishvananda/netlink", []string{"dataplane/netns", "dataplane/capture", "topologies/nodenet", "topologies/driver/netns"}},
 	{"github.com/containernetworking/cni/libcni", []string{"topologies/driver/netns"}},
 	{"github.com/containernetworking/cni/pkg/skel", []string{"dataplane/cni", "dataplane/cmd/ambient-cni"}},

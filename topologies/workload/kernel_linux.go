@@ -12,8 +12,22 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/nftables"
 	"golang.org/x/sys/unix"
 )
+
+// FlushRules removes all of nftables' rules in the caller's namespace, whoever made them.
+func FlushRules() error {
+	c, err := nftables.New()
+	if err == nil {
+		c.FlushRuleset()
+		err = c.Flush()
+	}
+	if err != nil {
+		return fmt.Errorf("flush rules: %w", err)
+	}
+	return nil
+}
 
 // TCPCounters are the kernel's counters of TCP in the caller's namespace, by their names in RFC 4022, and Linux's own beside them.
 func TCPCounters() (map[string]int64, error) {

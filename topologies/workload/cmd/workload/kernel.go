@@ -14,11 +14,14 @@ import (
 
 // kernel looks at and fills what the pod's own kernel state is.
 func kernel(args []string, stdin io.Reader, stdout io.Writer) error {
-	want := map[string]int{"counters": 1, "fill": 2}[args[0]]
+	want := map[string]int{"counters": 1, "flush": 1, "fill": 2}[args[0]]
 	if len(args) != want {
 		return usageError{fmt.Errorf("%s: want %d arguments\n%s", args[0], want-1, usage)}
 	}
-	if args[0] == "counters" {
+	switch args[0] {
+	case "flush":
+		return workload.FlushRules()
+	case "counters":
 		counters, err := workload.TCPCounters()
 		if err != nil {
 			return err

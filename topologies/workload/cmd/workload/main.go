@@ -48,11 +48,12 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload tunnel call|serve  be an HBONE peer with the certificate in the order on stdin
        workload discovery        be a control plane that sends what it is told to on stdin
        workload counters         print the kernel's TCP counters of the pod as JSON
+       workload flush            remove every nftables rule of the pod
        workload fill N           put N connections into the pod's conntrack table, print how many it took, and take them out
                                  when standard input ends
        workload under MARK COMMAND…  become COMMAND, with a mark
        workload kill MARK        kill all processes with that mark
-All but look, cat, write, tunnel, discovery, counters, fill, under and kill have --help.`
+All but look, cat, write, tunnel, discovery, counters, flush, fill, under and kill have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -86,7 +87,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, tunnel(ctx, args[1:], os.Stdin, stdout))
 	case "discovery":
 		return fail(stderr, discover(ctx, os.Stdin, stdout))
-	case "counters", "fill":
+	case "counters", "flush", "fill":
 		return fail(stderr, kernel(args, os.Stdin, stdout))
 	case workload.UnderCommand, workload.KillCommand:
 		return fail(stderr, under(args, stderr))
