@@ -260,6 +260,9 @@ func (b *bundle) namespaces(ctx context.Context) {
 	})
 	b.putJSON("pods.json", "the pods, as the driver sees them", pods)
 	for _, p := range pods {
+		if p.Namespace == "kube-system" { // most are in their node's namespace
+			continue
+		}
 		b.inspect(ctx, "pods/"+p.Namespace+"."+p.Name, Target{Pod: p.PodRef})
 	}
 	for _, node := range b.lab.Nodes() {
