@@ -28,6 +28,7 @@ type control struct {
 	updates []*stream // with credit to announce
 	rekey   bool      // the peer asked for a KeyUpdate
 	recv    recvFlow
+	stalls  stalls
 }
 
 // post queues a control frame; kick sends it. It never waits.

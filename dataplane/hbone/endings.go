@@ -126,6 +126,7 @@ func (s *stream) die(cause error, abort bool) bool {
 	s.mu.Unlock()
 	s.c.control.mu.Lock()
 	s.recvClosed = true
+	s.c.control.recv.opened(s)
 	s.c.control.mu.Unlock()
 	s.c.unqueued(nil, dropped)
 	if app != nil {

@@ -25,6 +25,7 @@ type recvFlow struct {
 	full     int64 // what the window has grown to
 	withheld int64
 	before   int64 // queued at the last grant
+	early    int64 // server: queued for requests that are not open yet
 
 	// Who is busy: the streams whose window was given back in this round and the last.
 	round   time.Time
@@ -69,6 +70,10 @@ func (c *conn) received(s *stream, n, taken, queued int) {
 	k.mu.Lock()
 	k.recv.credit += int64(n)
 	k.recv.queued += int64(queued)
+	if s != nil && !s.open && !c.client {
+		s.early += int64(queued)
+		k.recv.early += int64(queued)
+	}
 	c.settle()
 	if s != nil {
 		s.queued += int64(queued)
@@ -76,6 +81,13 @@ func (c *conn) received(s *stream, n, taken, queued int) {
 		c.announce(s)
 	}
 	k.mu.Unlock()
+}
+
+// opened says that s has its application, or never will. control.mu is held.
+func (r *recvFlow) opened(s *stream) {
+	s.open = true
+	r.early -= s.early
+	s.early = 0
 }
 
 // unqueued books n bytes of s that left its queue: taken by the kernel or, with s nil, dropped.
@@ -107,10 +119,14 @@ func (c *conn) settle() {
 	}
 }
 
+// earlyCost is how often bytes count that came before their stream was open: a peer that waits for the answer sends none,
+// and one that does not may have as many streams in waiting as it likes.
+const earlyCost = 16
+
 // spare is what the connection's allowance leaves beside its queues, at most its window. control.mu is held.
 func (c *conn) spare() int64 {
-	full := int64(c.cfg.ConnWindow)
-	return min(full, min(2*full, c.cfg.Budget.allowance())-c.control.recv.queued)
+	r, full := &c.control.recv, int64(c.cfg.ConnWindow)
+	return min(full, min(2*full, c.cfg.Budget.allowance())-r.queued-(earlyCost-1)*r.early)
 }
 
 // announce queues a WINDOW_UPDATE for s if one is due, and decides how large the window is from then on.
@@ -119,10 +135,20 @@ func (c *conn) announce(s *stream) {
 	if s.announcing || s.recvClosed || !due(s.credit, s.recvWindow, s.window) {
 		return
 	}
-	c.resize(s)
-	if s.credit <= 0 {
+	if s.isStalled() {
+		c.resizeTo(s, int64(c.cfg.StartWindow))
+		if s.credit > 0 {
+			c.withhold(s)
+		}
 		return
 	}
+	if c.resize(s); s.credit > 0 {
+		c.queueUpdate(s)
+	}
+}
+
+// queueUpdate has the credit of s written. control.mu is held.
+func (c *conn) queueUpdate(s *stream) {
 	k := &c.control
 	s.announcing = true
 	k.updates = append(k.updates, s)
@@ -146,7 +172,11 @@ func (c *conn) resize(s *stream) {
 			size = 0
 		}
 	}
-	size = max(size, int64(c.cfg.StartWindow))
+	c.resizeTo(s, max(size, int64(c.cfg.StartWindow)))
+}
+
+// resizeTo changes the credit of s so that its window becomes size, or as near as it can. control.mu is held.
+func (c *conn) resizeTo(s *stream, size int64) {
 	delta := max(size-s.window, -s.credit)
 	s.window += delta
 	s.credit += delta

@@ -38,8 +38,8 @@ type caller struct {
 	users    int     // that hold or want a slot
 	offences float64 // fading, as of seen
 	seen     time.Time
-	turn     time.Time // the last that was given
-	crowded  int       // connections on which requests wait
+	turns    [lanes]time.Time // the last that was given of each
+	crowded  int              // connections on which requests wait
 }
 
 // NewGuard returns a guard that knows nobody.
@@ -90,18 +90,27 @@ func (g *Guard) offend(a netip.Addr) {
 	c.offences++
 }
 
-// turn is how long a request of a's waits for a turn that no other request made room for (turns). A client has one every
-// turnGap, over all its connections.
-func (g *Guard) turn(a netip.Addr) time.Duration {
+// lane is what the connections of a client share by having turns.
+type lane int
+
+const (
+	toOpen lane = iota // a request that no other makes room for (turns)
+	toSend             // on a stream that is stalled (stalls)
+	lanes
+)
+
+// turn is how long a client waits for its next turn in a lane: so long after the last one that it had.
+func (g *Guard) turn(a netip.Addr, l lane, gap time.Duration) time.Duration {
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	c := g.caller(a, now)
-	if c.turn.Before(now) {
-		c.turn = now
+	at := &c.turns[l]
+	if at.Before(now) {
+		*at = now
 	}
-	c.turn = c.turn.Add(turnGap)
-	return c.turn.Sub(now)
+	*at = at.Add(gap)
+	return at.Sub(now)
 }
 
 // crowd notes that so many more connections of a's have requests that wait.

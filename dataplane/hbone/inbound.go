@@ -65,11 +65,11 @@ func (in *Inbound) Get(name string) string {
 	return ""
 }
 
-// leave ends the request's turn; well says that its tunnel ended as it should.
-func (in *Inbound) leave(well bool) {
-	if !in.left || well {
+// leave ends the request's turn. That its tunnel ended well may come after.
+func (in *Inbound) leave(why outcome) {
+	if !in.left || why == endedWell {
 		in.left = true
-		in.s.c.turns.leave(in, well)
+		in.s.c.turns.leave(in, why)
 	}
 }
 
@@ -81,7 +81,7 @@ func (in *Inbound) Refuse(status int, h ...Header) {
 	in.answered = true
 	s := in.s
 	s.pace()
-	in.leave(false)
+	in.leave(endedBadly)
 	sent := s.respond(status, true, h)
 	ended := s.inputEnded()
 	if s.die(errRefused, false) && sent && !ended {
@@ -102,9 +102,11 @@ func (in *Inbound) Accept(ctx context.Context, upstream *net.TCPConn, h ...Heade
 	in.answered = true
 	in.s.respond(200, false, h)
 	in.s.c.turns.answered(in)
-	in.s.onAnswer = func() { in.leave(false) }
+	in.s.onAnswer = func() { in.leave(replied) }
 	r := in.s.relay(ctx, upstream, relay.Upstream)
-	in.leave(!r.Reset && r.BytesDown > 0)
+	if !r.Reset && r.BytesDown > 0 {
+		in.leave(endedWell)
+	}
 	return r
 }
 

@@ -78,6 +78,10 @@ func (s *stream) attach(app *net.TCPConn) error {
 		return err
 	}
 	s.reader.init(s, rc)
+	s.c.control.mu.Lock()
+	s.c.control.recv.opened(s)
+	s.c.settle()
+	s.c.control.mu.Unlock()
 	s.mu.Lock()
 	s.app, s.appOut = app, newWriter(rc)
 	s.draining = s.queue.size > 0 && !s.isDead()

@@ -82,11 +82,13 @@ func (s *stream) pump() {
 			return
 		case s.reader.n > 0:
 			s.sendData()
+			s.unstall()
 			if s.onAnswer != nil {
 				s.onAnswer()
 				s.onAnswer = nil
 			}
 		case s.c.enlist(s, true):
+			s.stall()
 			s.awaitWindow()
 		}
 	}

@@ -235,7 +235,7 @@ func (s *Server) handle(base context.Context, handlers *sync.WaitGroup, st *stre
 func (s *Server) answer(ctx context.Context, cancel context.CancelCauseFunc, handlers *sync.WaitGroup, in *Inbound) {
 	defer handlers.Done()
 	defer cancel(nil)
-	defer in.leave(false)
+	defer in.leave(endedBadly)
 	if st := in.s; st.isDead() {
 		st.c.forget(st)
 		return

@@ -13,12 +13,13 @@ import (
 
 // stream is one tunnel, from HEADERS until both directions and its queue are done.
 type stream struct {
-	c       *conn
-	id      uint32        // set by register
-	wake    chan struct{} // something changed for the goroutine that owns the stream
-	dead    atomic.Bool   // set with mu held; read anywhere
-	replied atomic.Bool   // server: an answer is written
-	mute    atomic.Bool   // the peer takes no more bytes, but what it sent is still being delivered
+	c         *conn
+	id        uint32        // set by register
+	wake      chan struct{} // something changed for the goroutine that owns the stream
+	dead      atomic.Bool   // set with mu held; read anywhere
+	replied   atomic.Bool   // server: an answer is written
+	stalledAt atomic.Int64  // since when the application waits for window; nanoseconds since the connection's start, 0: it does not
+	mute      atomic.Bool   // the peer takes no more bytes, but what it sent is still being delivered
 
 	// Guarded by conn.mu.
 	sendWindow int64
@@ -33,6 +34,9 @@ type stream struct {
 	queued     int64
 	announcing bool
 	recvClosed bool
+	withheld   bool  // see stalls
+	open       bool  // server: it has its application, or never will
+	early      int64 // queued before
 
 	// Owned by the goroutine in relay.
 	reader   appReader

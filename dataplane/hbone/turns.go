@@ -14,8 +14,9 @@ import (
 // in the order in which they came. A peer may ask for all its streams at once, on several connections, and others' calls
 // would wait for all of that work, here and in the application, which meets it first as connections to accept. What is
 // answered loses nothing by that; a connection whose tunnels end well may have more and more under way. Applications need
-// not answer, so while requests wait one more may go every turnGap, for the one that has been under way for longest. The
-// connections of one client share these turns, and what may be under way of each while requests wait.
+// not answer, so while requests wait one more may go every turnGap, for the one that has been under way for longest; and
+// one that ended unanswered is made up for after endGap, as a peer may have as many of those as it likes. The connections
+// of one client share these turns, and what may be under way of each while requests wait.
 type turns struct {
 	guard *Guard // nil: the connection is its client's only one
 	addr  netip.Addr
@@ -34,6 +35,16 @@ const (
 	turnsOpening = 4
 	turnsMore    = 256
 	turnGap      = 4 * time.Millisecond
+	endGap       = 2 * time.Millisecond
+)
+
+// outcome is why a request is no longer under way.
+type outcome int
+
+const (
+	replied outcome = iota // by the application
+	endedWell
+	endedBadly
 )
 
 // enter calls in.start, now or when it is its turn.
@@ -76,17 +87,21 @@ func (t *turns) answered(in *Inbound) {
 	t.startWaiting(t.free())
 }
 
-// leave says that in is no longer under way, or ended well.
-func (t *turns) leave(in *Inbound, well bool) {
+// leave says that in is no longer under way, or that it ended well, which may come after.
+func (t *turns) leave(in *Inbound, why outcome) {
 	t.mu.Lock()
 	t.opened(in)
 	if i := slices.Index(t.running, in); i >= 0 {
 		t.running = slices.Delete(t.running, i, i+1)
 	}
-	if well && t.more < turnsMore {
+	if why == endedWell && t.more < turnsMore {
 		t.more++
 	}
-	t.startWaiting(t.free())
+	n := t.free()
+	if why == endedBadly {
+		n = 0 // pass has it
+	}
+	t.startWaiting(n)
 }
 
 // crowd notes that the connection has become one on which requests wait, or is none any more.
@@ -114,8 +129,11 @@ func (t *turns) free() int {
 func (t *turns) tick() {
 	t.ticking = true
 	d := turnGap
+	if t.free() > 0 {
+		d = endGap
+	}
 	if t.guard != nil {
-		d = t.guard.turn(t.addr)
+		d = t.guard.turn(t.addr, toOpen, d)
 	}
 	if t.timer == nil {
 		t.timer = time.AfterFunc(d, t.pass)
@@ -139,8 +157,10 @@ func (t *turns) pass() {
 	if t.opening >= opening {
 		t.opened(t.running[slices.IndexFunc(t.running, func(in *Inbound) bool { return in.opening })])
 	}
-	t.tick()
 	t.startWaiting(1)
+	t.mu.Lock()
+	t.tick() // as what there is room for comes sooner
+	t.mu.Unlock()
 }
 
 // startWaiting starts up to n. t.mu is held, and released.

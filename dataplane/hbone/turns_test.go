@@ -49,14 +49,14 @@ func TestTurns(t *testing.T) {
 		}
 		enter(turnsFirst + 10)
 		started(turnsFirst)
-		turns.leave(all[3], false)
-		turns.leave(all[5], false)
+		turns.leave(all[3], replied)
+		turns.leave(all[5], replied)
 		started(turnsFirst + 2)
 		time.Sleep(turnGap) // for the oldest
 		started(turnsFirst + 3)
-		turns.leave(all[0], false) // which counts no more
+		turns.leave(all[0], replied) // which counts no more
 		started(turnsFirst + 3)
-		turns.leave(all[4], true)
+		turns.leave(all[4], endedWell)
 		started(turnsFirst + 5)
 		time.Sleep(5 * turnGap)
 		started(turnsFirst + 10)
@@ -66,7 +66,7 @@ func TestTurns(t *testing.T) {
 		time.Sleep(2 * turnGap)
 		started(turnsFirst + 12)
 		for _, in := range all {
-			turns.leave(in, true)
+			turns.leave(in, endedWell)
 		}
 		enter(turnsFirst + len(all))
 		started(len(all))
@@ -103,8 +103,8 @@ func TestTurnsOfOneClient(t *testing.T) {
 			}
 		}
 		want("one more for each that has none opening, where few are under way", 4, 4, 3, 2)
-		conns[0].turns.leave(conns[0].started()[0], false)
-		conns[1].turns.leave(conns[1].started()[0], true)
+		conns[0].turns.leave(conns[0].started()[0], replied)
+		conns[1].turns.leave(conns[1].started()[0], endedWell)
 		want("as one ended, and one ended well", 5, 6, 3, 2)
 		time.Sleep(clients * turnGap)
 		want("after a turn of each", 6, 7, 4, 3)
@@ -112,6 +112,37 @@ func TestTurnsOfOneClient(t *testing.T) {
 		want("at last", 105, 105, 105, 105)
 		if n := guard.crowded(addr); n != 0 {
 			t.Errorf("%d connections are thought to have requests that wait", n)
+		}
+	})
+}
+
+// TestTurnsOfTunnelsThatEndBadly come one after the other, however many there are.
+func TestTurnsOfTunnelsThatEndBadly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := shared{turns: turns{guard: NewGuard()}}
+		s.enter(turnsOpening)
+		for _, in := range s.started() {
+			s.turns.leave(in, endedBadly)
+		}
+		s.enter(1)
+		if n := len(s.started()); n != turnsOpening+1 {
+			t.Fatalf("%d of %d that nothing is in front of started", n, turnsOpening+1)
+		}
+		s.enter(100)
+		before := turnsOpening + turnsOpening
+		for _, in := range s.started() {
+			s.turns.leave(in, endedBadly)
+		}
+		time.Sleep(turnGap) // the first was to make room by force
+		synctest.Wait()
+		for n := range 50 {
+			all := s.started()
+			if len(all) != before+1+n {
+				t.Fatalf("%d started after %d turns, want %d", len(all), n, before+1+n)
+			}
+			s.turns.leave(all[len(all)-1], endedBadly)
+			time.Sleep(endGap)
+			synctest.Wait()
 		}
 	})
 }
