@@ -51,7 +51,7 @@ type Snapshot struct {
 	Workloads []*mesh.Workload // sorted by UID
 	Services  []*mesh.Service  // sorted by key
 	Policies  []*mesh.Policy   // sorted by namespace, then name
-	// Conditions say what became of each policy object; sorted by object.
+	// Conditions say what became of each policy, and of each service that asks for a waypoint; sorted by object.
 	Conditions []Condition
 	// Problems are objects that are sound by themselves, but cannot have the meaning that they ask for.
 	Problems []source.Problem
@@ -64,6 +64,8 @@ func Compile(objects *source.Objects, settings Settings) *Snapshot {
 	c.allocate()
 	c.services()
 	c.policies()
+	c.waypoints()
+	slices.SortFunc(c.out.Conditions, compareConditions)
 	c.pods()
 	c.workloadEntries()
 	c.endpointSlices()

@@ -15,8 +15,19 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/source"
 )
 
-// ConditionAccepted is the type of condition that says what ztunnel does with a policy.
-const ConditionAccepted = "ZtunnelAccepted"
+// Types of conditions. An object has one of them, by its kind: see ConditionType.
+const (
+	ConditionAccepted = "ZtunnelAccepted"        // what ztunnel does with a policy
+	ConditionWaypoint = "istio.io/WaypointBound" // whether a service has the waypoint that it asks for
+)
+
+// ConditionType is the type of condition that objects of a kind get.
+func ConditionType(kind string) string {
+	if kind == "Service" {
+		return ConditionWaypoint
+	}
+	return ConditionAccepted
+}
 
 // Reasons of conditions.
 const (
@@ -26,13 +37,13 @@ const (
 	ReasonInvalid     = "Invalid"          // the object cannot be read as it is
 )
 
-// Condition is what became of one policy object, of the type ConditionAccepted.
+// Condition is what became of one object: of a policy, or of a service that asks for more than connections.
 type Condition struct {
 	Object     source.Key
 	UID        string
 	Generation int64
 
-	Accepted bool // something of the policy is enforced, or watched in a dry run
+	Accepted bool // something of the policy is enforced, or watched in a dry run; the service has what it asks for
 	Reason   string
 	Message  string
 	Field    string // what the reason is about; "" with ReasonAccepted

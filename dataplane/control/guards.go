@@ -51,7 +51,6 @@ func (c *compiler) policies() {
 	slices.SortFunc(c.out.Policies, func(a, b *mesh.Policy) int {
 		return cmp.Or(cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
 	})
-	slices.SortFunc(c.out.Conditions, compareConditions)
 }
 
 func (c *compiler) guard(p *securityv1.AuthorizationPolicy, policy *mesh.Policy) *guard {

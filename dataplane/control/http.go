@@ -69,7 +69,7 @@ func (s *Server) sections() []admin.Section {
 	return []admin.Section{
 		{Name: "config", About: "settings in force, and what they made of the objects", Value: s.summary, Index: true},
 		{Name: "problems", About: "what is wrong with the objects", Value: func() any { return texts(s.Problems()) }, Index: true},
-		{Name: "policies", About: "what became of each policy", Value: func() any { return s.conditions() }, Index: true},
+		{Name: "policies", About: "what became of each policy, and of each service that asks for a waypoint", Value: func() any { return s.conditions() }, Index: true},
 		{Name: "proxies", About: "who is connected, and what each has acknowledged", Value: func() any { return s.Proxies() }, Index: true},
 		{Name: "snapshot", About: "the mesh as it is served: workloads, services, policies", Value: func() any { return s.Snapshot() }},
 		{Name: "ca", About: "who signs, which roots are trusted, and who is behind a change of them", Value: func() any { return s.AuthorityStatus() }},

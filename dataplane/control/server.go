@@ -41,7 +41,7 @@ type Config struct {
 	TrustedAccounts []string      // "namespace/service account" of node proxies
 	CertTTL         time.Duration // the longest life of a workload certificate; 0 means 24 h
 	DrainTimeout    time.Duration // how long calls may take to end at a stop; 0 means 3 s
-	Statuses        Statuses      // told the conditions of policies; may be nil
+	Statuses        Statuses      // told the conditions of policies and services; may be nil
 	KeyLog          io.Writer     // receives the secrets of every TLS connection in NSS key-log format, for labs alone; may be nil
 	Log             *slog.Logger
 

@@ -69,7 +69,7 @@ func (s *StatusDir) Run(ctx context.Context) error {
 		}
 		retry.Stop()
 		if err := s.write(now); err != nil {
-			s.log.Warn("conditions of policies cannot be written, trying again", "dir", s.dir, "err", err)
+			s.log.Warn("conditions cannot be written, trying again", "dir", s.dir, "err", err)
 			retry.Reset(time.Second)
 		}
 	}
@@ -154,12 +154,17 @@ func (c *Condition) file() (name string, data []byte, err error) {
 	if c.Accepted {
 		status = "True"
 	}
-	condition := map[string]string{"type": ConditionAccepted, "status": status, "reason": c.Reason, "message": c.Message}
+	version := "security.istio.io/v1"
+	condition := map[string]any{"type": ConditionType(c.Object.Kind), "status": status, "reason": c.Reason, "message": c.Message}
 	if c.Generation != 0 {
 		condition["observedGeneration"] = strconv.FormatInt(c.Generation, 10) // Istio's JSON has 64-bit numbers in quotes
 	}
+	if c.Object.Kind == "Service" { // which is Kubernetes' own
+		version = "v1"
+		delete(condition, "observedGeneration")
+	}
 	data, err = json.Marshal(map[string]any{
-		"apiVersion": "security.istio.io/v1", "kind": c.Object.Kind, "metadata": metadata,
+		"apiVersion": version, "kind": c.Object.Kind, "metadata": metadata,
 		"status": map[string]any{"conditions": []any{condition}},
 	})
 	if err != nil {

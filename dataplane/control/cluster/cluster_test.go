@@ -239,9 +239,17 @@ func testServiceStatus(t *testing.T, k *kubetest.Server, api *kube.Cluster) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Offer(src.Load(), []control.Condition{{Object: source.Key{Kind: "Service", Namespace: "shop", Name: "cart"}, Accepted: true, Reason: "Accepted", Message: "m"}})
+	s.Offer(src.Load(), []control.Condition{{Object: source.Key{Kind: "Service", Namespace: "shop", Name: "cart"}, Reason: "UnsupportedValue", Message: "m"}})
 	follow(t, s.Write)
-	eventually(t, "a condition beside another's", func() bool { return len(src.Load().Services["shop/cart"].Status.Conditions) == 2 })
+	eventually(t, "a condition beside another's", func() bool {
+		c := src.Load().Services["shop/cart"].Status.Conditions
+		return len(c) == 2 && c[0].Type == "Other" && c[1].Type == "istio.io/WaypointBound" && c[1].Status == "False" && !c[1].LastTransitionTime.IsZero()
+	})
+	s.Offer(src.Load(), nil)
+	eventually(t, "a condition that is no more", func() bool {
+		c := src.Load().Services["shop/cart"].Status.Conditions
+		return len(c) == 1 && c[0].Type == "Other"
+	})
 }
 
 func testReviews(t *testing.T, k *kubetest.Server, api *kube.Cluster) {

@@ -32,9 +32,10 @@ func (c condition) same(d condition) bool {
 	return c == d
 }
 
-func find(list []condition) (condition, bool) {
-	for _, c := range list {
-		if c.kind == control.ConditionAccepted {
+// find is an object's condition of ours.
+func find(kind string, o source.Object) (condition, bool) {
+	for _, c := range conditionsOf(o) {
+		if c.kind == control.ConditionType(kind) {
 			return c, true
 		}
 	}
@@ -76,11 +77,11 @@ func istioConditions(list []*metav1alpha1.IstioCondition) []condition {
 func encode(gvr schema.GroupVersionResource, key source.Key, have source.Object, want condition) ([]byte, error) {
 	list := []any{}
 	meta := map[string]any{"name": key.Name, "namespace": key.Namespace}
-	old, _ := find(conditionsOf(have))
+	old, _ := find(key.Kind, have)
 	if gvr.Group != "" {
 		meta["resourceVersion"] = have.GetResourceVersion()
 		for _, c := range conditionsOf(have) {
-			if c.kind != control.ConditionAccepted {
+			if c.kind != control.ConditionType(key.Kind) {
 				list = append(list, c.encode(true))
 			}
 		}

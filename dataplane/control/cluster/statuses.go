@@ -28,7 +28,7 @@ const (
 	conflicts  = 3                     // how often one write is begun anew before it rests
 )
 
-// Statuses writes conditions into the statuses of policies, where they differ. Its Write is a duty of the Writer.
+// Statuses writes conditions into the statuses of policies and services, where they differ. Its Write is a duty of the Writer.
 type Statuses struct {
 	client dynamic.Interface
 	log    *slog.Logger
@@ -109,7 +109,7 @@ func (s *Statuses) settle(ctx context.Context) bool {
 		version := ""
 		if have != nil {
 			version = have.GetResourceVersion()
-			if now, ok := find(conditionsOf(have)); (ok && now.same(want)) || (!ok && want.gone()) {
+			if now, ok := find(key.Kind, have); (ok && now.same(want)) || (!ok && want.gone()) {
 				delete(s.written, key)
 				continue
 			}
@@ -141,19 +141,23 @@ func (s *Statuses) settle(ctx context.Context) bool {
 // wanted is the condition that each object should have; gone for those that should have none, but have one.
 func wanted(o *source.Objects, conditions []control.Condition) map[source.Key]condition {
 	out := make(map[source.Key]condition, len(conditions))
-	for id, p := range o.AuthorizationPolicies {
-		if _, ok := find(conditionsOf(p)); ok {
-			out[source.Key{Kind: "AuthorizationPolicy", Namespace: p.Namespace, Name: id[len(p.Namespace)+1:]}] = condition{}
+	had := func(kind string, p source.Object) {
+		if _, ok := find(kind, p); ok {
+			out[source.Key{Kind: kind, Namespace: p.GetNamespace(), Name: p.GetName()}] = condition{}
 		}
 	}
-	for id, p := range o.PeerAuthentications {
-		if _, ok := find(conditionsOf(p)); ok {
-			out[source.Key{Kind: "PeerAuthentication", Namespace: p.Namespace, Name: id[len(p.Namespace)+1:]}] = condition{}
-		}
+	for _, p := range o.AuthorizationPolicies {
+		had("AuthorizationPolicy", p)
+	}
+	for _, p := range o.PeerAuthentications {
+		had("PeerAuthentication", p)
+	}
+	for _, p := range o.Services {
+		had("Service", p)
 	}
 	for i := range conditions {
 		c := &conditions[i]
-		want := condition{kind: control.ConditionAccepted, status: "False", reason: c.Reason, message: c.Message, generation: c.Generation}
+		want := condition{kind: control.ConditionType(c.Object.Kind), status: "False", reason: c.Reason, message: c.Message, generation: c.Generation}
 		if c.Accepted {
 			want.status = "True"
 		}
