@@ -44,7 +44,8 @@ func (l link) ends() (*stand, cut, error) {
 	return s, c, nil
 }
 
-// Cut implements lab.Link: each of the two nodes drops what comes from the other and its pods.
+// Cut implements lab.Link: each of the two nodes drops what comes from the other and its pods, but for what nodes tell the API
+// server and kubelets.
 func (l link) Cut(ctx context.Context) error {
 	s, c, err := l.ends()
 	if err != nil {
@@ -114,6 +115,10 @@ func cutTable(c cut) string {
 	return fmt.Sprintf("ambientlab_cut_%08x", h.Sum32())
 }
 
+// ownPorts are those of the API server and of kubelet. Nodes reach each other's while a link is cut: it is the mesh's world that
+// falls apart, not the lab's hold on it, and nodes stay Ready.
+const ownPorts = "{ 6443, 10250 }"
+
 // cutRules replace the table of a link by one that drops what comes from the sources, before anything else sees it.
 func cutRules(c cut, from []netip.Prefix) string {
 	var b strings.Builder
@@ -123,6 +128,9 @@ func cutRules(c cut, from []netip.Prefix) string {
 		family := "ip"
 		if p.Addr().Is6() {
 			family = "ip6"
+		}
+		if p.IsSingleIP() {
+			fmt.Fprintf(&b, "    %s saddr %s tcp dport %s accept\n    %[1]s saddr %[2]s tcp sport %[3]s accept\n", family, p, ownPorts)
 		}
 		fmt.Fprintf(&b, "    %s saddr %s drop\n", family, p)
 	}

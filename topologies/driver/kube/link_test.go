@@ -21,7 +21,11 @@ delete table inet ambientlab_cut_2c0a6b7e
 table inet ambientlab_cut_2c0a6b7e {
   chain in {
     type filter hook prerouting priority -450; policy accept;
+    ip saddr 172.18.0.3/32 tcp dport { 6443, 10250 } accept
+    ip saddr 172.18.0.3/32 tcp sport { 6443, 10250 } accept
     ip saddr 172.18.0.3/32 drop
+    ip6 saddr fc00:f853::3/128 tcp dport { 6443, 10250 } accept
+    ip6 saddr fc00:f853::3/128 tcp sport { 6443, 10250 } accept
     ip6 saddr fc00:f853::3/128 drop
     ip saddr 10.244.2.0/24 drop
     ip6 saddr fd00:10:244:2::/64 drop
