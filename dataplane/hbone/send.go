@@ -106,7 +106,7 @@ func (s *stream) sendData() {
 		return
 	}
 	limit := min(int(c.peerMaxFrame.Load()), chunkMax)
-	if records := (limit + frameHeaderLen) / recordPayload; records > 0 {
+	if records := (limit + frameHeaderLen) / recordPayload; records > 0 && limit < chunkMax {
 		limit = records*recordPayload - frameHeaderLen // no record for a few bytes
 	}
 	for off := 0; off < n; {
