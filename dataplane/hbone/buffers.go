@@ -26,8 +26,11 @@ const (
 	outLarge = 64 << 10
 
 	queueChunk = 16 << 10
-	queueSmall = 512 // for what comes before the application is connected, most of the time
 )
+
+// chunkSizes are what links of queues come in: a peer that has many streams hold a little each pays for what it sent, and
+// not for whole chunks. Most of what comes before the application is connected fits in the first.
+var chunkSizes = [...]int{512, 2 << 10, 6 << 10, queueChunk}
 
 // pool is a typed sync.Pool.
 type pool[T any] struct{ p sync.Pool }
@@ -47,8 +50,7 @@ var (
 	plainBufs    pool[[plainBufSize + recordCipherMax - recordPayload]byte] // room for a record's padding
 	partBufs     pool[[recordHeaderLen + recordCipherMax]byte]
 	appBufs      pool[[appBufSize]byte]
-	chunks       pool[chunk]
-	smallChunks  pool[chunk]
+	chunks       [len(chunkSizes)]pool[chunk]
 	smallOuts    pool[outBuf]
 	largeOuts    pool[outBuf]
 )
@@ -113,30 +115,31 @@ func (o *outBuf) free() {
 type chunk struct {
 	next *chunk
 	r, w int
-	buf  []byte // queueChunk or queueSmall
+	buf  []byte // of one of chunkSizes
 }
 
-// newChunk returns an empty chunk, a small one if n bytes fit in that.
+// newChunk returns an empty chunk for n bytes, or for the first of them.
 func newChunk(n int) *chunk {
-	p, size := &chunks, queueChunk
-	if n <= queueSmall {
-		p, size = &smallChunks, queueSmall
-	}
-	c := p.get()
+	class := chunkClass(n)
+	c := chunks[class].get()
 	if c.buf == nil {
-		c.buf = make([]byte, size)
+		c.buf = make([]byte, chunkSizes[class])
 	}
 	c.next, c.r, c.w = nil, 0, 0
 	return c
 }
 
-func (c *chunk) free() {
-	if len(c.buf) == queueSmall {
-		smallChunks.put(c)
-		return
+// chunkClass is the least of chunkSizes that n bytes fit in, or the largest.
+func chunkClass(n int) int {
+	for i, size := range chunkSizes {
+		if n <= size {
+			return i
+		}
 	}
-	chunks.put(c)
+	return len(chunkSizes) - 1
 }
+
+func (c *chunk) free() { chunks[chunkClass(len(c.buf))].put(c) }
 
 // queue holds bytes that the kernel did not take yet, in order. The zero value is empty.
 type queue struct {
