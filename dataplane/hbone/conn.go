@@ -47,6 +47,7 @@ type conn struct {
 	smallOf   *stream
 	calmBegun uint // see calm
 	calmSince time.Time
+	tooEarly  int    // streams that were refused for what they sent before they were open, not booked yet
 	useless   int    // records in a row that brought no bytes of HTTP/2
 	message   []byte // of TLS, begun
 	preface   int    // bytes of the client's preface still expected

@@ -73,9 +73,13 @@ func (c *conn) payload(b []byte) error {
 // deliver hands b to the application of s, and books it.
 func (c *conn) deliver(s *stream, b []byte) {
 	taken, queued, err := s.deliver(b)
-	c.received(s, len(b), taken, queued)
+	tooEarly := c.received(s, len(b), taken, queued)
 	if err != nil {
 		s.appFailed("write", err)
+	}
+	if tooEarly { // it may be opened again, by a peer that waits
+		c.tooEarly++
+		s.fail(http2.ErrCodeRefusedStream, &ResetError{Code: http2.ErrCodeRefusedStream})
 	}
 }
 
@@ -116,6 +120,12 @@ func (c *conn) padding(n int) {
 func (c *conn) dataEnd(endStream bool) error {
 	s := c.current
 	c.current = nil
+	if c.tooEarly > 0 {
+		c.tooEarly--
+		if err := c.abandoned(); err != nil {
+			return err
+		}
+	}
 	if s != nil && endStream {
 		c.deliverSmall()
 		s.endInput()

@@ -61,8 +61,9 @@ func (c *conn) charge(s *stream, n int64) (connOver, streamOver bool) {
 	return false, false
 }
 
-// received books n bytes of s, which may be nil, of which the kernel took some and some were queued.
-func (c *conn) received(s *stream, n, taken, queued int) {
+// received books n bytes of s, which may be nil, of which the kernel took some and some were queued. It reports whether s
+// is not open yet and holds too much.
+func (c *conn) received(s *stream, n, taken, queued int) (tooEarly bool) {
 	if queued != 0 {
 		c.cfg.Budget.used.Add(int64(queued))
 	}
@@ -70,9 +71,10 @@ func (c *conn) received(s *stream, n, taken, queued int) {
 	k.mu.Lock()
 	k.recv.credit += int64(n)
 	k.recv.queued += int64(queued)
-	if s != nil && !s.open && !c.client {
+	if s != nil && !s.open && !c.client && queued > 0 {
 		s.early += int64(queued)
 		k.recv.early += int64(queued)
+		tooEarly = k.recv.early > earlyMax
 	}
 	c.settle()
 	if s != nil {
@@ -81,6 +83,7 @@ func (c *conn) received(s *stream, n, taken, queued int) {
 		c.announce(s)
 	}
 	k.mu.Unlock()
+	return tooEarly
 }
 
 // opened says that s has its application, or never will. control.mu is held.
@@ -119,14 +122,14 @@ func (c *conn) settle() {
 	}
 }
 
-// earlyCost is how often bytes count that came before their stream was open: a peer that waits for the answer sends none,
-// and one that does not may have as many streams in waiting as it likes.
-const earlyCost = 16
+// earlyMax bounds what a connection queues for requests that are not open yet. A peer that waits for the answer sends none,
+// and one that does not may have as many streams in waiting as it likes, each with a start window of bytes.
+const earlyMax = 1 << 20
 
 // spare is what the connection's allowance leaves beside its queues, at most its window. control.mu is held.
 func (c *conn) spare() int64 {
 	r, full := &c.control.recv, int64(c.cfg.ConnWindow)
-	return min(full, min(2*full, c.cfg.Budget.allowance())-r.queued-(earlyCost-1)*r.early)
+	return min(full, min(2*full, c.cfg.Budget.allowance())-r.queued)
 }
 
 // announce queues a WINDOW_UPDATE for s if one is due, and decides how large the window is from then on.

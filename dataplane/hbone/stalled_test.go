@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"context"
 	"io"
 	"net"
 	"testing"
@@ -95,4 +96,75 @@ func (u *uploader) upload(t *testing.T, n int) (most int, took time.Duration) {
 		}
 	}
 	return most, time.Since(begun)
+}
+
+// TestBytesBeforeTheAnswer are bounded over all streams of a connection: beyond that the stream that sends them is refused,
+// and those that wait are not.
+func TestBytesBeforeTheAnswer(t *testing.T) {
+	release := make(chan struct{})
+	cfg := serverConfig()
+	cfg.Budget = NewBudget(16 << 20)
+	cfg.Handler = func(_ context.Context, in *Inbound) {
+		<-release
+		in.Refuse(503)
+	}
+	srv, hop := startServer(t, cfg)
+	u := &uploader{rawPeer: rawClient(t, net.TCPAddrFromAddrPort(hop)), connWindow: floorWindow}
+	const piece, streams = 16 << 10, 200
+	answers := map[uint32]Code{} // by stream; of those that were refused
+	for id := uint32(1); id < 2*streams; id += 2 {
+		u.connect(id, "x:1")
+		if id%4 == 3 { // it waits for its answer
+			continue
+		}
+		for u.connWindow < piece {
+			u.await(t, answers)
+		}
+		u.connWindow -= piece
+		u.fr.WriteData(id, false, make([]byte, piece))
+	}
+	for len(answers) < streams/2-earlyMax/piece {
+		u.await(t, answers)
+	}
+	close(release)
+	for len(answers) < streams {
+		u.await(t, answers)
+	}
+	refused := 0
+	for id, code := range answers {
+		if code != http2.ErrCodeRefusedStream {
+			continue
+		}
+		if refused++; id%4 == 3 {
+			t.Errorf("stream %d, which sent nothing, was refused", id)
+		}
+	}
+	if want := streams/2 - earlyMax/piece; refused != want {
+		t.Errorf("%d streams were refused, want the last %d", refused, want)
+	}
+	if used := srv.cfg.Budget.Used(); used != 0 {
+		t.Errorf("%d bytes are still queued", used)
+	}
+}
+
+// await notes one answer to a request, or window of the connection.
+func (u *uploader) await(t *testing.T, answers map[uint32]Code) {
+	t.Helper()
+	f, err := u.next(http2.FrameWindowUpdate, http2.FrameRSTStream, http2.FrameHeaders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := f.Header().StreamID
+	switch f := f.(type) {
+	case *http2.WindowUpdateFrame:
+		if id == 0 {
+			u.connWindow += int(f.Increment)
+		}
+	case *http2.RSTStreamFrame:
+		if _, answered := answers[id]; !answered {
+			answers[id] = f.ErrCode
+		}
+	default:
+		answers[id] = http2.ErrCodeNo
+	}
 }
