@@ -62,7 +62,7 @@ var _ = Describe("a partition between nodes", func() {
 		Expect(observe(ctx, l, cart, near)).To(expect.PlainOutbound())
 		late := l.ClonePod("shop/cart", "late")
 		late.Spec.ServiceAccountName = "late" // a certificate that nobody has yet
-		Expect(l.Apply(ctx, late)).To(Succeed())
+		Expect(l.Apply(ctx, world.Account("shop", "late"), late)).To(Succeed())
 		pod, err := l.WaitPod(ctx, lab.PodRef{Namespace: "shop", Name: "late"}, func(p lab.PodInfo) bool { return p.Ready && p.Enrolled })
 		Expect(err).NotTo(HaveOccurred())
 		held, err := l.Call(ctx, pod.PodRef, near, workload.Options{Timeout: 300 * time.Millisecond})

@@ -92,7 +92,7 @@ var _ = Describe("a control plane that sends nonsense", func() {
 		Expect(ok).To(BeNumerically(">", 0), "control: the load ran")
 		after, err := z.Status(ctx)
 		Expect(err).NotTo(HaveOccurred())
-		Expect(after.PID).To(Equal(before.PID), "it is the same process")
+		Expect(after.Started).To(Equal(before.Started), "it is the same process")
 		for metric, most := range map[string]float64{"process_resident_memory_bytes": 1.5 * memory, "process_open_fds": descriptors + slack} {
 			Eventually(held).WithArguments(metric).WithTimeout(world.Budget.Evidence).Should(BeNumerically("<=", most), "%s: nonsense leaves nothing behind", metric)
 		}

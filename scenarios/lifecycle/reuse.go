@@ -35,7 +35,7 @@ var _ = Describe("an address that another identity takes over", func() {
 		next.Spec.ServiceAccountName = "stranger"
 		next.Labels["app"] = "stranger"
 		next.Annotations = map[string]string{lab.AnnotationIPs: joined(cart.IPs)}
-		Expect(l.Apply(ctx, next)).To(Succeed())
+		Expect(l.Apply(ctx, world.Account("shop", "stranger"), next)).To(Succeed())
 		stranger, err := l.WaitPod(ctx, lab.PodRef{Namespace: "shop", Name: "stranger"}, func(p lab.PodInfo) bool { return p.Ready && p.Enrolled })
 		Expect(err).NotTo(HaveOccurred())
 		Expect(stranger.Addr(false)).To(Equal(cart.Addr(false)))

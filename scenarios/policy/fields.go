@@ -119,6 +119,7 @@ func newFixture(ctx SpecContext) *fixture {
 	guest := l.ClonePod("plain/batch", "guest")
 	guest.Labels = map[string]string{"app": "guest", mesh.LabelDataplaneMode: mesh.ModeAmbient}
 	guest.Spec.ServiceAccountName = "guest"
+	Expect(l.Apply(ctx, world.Account("plain", "guest"))).To(Succeed())
 	for p, to := range map[*corev1.Pod]*lab.PodInfo{vault: &f.vault, guest: &f.guest} {
 		pod, err := l.Join(ctx, p)
 		Expect(err).NotTo(HaveOccurred())

@@ -123,7 +123,7 @@ func (s *siege) attack(ctx SpecContext, kind string, d time.Duration, limit int)
 	hostile := attacker(ctx, s.l, kind)
 	status, err := s.victim.Status(ctx)
 	Expect(err).NotTo(HaveOccurred())
-	before := rss(status.PID)
+	before := s.resident(ctx, status.PID)
 	type outcome struct {
 		res attack.Result
 		err error
@@ -142,7 +142,7 @@ func (s *siege) attack(ctx SpecContext, kind string, d time.Duration, limit int)
 	}()
 	most := make(chan int, 1)
 	stop := make(chan struct{})
-	go func() { most <- highest(status.PID, stop) }()
+	go func() { most <- s.highest(ctx, status.PID, stop) }()
 	honest := s.load(ctx, d+100*time.Millisecond)
 	attacked := <-done
 	close(stop)
@@ -161,7 +161,20 @@ func (s *siege) attack(ctx SpecContext, kind string, d time.Duration, limit int)
 	Expect(grew).To(BeNumerically("<=", limit), "%s: kB that the victim grew by", kind)
 	status2, err := s.victim.Status(ctx)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(status2.PID).To(Equal(status.PID), "%s: the victim is another process now", kind)
+	Expect(status2.Started).To(Equal(status.Started), "%s: the victim is another process now", kind)
+	Expect(before).To(BeNumerically(">", 0), "control: its memory was seen")
+}
+
+// resident is the victim's resident memory in kB, as it says itself where its process is not one of this host's.
+func (s *siege) resident(ctx context.Context, pid int) int {
+	if pid != 0 {
+		return rss(pid)
+	}
+	m, err := s.l.Scrape(ctx, s.cart.Node)
+	if err != nil {
+		return 0
+	}
+	return int(m.Sum("process_resident_memory_bytes", nil)) >> 10
 }
 
 // rss is a process's resident memory in kB.
@@ -179,13 +192,13 @@ func rss(pid int) int {
 	return 0
 }
 
-// highest is the most that rss was until stop.
-func highest(pid int, stop <-chan struct{}) int {
+// highest is the most that resident was until stop.
+func (s *siege) highest(ctx context.Context, pid int, stop <-chan struct{}) int {
 	most := 0
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		most = max(most, rss(pid))
+		most = max(most, s.resident(ctx, pid))
 		select {
 		case <-tick.C:
 		case <-stop:

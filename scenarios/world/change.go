@@ -8,6 +8,7 @@ import (
 
 	"github.com/onsi/ginkgo/v2"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -48,6 +49,11 @@ func (w *World) ClonePod(like, name string) *corev1.Pod {
 	p := w.PodObject(like)
 	p.Name = name
 	return p
+}
+
+// Account is a service account, which a cluster wants before the first pod of it.
+func Account(namespace, name string) *corev1.ServiceAccount {
+	return &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name}}
 }
 
 // PodProblem says what keeps a pod from being ready; "" if nothing is known.

@@ -220,13 +220,7 @@ func (m *daemon) Status(ctx context.Context) (lab.Status, error) {
 	if c == nil || c.State.Running == nil || s.fleet.dead(m.key, c.ContainerID) {
 		return lab.Status{ExitCode: s.logs.lastExit(m.key)}, nil
 	}
-	st := lab.Status{Running: true, Started: c.State.Running.StartedAt.Time}
-	if s.host != nil {
-		if st.PID, err = s.pid(ctx, list[0]); err != nil {
-			st.PID = 0
-		}
-	}
-	return st, nil
+	return lab.Status{Running: true, Started: c.State.Running.StartedAt.Time}, nil
 }
 
 // Signal implements lab.Daemon. Without a Host only SIGKILL can be sent: its pod is deleted without a grace period.
