@@ -136,10 +136,11 @@ func (c *conn) goodbye(kind byte, b []byte) {
 }
 
 // A connection that we end for what the peer does is closed for sending, and what the peer goes on to send is dropped for
-// a while: closing at once would reset it, and GOAWAY might never be read.
+// a while: closing at once would reset it, and GOAWAY might never be read. It is dropped slowly: who floods waits then.
 const (
 	lingerTime  = 100 * time.Millisecond
 	lingerBytes = 1 << 20
+	lingerPause = 5 * time.Millisecond // after a full buffer
 )
 
 func (c *conn) linger() {
@@ -155,6 +156,9 @@ func (c *conn) linger() {
 		n, err := t.Read(b)
 		if left -= n; err != nil {
 			return
+		}
+		if n == len(b) {
+			time.Sleep(lingerPause)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 // connections, share what they are granted: one at a time, its start window at most, every stallGap. That is slow, but no bound: an application that only
 // answers once it has everything, or a peer that reads only then, is served as before.
 const (
-	stallAfter = 20 * time.Millisecond // many round trips of a peer that reads
+	stallAfter = 20 * time.Millisecond // some round trips within a cluster; a peer that opens and shuts windows is caught too
 	stallGap   = 4 * time.Millisecond
 )
 
@@ -25,9 +25,9 @@ type stalls struct {
 }
 
 // stall notes that the application has something to say that there is no window for, and since when. A peer that never gave
-// any is not waited for. The caller is in relay.
+// any is not waited for. The caller is in relay. Servers alone do so: it is their clients that choose how much to open.
 func (s *stream) stall() {
-	if s.stalledAt.Load() != 0 {
+	if s.c.client || s.stalledAt.Load() != 0 {
 		return
 	}
 	at := time.Since(s.c.since)
