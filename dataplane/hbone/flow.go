@@ -93,6 +93,7 @@ func (c *conn) reserve(s *stream, limit int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leave(s)
+	s.starved = false
 	n := min(int64(limit), s.sendWindow, c.send.window)
 	if !c.usable(n) || !c.rec.room() {
 		n = 0
@@ -125,6 +126,7 @@ func (c *conn) enlist(s *stream, forWindow bool) bool {
 	list := &c.send.forRoom
 	if forWindow {
 		if !c.usable(s.sendWindow) {
+			s.starved = true
 			return true // a WINDOW_UPDATE for the stream signals it
 		}
 		list = &c.send.forWindow
@@ -144,6 +146,7 @@ func (c *conn) enlist(s *stream, forWindow bool) bool {
 func (c *conn) withdraw(s *stream) {
 	c.mu.Lock()
 	c.leave(s)
+	s.starved = false
 	c.passOn()
 	c.mu.Unlock()
 }
@@ -183,7 +186,8 @@ func (c *conn) windowUpdate(id, increment uint32) error {
 	return nil
 }
 
-// setInitialWindow applies the peer's SETTINGS_INITIAL_WINDOW_SIZE to every stream (RFC 9113 §6.9.2).
+// setInitialWindow applies the peer's SETTINGS_INITIAL_WINDOW_SIZE to every stream (RFC 9113 §6.9.2). Those that waited for
+// window get going one after the other: all at once they would be before everybody else's.
 func (c *conn) setInitialWindow(v uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -193,7 +197,13 @@ func (c *conn) setInitialWindow(v uint32) error {
 		if s.sendWindow += delta; s.sendWindow > 1<<31-1 {
 			return connErr(http2.ErrCodeFlowControl, "stream window above 2^31-1 by SETTINGS")
 		}
-		s.signal()
+		if s.starved && !s.silenced() && c.usable(s.sendWindow) {
+			s.starved = false
+			c.leave(s)
+			c.send.forWindow.push(s)
+			c.waiting.Add(1)
+		}
 	}
+	c.passOn()
 	return nil
 }

@@ -24,6 +24,7 @@ type stream struct {
 	// Guarded by conn.mu.
 	sendWindow int64
 	waitsIn    *waitList
+	starved    bool // waits for window of its own
 	prev, next *stream
 
 	// Guarded by control.mu.
