@@ -219,16 +219,17 @@ func (c *client) find(ctx context.Context, kinds []served, label string) ([]*fou
 
 // awaitGone waits until objects are gone.
 func (s *stand) awaitGone(ctx context.Context, list []*found) error {
+	g, each := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
 	for _, o := range list {
-		err := poll(ctx, func() (string, bool) {
-			_, err := o.at.Get(ctx, o.name, metav1.GetOptions{})
-			return o.what + " does not go", apierrors.IsNotFound(err)
+		g.Go(func() error {
+			return poll(each, func() (string, bool) {
+				_, err := o.at.Get(each, o.name, metav1.GetOptions{})
+				return o.what + " does not go", apierrors.IsNotFound(err)
+			})
 		})
-		if err != nil {
-			return err
-		}
 	}
-	return nil
+	return g.Wait()
 }
 
 // awaitNoMesh waits until the daemons' pods are gone, whose DaemonSets and Deployment are.
