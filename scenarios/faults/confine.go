@@ -60,7 +60,10 @@ func confine(ctx SpecContext, d lab.Daemon, controller string, s setting) group 
 	GinkgoHelper()
 	status, err := d.Status(ctx)
 	Expect(err).NotTo(HaveOccurred())
-	if os.Geteuid() != 0 || status.PID == 0 {
+	if status.PID == 0 {
+		Skip("this driver cannot say which process a daemon is")
+	}
+	if os.Geteuid() != 0 {
 		Skip("only root may put a daemon's process into a cgroup")
 	}
 	was, file, value := filepath.Join("/sys/fs/cgroup", controller, cgroupOf(status.PID, controller)), s.v1File, s.v1
