@@ -97,6 +97,7 @@ kind: ## Build the pinned kind command into bin/tools/
 
 .PHONY: node-image
 node-image: build ## Make a kind node image: kind's own where a registry answers, else from Debian packages and Go modules
+	go build -trimpath -buildvcs=false -ldflags '-s -w' -o $(BIN)/nodenet ./topologies/cmd/nodenet # the same bytes wherever it is built
 	@kindconfigs/nodeimage/build.sh $(NODE_IMAGE)
 
 .PHONY: deps
