@@ -55,6 +55,9 @@ func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 		a.conn, a.err = c, err
 		p.settle(k, a)
 		stop, cut := p.stop, p.cut
+		if e := p.entries[k]; e != nil && err == nil && !stop {
+			p.spread(ctx, k, e) // streams that came meanwhile may call for one more
+		}
 		p.mu.Unlock()
 		close(a.done)
 		if c == nil {

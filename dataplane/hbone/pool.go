@@ -72,8 +72,8 @@ type entry struct {
 	another time.Time // from when on one may be begun that no stream waits for
 }
 
-// A connection that is not full is joined by another, where there may be several, once each carries more streams than
-// that; not for a while after an attempt that failed.
+// Connections that are not full are joined by another, where there may be several, once they carry more streams than that
+// each, on average; not for a while after an attempt that failed.
 const (
 	spreadFrom  = 2
 	spreadPause = time.Second
@@ -208,12 +208,12 @@ func (p *Pool) spread(ctx context.Context, k Key, e *entry) {
 	if len(e.conns) >= p.cfg.Spread || e.attempt != nil {
 		return
 	}
+	streams := 0
 	for _, c := range e.conns {
-		if n, _ := c.load(); n <= spreadFrom {
-			return
-		}
+		n, _ := c.load()
+		streams += n
 	}
-	if time.Now().After(e.another) {
+	if streams >= (spreadFrom+1)*len(e.conns) && time.Now().After(e.another) {
 		e.attempt = p.connect(ctx, k)
 	}
 }

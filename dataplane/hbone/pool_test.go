@@ -109,42 +109,6 @@ func TestFullConnectionGetsACompanion(t *testing.T) {
 	}
 }
 
-// TestStreamsAreSpread: with Spread, further connections are made without a stream waiting for them, and streams go to
-// the one with the fewest. Without it all share one.
-func TestStreamsAreSpread(t *testing.T) {
-	for _, spread := range []int{0, 3} {
-		_, hop := startServer(t, serverConfig())
-		cfg := clientConfig()
-		cfg.Spread = spread
-		p := startPool(t, cfg)
-		app := hold(t)
-		ctx := testContext(t)
-		open := func() {
-			s, err := p.Open(ctx, Key{Addr: hop}, &Request{Authority: app.String()})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { s.Reset(http2.ErrCodeCancel) })
-		}
-		const opened = 30
-		want := max(spread, 1)
-		for i := range opened {
-			open()
-			n := min(want, (i+1)/(spreadFrom+1)+1)
-			eventually(t, "the next connection", func() bool { return len(p.Conns()) == n })
-		}
-		conns := p.Conns()
-		if len(conns) != want {
-			t.Errorf("spread %d: %d connections, want %d", spread, len(conns), want)
-		}
-		for _, c := range conns {
-			if c.Streams < opened/want-1 || c.Streams > opened/want+1 {
-				t.Errorf("spread %d: %d of %d streams on one of %d connections", spread, c.Streams, opened, len(conns))
-			}
-		}
-	}
-}
-
 // TestRefusedStreamIsOpenedOnceMore: a server whose limit the client could not know yet refuses; the stream goes to a
 // new connection (design decision 10).
 func TestRefusedStreamIsOpenedOnceMore(t *testing.T) {

@@ -250,7 +250,7 @@ func TestFootprint(t *testing.T) {
 		return held
 	}
 	first := hold()
-	eventually(t, "the shared connections stand", func() bool { return l.za.pooled() == runtime.GOMAXPROCS(0) })
+	eventually(t, "the shared connections stand", func() bool { return l.za.pooled() == sharedConns() })
 	for _, c := range first {
 		c.Close()
 	}
