@@ -13,7 +13,7 @@ import (
 // connections, share what they are granted: one at a time, its start window at most, every stallGap. That is slow, but no bound: an application that only
 // answers once it has everything, or a peer that reads only then, is served as before.
 const (
-	stallAfter = 20 * time.Millisecond // some round trips within a cluster; a peer that opens and shuts windows is caught too
+	stallAfter = 100 * time.Millisecond // longer than the window of an honest peer takes to come back from another region
 	stallGap   = 4 * time.Millisecond
 )
 
