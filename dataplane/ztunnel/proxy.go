@@ -88,7 +88,7 @@ func newProxy(s *shared, info Info, ns *netns.NS) *proxy {
 }
 
 // sharedConns is how many connections carry the streams of one key: two for each processor. With one for each, 16 streams that
-// are never done share windows of 4 MiB, wait for them at every fourth read, and send the few bytes that windows leave as
+// are never done share windows of 4 MiB, wait for them at every third read, and send the few bytes that windows leave as
 // frames of their own.
 func sharedConns() int { return 2 * runtime.GOMAXPROCS(0) }
 
