@@ -177,7 +177,7 @@ func (w *World) look(ctx context.Context) error {
 	for _, c := range []lab.Capability{
 		lab.CapIPv4, lab.CapIPv6, lab.CapCapture, lab.CapInspect, lab.CapSignal, lab.CapLink, lab.CapExternal, lab.CapPodCaps,
 		lab.CapNetworkPolicy, lab.CapKubelet, lab.CapImpair, lab.CapMTU, lab.CapNetworks, lab.CapPodIPs, lab.CapTLSKeys,
-		lab.CapStopped, lab.CapCAFiles,
+		lab.CapStopped, lab.CapCAFiles, lab.CapAPIServer,
 	} {
 		if why := w.Capabilities().Missing(c); len(why) > 0 {
 			w.report.Missing = append(w.report.Missing, schema.MissingItem{Capability: string(c), Reason: why[0]})

@@ -32,6 +32,8 @@ const (
 	CapCAFiles  Capability = "cafiles"  // the authority's keys and roots are files in the control plane's pod, as `control ca` takes them
 	CapTLSKeys  Capability = "tlskeys"  // daemons can log the secrets of their connections, as debug.tlsKeys asks
 
+	CapAPIServer Capability = "apiserver" // a process of its own serves the API, as DaemonAPIServer, and can be stopped and started
+
 	CapNetworkPolicy Capability = "networkpolicy" // NetworkPolicy objects are enforced, by a CNI project or in its place
 )
 

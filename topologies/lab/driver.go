@@ -83,6 +83,11 @@ const (
 	DaemonZtunnel  = "ztunnel"
 	DaemonCNIAgent = "cni-agent"
 	DaemonControl  = "control"
+
+	// DaemonAPIServer is not the mesh's but the cluster's, of node "": see CapAPIServer. While it is stopped, so are Kubernetes'
+	// own controllers and its scheduler, for which there is nothing to do; Driver.Exec needs UpOptions.ExecByNode, and every
+	// other method that asks the cluster fails. It has no admin ports and no log here, and cannot be replaced.
+	DaemonAPIServer = "apiserver"
 )
 
 // UpOptions are what a caller may choose about a lab besides its topology. The zero value is good.
@@ -96,6 +101,10 @@ type UpOptions struct {
 
 	// DaemonEnv adds environment variables, "NAME=value", to daemons by name: this is how a scenario shortens timers.
 	DaemonEnv map[string][]string
+
+	// ExecByNode has nodes start the commands that are run in workloads' pods, so that these go on when the API server goes, by
+	// which they would come and go otherwise. It is slower, and of no account where CapAPIServer is missing.
+	ExecByNode bool
 }
 
 // Stdio are the streams of a process; nil is the null device. A driver passes an *os.File on as it is, and copies

@@ -17,7 +17,12 @@ import (
 )
 
 // Daemon implements lab.Driver.
-func (d *Driver) Daemon(node, name string) lab.Daemon { return &daemon{d: d, key: key{node, name}} }
+func (d *Driver) Daemon(node, name string) lab.Daemon {
+	if node == "" && name == lab.DaemonAPIServer {
+		return &apiServer{d}
+	}
+	return &daemon{d: d, key: key{node, name}}
+}
 
 type daemon struct {
 	d   *Driver

@@ -81,9 +81,11 @@ type stand struct {
 	say     func(string)
 	log     *slog.Logger
 	dir     string // for logs; removed at the end
+	byNode  bool   // nodes start commands in workloads' pods, not the API server
 
 	api            *client
 	nodes          *nodes
+	controlPlane   []string // the cluster's names of nodes with an API server
 	serviceSubnets []netip.Prefix
 	pods           *podWatch
 	logs           *logs
@@ -93,6 +95,7 @@ type stand struct {
 	mu    sync.Mutex
 	given map[types.UID]given // guarded by mu; by pod
 	cuts  map[cut]bool        // guarded by mu
+	away  bool                // guarded by mu; the API server was stopped
 }
 
 func (d *Driver) standing() (*stand, error) {
@@ -142,7 +145,7 @@ func (d *Driver) prepare(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 		return nil, err
 	}
 	s := &stand{
-		name: spec.Name, spec: spec, cluster: &spec.Clusters[0], image: cmp.Or(d.o.Image, install.DefaultImage), host: d.o.Host, outside: d.o.Outside, log: o.Log,
+		name: spec.Name, spec: spec, cluster: &spec.Clusters[0], image: cmp.Or(d.o.Image, install.DefaultImage), host: d.o.Host, outside: d.o.Outside, log: o.Log, byNode: o.ExecByNode && d.o.Host != nil,
 		given: map[types.UID]given{}, cuts: map[cut]bool{},
 	}
 	s.say = s.progress(d.o.Progress)
@@ -208,7 +211,7 @@ func (o Options) capabilities(s *stand) lab.Capabilities {
 	}
 	return lab.Capabilities{
 		lab.CapIPv4: family(v4, "IPv4"), lab.CapIPv6: family(v6, "IPv6"), lab.CapPodCaps: "", lab.CapKubelet: "", lab.CapSignal: node,
-		lab.CapCapture: node, lab.CapInspect: node, lab.CapLink: node, lab.CapNetworkPolicy: policy,
+		lab.CapCapture: node, lab.CapInspect: node, lab.CapLink: node, lab.CapNetworkPolicy: policy, lab.CapAPIServer: cmp.Or(node, s.apiServerMissing()),
 		lab.CapExternal: "a Kubernetes cluster has no hosts beside its nodes that a topology could place",
 		lab.CapImpair:   "the links between a cluster's nodes are not the lab's: it can cut them, not delay or lose packets",
 		lab.CapMTU:      "the MTUs of a cluster's nodes are not the lab's to set",

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/httpstream"
 	"k8s.io/client-go/tools/remotecommand"
@@ -68,11 +69,17 @@ func (s *stand) exec(ctx context.Context, ref lab.PodRef, argv []string, stdio l
 	}
 	refusal.to = *first
 	*first = refusal
-	exit, err := s.stream(ctx, ref, container.Name, append([]string{topologies.WorkloadBinary, workload.UnderCommand, mark}, argv...), stdio)
+	start := func(ctx context.Context, argv []string, stdio lab.Stdio) (int, error) {
+		if s.byNode && stdio.TTY == nil {
+			return s.execByNode(ctx, pod, argv, stdio)
+		}
+		return s.stream(ctx, ref, container.Name, argv, stdio)
+	}
+	exit, err := start(ctx, append([]string{topologies.WorkloadBinary, workload.UnderCommand, mark}, argv...), stdio)
 	if ctx.Err() != nil {
 		kill, cancel := context.WithTimeout(context.WithoutCancel(ctx), killWithin)
 		defer cancel()
-		_, killErr := s.stream(kill, ref, container.Name, []string{topologies.WorkloadBinary, workload.KillCommand, mark}, lab.Stdio{})
+		_, killErr := start(kill, []string{topologies.WorkloadBinary, workload.KillCommand, mark}, lab.Stdio{})
 		if now := s.pods.get(ref); now == nil || now.UID != pod.UID || now.DeletionTimestamp != nil {
 			killErr = nil // its processes end with it
 		}
@@ -131,6 +138,15 @@ func (r *refusal) errno() syscall.Errno {
 		return 0
 	}
 	return syscall.Errno(n)
+}
+
+// execByNode has a pod's node run a command in it, with what the pod's first container has.
+func (s *stand) execByNode(ctx context.Context, pod *corev1.Pod, argv []string, stdio lab.Stdio) (int, error) {
+	id, err := containerID(pod)
+	if err != nil {
+		return 0, err
+	}
+	return s.host.Exec(ctx, pod.Spec.NodeName, append([]string{"ctr", "--namespace=k8s.io", "task", "exec", "--exec-id=" + rand.Text(), id}, argv...), stdio)
 }
 
 // stream runs a command over the API server.

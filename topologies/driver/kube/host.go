@@ -41,13 +41,9 @@ func (s *stand) run(ctx context.Context, node, script string) (string, error) {
 
 // pid is the main process of a pod's first container, as its node knows it.
 func (s *stand) pid(ctx context.Context, p *corev1.Pod) (int, error) {
-	c := mainStatus(p)
-	if c == nil || c.State.Running == nil {
-		return 0, fmt.Errorf("pod %s does not run", refOf(p))
-	}
-	_, id, ok := strings.Cut(c.ContainerID, "://")
-	if !ok {
-		return 0, fmt.Errorf("pod %s: container id %q is not as kubelet writes them", refOf(p), c.ContainerID)
+	id, err := containerID(p)
+	if err != nil {
+		return 0, err
 	}
 	// The runtime knows; where its client is not on the node, the main process is the one that its control group lists first.
 	out, err := s.run(ctx, p.Spec.NodeName, `ctr -n k8s.io task ls 2>/dev/null | while read id pid rest; do [ "$id" = `+id+` ] && echo $pid && exit; done
@@ -60,6 +56,19 @@ func (s *stand) pid(ctx context.Context, p *corev1.Pod) (int, error) {
 		return 0, fmt.Errorf("node %s knows no process of pod %s", p.Spec.NodeName, refOf(p))
 	}
 	return pid, nil
+}
+
+// containerID is the name that a node's runtime has for a pod's first container.
+func containerID(p *corev1.Pod) (string, error) {
+	c := mainStatus(p)
+	if c == nil || c.State.Running == nil {
+		return "", fmt.Errorf("pod %s does not run", refOf(p))
+	}
+	_, id, ok := strings.Cut(c.ContainerID, "://")
+	if !ok {
+		return "", fmt.Errorf("pod %s: container id %q is not as kubelet writes them", refOf(p), c.ContainerID)
+	}
+	return id, nil
 }
 
 // lethal are the signals that end a daemon, now or when it has finished.

@@ -93,7 +93,7 @@ func (s *stand) restore(ctx context.Context, c cut) error {
 	return nil
 }
 
-// restoreAll undoes every Cut.
+// restoreAll undoes every Cut, and the API server's Stop.
 func (s *stand) restoreAll(ctx context.Context) error {
 	s.mu.Lock()
 	var list []cut
@@ -101,7 +101,7 @@ func (s *stand) restoreAll(ctx context.Context) error {
 		list = append(list, c)
 	}
 	s.mu.Unlock()
-	var errs []error
+	errs := []error{s.returnAPIServer(ctx)}
 	for _, c := range list {
 		errs = append(errs, s.restore(ctx, c))
 	}

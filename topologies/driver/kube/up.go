@@ -54,6 +54,11 @@ func (s *stand) look(ctx context.Context, o Options) error {
 	if s.nodes, err = assign(list.Items, s.cluster.Nodes, o.Nodes); err != nil {
 		return err
 	}
+	for _, n := range list.Items {
+		if _, is := n.Labels[labelControlPlane]; is {
+			s.controlPlane = append(s.controlPlane, n.Name)
+		}
+	}
 	var subnets networkingv1.ServiceCIDRList // clusters before 1.33 do not tell
 	if err := s.api.res.List(ctx, &subnets); err == nil {
 		for _, item := range subnets.Items {
