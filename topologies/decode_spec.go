@@ -55,6 +55,7 @@ func (d *decoder) cluster(n *yaml.Node, path string) (c Cluster) {
 		"ipFamily":       d.string((*string)(&c.IPFamily)),
 		"podSubnets":     list(d, &c.PodSubnets, d.prefix),
 		"serviceSubnets": list(d, &c.ServiceSubnets, d.prefix),
+		"kubeProxyMode":  d.string((*string)(&c.KubeProxyMode)),
 		"nodes":          list(d, &c.Nodes, d.node),
 		"namespaces":     list(d, &c.Namespaces, d.namespace),
 		"workloads":      list(d, &c.Workloads, d.workload),

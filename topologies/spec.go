@@ -62,6 +62,10 @@ type Cluster struct {
 	PodSubnets     []netip.Prefix `json:"podSubnets,omitempty"`     // one per family, IPv4 first; cut into a /24 or /64 per node
 	ServiceSubnets []netip.Prefix `json:"serviceSubnets,omitempty"` // one per family, IPv4 first
 
+	// KubeProxyMode is how kube-proxy has nodes translate services' addresses: "" is as the cluster has it. A driver that
+	// cannot choose refuses every other.
+	KubeProxyMode KubeProxyMode `json:"kubeProxyMode,omitempty"`
+
 	Nodes      []Node           `json:"nodes"`
 	Namespaces []Namespace      `json:"namespaces,omitempty"`
 	Workloads  []Workload       `json:"workloads,omitempty"`
@@ -84,6 +88,16 @@ func (f IPFamily) Has4() bool { return f == IPv4 || f == Dual }
 
 // Has6 reports whether pods have IPv6 addresses.
 func (f IPFamily) Has6() bool { return f == IPv6 || f == Dual }
+
+// KubeProxyMode is one of kube-proxy's modes on Linux.
+type KubeProxyMode string
+
+// Modes of kube-proxy.
+const (
+	KubeProxyIPTables KubeProxyMode = "iptables"
+	KubeProxyNFTables KubeProxyMode = "nftables"
+	KubeProxyIPVS     KubeProxyMode = "ipvs"
+)
 
 // Node is a machine of a cluster.
 type Node struct {

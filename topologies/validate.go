@@ -73,6 +73,11 @@ func (v *validator) cluster(c *Cluster, at string, hosts names, subnets subnetUs
 	default:
 		v.add(at+".ipFamily", "is %q, want ipv4, ipv6 or dual", c.IPFamily)
 	}
+	switch c.KubeProxyMode {
+	case "", KubeProxyIPTables, KubeProxyNFTables, KubeProxyIPVS:
+	default:
+		v.add(at+".kubeProxyMode", "is %q, want iptables, nftables or ipvs", c.KubeProxyMode)
+	}
 	for _, domain := range []struct{ path, name string }{{at + ".domain", c.Domain}, {at + ".trustDomain", c.TrustDomain}} {
 		if msgs := validation.IsDNS1123Subdomain(domain.name); len(msgs) > 0 {
 			v.add(domain.path, "%q is not a domain name", domain.name)

@@ -74,6 +74,9 @@ var ErrNotFound = errors.New("not found")
 // ErrOccupied is what Up returns if another lab stands where this one would, and there is place for one only.
 var ErrOccupied = errors.New("another lab stands there")
 
+// ErrUnsupported is what Up returns if this driver, or this host, cannot realise something that the topology asks for.
+var ErrUnsupported = errors.New("not to be had here")
+
 // AnnotationIPs on a pod names the addresses that it is to have, separated by commas: free ones of its node. A driver that
 // cannot choose addresses ignores it.
 const AnnotationIPs = "ambientlab.dev/ips"

@@ -4,6 +4,7 @@ package kind
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -19,6 +20,7 @@ import (
 	"github.com/ambientlab/ambientlab/kindconfigs/image"
 	"github.com/ambientlab/ambientlab/kindconfigs/shapes"
 	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
 // prefix begins the names of all clusters that this package makes.
@@ -38,16 +40,23 @@ type shape struct {
 	PodSubnets     []netip.Prefix      `json:"podSubnets"`
 	ServiceSubnets []netip.Prefix      `json:"serviceSubnets"`
 	Image          string              `json:"image"` // the node image
+
+	KubeProxyMode topologies.KubeProxyMode `json:"kubeProxyMode,omitempty"` // "" is iptables
 }
 
 func shapeOf(c *topologies.Cluster, image string) shape {
-	return shape{Nodes: len(c.Nodes), IPFamily: c.IPFamily, PodSubnets: c.PodSubnets, ServiceSubnets: c.ServiceSubnets, Image: image}
+	return shape{Nodes: len(c.Nodes), IPFamily: c.IPFamily, PodSubnets: c.PodSubnets, ServiceSubnets: c.ServiceSubnets, Image: image, KubeProxyMode: c.KubeProxyMode}
 }
 
 // holds reports whether a lab of shape o can be had in a cluster of shape s.
 func (s shape) holds(o shape) bool {
-	return s.Nodes >= o.Nodes && s.IPFamily == o.IPFamily && s.Image == o.Image &&
+	return s.Nodes >= o.Nodes && s.mode() == o.mode() && s.IPFamily == o.IPFamily && s.Image == o.Image &&
 		slices.Equal(s.PodSubnets, o.PodSubnets) && slices.Equal(s.ServiceSubnets, o.ServiceSubnets)
+}
+
+// mode is kube-proxy's: kind's own, unless a topology asks for another.
+func (s shape) mode() topologies.KubeProxyMode {
+	return cmp.Or(s.KubeProxyMode, topologies.KubeProxyIPTables)
 }
 
 // cluster is a kind cluster of ours.
@@ -82,7 +91,7 @@ func newName(topology string) string {
 func create(ctx context.Context, t tools, dir record, s shape, say func(string)) (_ *cluster, err error) {
 	c := &cluster{tools: t, shape: s, name: dir.name(), dir: dir}
 	config, err := shapes.Cluster(shapes.ClusterOptions{
-		Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets, Image: s.Image,
+		Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets, Image: s.Image, KubeProxyMode: string(s.KubeProxyMode),
 	})
 	if err != nil {
 		return nil, err
@@ -110,6 +119,19 @@ func create(ctx context.Context, t tools, dir record, s shape, say func(string))
 	}
 	say(fmt.Sprintf("kind cluster %s: nodes Ready after %.0f s", c.name, time.Since(began).Seconds()))
 	return c, nil
+}
+
+// proxies refuses a mode of kube-proxy for which the nodes' kernel has nothing: kube-proxy would end again and again.
+func (t tools) proxies(ctx context.Context, s shape) error {
+	if s.KubeProxyMode != topologies.KubeProxyIPVS {
+		return nil
+	}
+	out, err := t.run(ctx, nil, t.docker, "run", "--rm", "--privileged", "--volume=/lib/modules:/lib/modules:ro", "--entrypoint=sh", s.Image, "-c",
+		"[ -e /proc/net/ip_vs ] || modprobe -q ip_vs && echo yes || true")
+	if err == nil && out != "yes" {
+		err = fmt.Errorf("kubeProxyMode ipvs: %w: the nodes' kernel has no IPVS, neither built in nor as the module ip_vs", lab.ErrUnsupported)
+	}
+	return err
 }
 
 // findNodes lists the cluster's containers. kind names them <cluster>-control-plane, -worker, -worker2 and so on.

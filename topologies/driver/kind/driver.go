@@ -70,6 +70,9 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
+	if err := t.proxies(ctx, shapeOf(&spec.Clusters[0], d.o.Image)); err != nil { // before another cluster goes for it
+		return fmt.Errorf("bring up %s: %w", spec.Name, err)
+	}
 	c, err := d.acquire(ctx, t, spec)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
@@ -178,7 +181,8 @@ func (d *Driver) options(spec *topologies.Spec, ref string, c *owned) kube.Optio
 		nodes[n.Name] = c.nodes[i]
 	}
 	return kube.Options{
-		Kubeconfig: c.dir.kubeconfig(), Image: ref, Force: true, Nodes: nodes, Host: c.cluster, Outside: c.outsideName, NetworkPolicy: true, Progress: d.o.Progress,
+		Kubeconfig: c.dir.kubeconfig(), Image: ref, Force: true, Nodes: nodes, Host: c.cluster, Outside: c.outsideName, NetworkPolicy: true,
+		KubeProxyMode: c.mode(), Progress: d.o.Progress,
 	}
 }
 

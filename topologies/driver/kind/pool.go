@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
@@ -18,7 +19,8 @@ import (
 // Its methods may be called concurrently.
 type Pool struct {
 	// Keep has Close leave the clusters standing, with no lab but a mesh, for the pool of a later process: what a person wants
-	// who runs a scenario again and again. `lab down` and `lab gc --all` remove them.
+	// who runs a scenario again and again. `lab down` and `lab gc --all` remove them. One whose kube-proxy few labs want goes: a
+	// later process would have it beside its own, for which a machine may have no room.
 	Keep bool
 
 	// Most bounds how many clusters there are at a time; 0 means DefaultMost.
@@ -119,7 +121,7 @@ func (p *Pool) Close(ctx context.Context) error {
 	p.mu.Unlock()
 	var errs []error
 	for _, c := range spare {
-		if p.Keep {
+		if p.Keep && c.mode() == topologies.KubeProxyIPTables {
 			kept := c.about()
 			kept.Kept = true
 			errs = append(errs, c.dir.write(kept), c.lock.Close())

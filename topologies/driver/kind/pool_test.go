@@ -46,6 +46,26 @@ func TestPoolPrefersTheMeshThatStands(t *testing.T) {
 	}
 }
 
+func TestPoolTellsModesOfKubeProxyApart(t *testing.T) {
+	var p Pool
+	for _, mode := range []topologies.KubeProxyMode{topologies.KubeProxyNFTables, ""} {
+		c := spareOf(2, topologies.Dual)
+		c.KubeProxyMode = mode
+		p.give(c)
+	}
+	want := shape{Nodes: 2, IPFamily: topologies.Dual, KubeProxyMode: topologies.KubeProxyIPVS}
+	if c := p.take(want, ""); c != nil {
+		t.Errorf("got a cluster of mode %q for ipvs", c.KubeProxyMode)
+	}
+	want.KubeProxyMode = topologies.KubeProxyIPTables // which is kind's own
+	if c := p.take(want, ""); c == nil || c.KubeProxyMode != "" {
+		t.Errorf("got %+v for iptables", c)
+	}
+	if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}, ""); c != nil {
+		t.Errorf("got a cluster of mode %q where none is asked for", c.KubeProxyMode)
+	}
+}
+
 func TestPoolIsBounded(t *testing.T) {
 	var p Pool
 	for range DefaultMost {

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
@@ -107,5 +108,24 @@ func TestCommandsByNode(t *testing.T) {
 	exit, err := (&stand{host: host}).execByNode(t.Context(), pod, []string{"workload", "look", "/"}, lab.Stdio{})
 	if err != nil || exit != 7 || host.node != "n" || !strings.HasSuffix(host.argv, " abc workload look /") || !strings.HasPrefix(host.argv, "ctr ") {
 		t.Errorf("%d, %v, on %s: %s", exit, err, host.node, host.argv)
+	}
+}
+
+func TestAClustersKubeProxyIsAsItIs(t *testing.T) {
+	spec := func(mode topologies.KubeProxyMode) *topologies.Spec {
+		return &topologies.Spec{Clusters: []topologies.Cluster{{KubeProxyMode: mode}}}
+	}
+	known := Options{KubeProxyMode: topologies.KubeProxyNFTables}
+	for _, tt := range []struct {
+		o    Options
+		mode topologies.KubeProxyMode
+		ok   bool
+	}{
+		{Options{}, "", true}, {known, "", true}, {known, topologies.KubeProxyNFTables, true},
+		{known, topologies.KubeProxyIPTables, false}, {Options{}, topologies.KubeProxyIPTables, false},
+	} {
+		if err := tt.o.proxies(spec(tt.mode)); (err == nil) != tt.ok || err != nil && !errors.Is(err, lab.ErrUnsupported) {
+			t.Errorf("%q where it is %q: %v", tt.mode, tt.o.KubeProxyMode, err)
+		}
 	}
 }

@@ -43,6 +43,9 @@ type Options struct {
 	// NetworkPolicy says that the cluster's CNI enforces NetworkPolicy objects, which no API tells.
 	NetworkPolicy bool
 
+	// KubeProxyMode is that of the cluster's kube-proxy; "" is unknown, so that a topology that asks for one is refused.
+	KubeProxyMode topologies.KubeProxyMode
+
 	Progress func(string) // what Up and Down are doing; may be nil
 }
 
@@ -113,6 +116,9 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	s, err := d.prepare(ctx, spec, o)
 	parked := ""
 	if err == nil {
+		err = d.o.proxies(spec)
+	}
+	if err == nil {
 		parked, err = s.vacant(ctx)
 	}
 	if err != nil {
@@ -129,6 +135,14 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.caps = d.o.capabilities(s)
+	return nil
+}
+
+// proxies refuses a mode of kube-proxy that the cluster is not known to have.
+func (o Options) proxies(spec *topologies.Spec) error {
+	if want := spec.Clusters[0].KubeProxyMode; want != "" && want != o.KubeProxyMode {
+		return fmt.Errorf("kubeProxyMode %s: %w: a cluster's kube-proxy is not the lab's to set", want, lab.ErrUnsupported)
+	}
 	return nil
 }
 

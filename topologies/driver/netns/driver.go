@@ -81,6 +81,9 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if len(spec.Clusters) != 1 {
 		return fmt.Errorf("bring up %s: this driver realises exactly one cluster, the topology has %d", spec.Name, len(spec.Clusters))
 	}
+	if mode := spec.Clusters[0].KubeProxyMode; mode != "" {
+		return fmt.Errorf("bring up %s: kubeProxyMode %s: %w: namespaces have no kube-proxy, their nodes know services by rules of the driver's own", spec.Name, mode, lab.ErrUnsupported)
+	}
 	bin, err := FindBinaries(o.Bin)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
