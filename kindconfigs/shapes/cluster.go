@@ -29,6 +29,8 @@ type ClusterOptions struct {
 	KubeProxyMode     string // iptables, nftables, ipvs or none; "" leaves it to kind: iptables
 	DisableDefaultCNI bool   // somebody else installs one: until then nodes are not ready
 	Image             string // of the nodes; "" leaves it to kind
+
+	UnsafeSysctls []string // that pods may ask for, beside those that Kubernetes calls safe
 }
 
 var clusterFile = template.Must(template.New("cluster").Funcs(template.FuncMap{"quote": strconv.Quote, "join": join}).Parse(clusterTemplate))

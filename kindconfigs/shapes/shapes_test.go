@@ -75,6 +75,7 @@ func TestSecondHasSubnetsOfItsOwn(t *testing.T) {
 func TestClusterWithEverything(t *testing.T) {
 	got, err := Cluster(ClusterOptions{
 		Name: "lab-1", Nodes: 2, IPFamily: topologies.Dual, KubeProxyMode: "none", DisableDefaultCNI: true, Image: "kindest/node:v1.34.4",
+		UnsafeSysctls:  []string{"net.ipv4.tcp_tw_reuse"},
 		PodSubnets:     []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd01::/56")},
 		ServiceSubnets: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16"), netip.MustParsePrefix("fd02::/112")},
 	})
@@ -90,6 +91,11 @@ networking:
   serviceSubnet: "10.2.0.0/16,fd02::/112"
   kubeProxyMode: "none"
   disableDefaultCNI: true
+kubeadmConfigPatches:
+- |
+  kind: KubeletConfiguration
+  allowedUnsafeSysctls:
+  - net.ipv4.tcp_tw_reuse
 nodes:
 - role: control-plane
   image: "kindest/node:v1.34.4"

@@ -84,7 +84,7 @@ func oneNode(ctx SpecContext) (*world.World, lab.PodInfo) {
 	GinkgoHelper()
 	l, err := world.Start(ctx, "two-pods", lab.UpOptions{})
 	Expect(err).NotTo(HaveOccurred())
-	return l, l.Pod("istio-system/ztunnel-" + l.Nodes()[0])
+	return l, l.Now(ctx, "istio-system/ztunnel-"+l.Nodes()[0])
 }
 
 // peer runs a hostile peer where ztunnel runs, for there is the node's socket.

@@ -134,11 +134,11 @@ var _ = Describe("a lab that one looks into", func() {
 			_, err = page("/debug/none", "")
 			Expect(err).To(MatchError(ContainSubstring(http.StatusText(http.StatusNotFound))), "control: a page that is not there")
 		}
-		control := w.Pod("istio-system/istiod").Addr(false)
+		control := w.Now(ctx, "istio-system/istiod").Addr(false)
 		closed, err := w.Call(ctx, w.Pod("plain/batch").PodRef, fmt.Sprintf("http://%s/debug/", netip.AddrPortFrom(control, lab.AdminPort(lab.DaemonControl))), workload.Options{})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(closed.First().Class).To(Equal(workload.ClassRefused), "the pages by the pod's address")
-		ztunnel := w.Pod("istio-system/ztunnel-node1").Addr(false)
+		ztunnel := w.Now(ctx, "istio-system/ztunnel-node1").Addr(false)
 		metrics, err := w.Call(ctx, w.Pod("plain/batch").PodRef, fmt.Sprintf("http://%s/metrics", netip.AddrPortFrom(ztunnel, lab.MetricsPort(lab.DaemonZtunnel))), workload.Options{})
 		Expect(err).NotTo(HaveOccurred())
 		Expect(metrics.First().Status).To(Equal(http.StatusOK), "control: a port that is for everyone")

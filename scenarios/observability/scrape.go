@@ -25,7 +25,7 @@ var _ = Describe("a scraper of the mesh, where mutual TLS is required", func() {
 		l, err := world.Borrow(ctx, "two-nodes")
 		Expect(err).NotTo(HaveOccurred())
 		cart := l.Pod("shop/cart")
-		zt := l.Pod("istio-system/ztunnel-" + cart.Node)
+		zt := l.Now(ctx, "istio-system/ztunnel-"+cart.Node)
 		scrape := func(from string, to lab.PodInfo, port uint16, path string) *world.Observation {
 			GinkgoHelper()
 			url := fmt.Sprintf("http://%s%s", netip.AddrPortFrom(to.Addr(false), port), path)

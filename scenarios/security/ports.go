@@ -39,7 +39,7 @@ type malicious struct {
 var _ = Describe("a proxy's own ports", func() {
 	It("answer no application, its own or another's, by whatever address it calls them", Label("SE-01"), func(ctx SpecContext) {
 		web, stock := w.Pod("shop/web"), w.Pod("shop/stock")
-		zt := w.Pod("istio-system/ztunnel-" + web.Node)
+		zt := w.Now(ctx, "istio-system/ztunnel-"+web.Node)
 		evil := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "evil"}, Spec: corev1.ServiceSpec{Selector: map[string]string{"app": "stock"}}}
 		for _, port := range proxyPorts { // a service that leads to them: anybody may write one
 			evil.Spec.Ports = append(evil.Spec.Ports, corev1.ServicePort{Name: fmt.Sprint("p", port), Port: int32(port)})

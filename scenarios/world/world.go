@@ -207,6 +207,16 @@ func (w *World) Pod(name string) lab.PodInfo {
 	return p
 }
 
+// Now is Pod as it is now: the pods of daemons are others after a replacement, with other addresses.
+func (w *World) Now(ctx context.Context, name string) lab.PodInfo {
+	ginkgo.GinkgoHelper()
+	p, err := w.Find(ctx, w.Pod(name).PodRef)
+	if err != nil {
+		ginkgo.Fail(err.Error())
+	}
+	return p
+}
+
 // Needs skips the scenario, with the reason, if the lab lacks a capability.
 func (w *World) Needs(want ...lab.Capability) {
 	ginkgo.GinkgoHelper()

@@ -92,6 +92,7 @@ func create(ctx context.Context, t tools, dir record, s shape, say func(string))
 	c := &cluster{tools: t, shape: s, name: dir.name(), dir: dir}
 	config, err := shapes.Cluster(shapes.ClusterOptions{
 		Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets, Image: s.Image, KubeProxyMode: string(s.KubeProxyMode),
+		UnsafeSysctls: []string{"net.ipv4.tcp_tw_reuse"}, // for pods that use a local port again at once
 	})
 	if err != nil {
 		return nil, err
