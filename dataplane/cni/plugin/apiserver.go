@@ -194,6 +194,8 @@ func (s *apiServer) read(ctx context.Context, kind, namespace, name string) (*ob
 	case http.StatusOK:
 	case http.StatusNotFound:
 		return nil, fmt.Errorf("GET %s: %w", u, fs.ErrNotExist)
+	case http.StatusUnauthorized:
+		return nil, fmt.Errorf("GET %s: %s: %w", u, resp.Status, errStaleToken)
 	default:
 		return nil, fmt.Errorf("GET %s: %s", u, resp.Status)
 	}

@@ -107,7 +107,7 @@ func TestAPIServer(t *testing.T) {
 		{"server name", s.URL, withCA + ", tls-server-name: example.com", "token: secret", ""},
 		{"wrong server name", s.URL, withCA + ", tls-server-name: evil.test", "token: secret", "evil.test"},
 		{"unknown authority", s.URL, "tls-server-name: example.com", "token: secret", "unknown authority"},
-		{"wrong token", s.URL, withCA, "token: guess", "401 Unauthorized"},
+		{"wrong token", s.URL, withCA, "token: guess", "401 Unauthorized: the kubeconfig has the token of an agent that is gone"},
 		{"plain HTTP", "http://127.0.0.1:1", withCA, "token: secret", "is not an https URL"},
 		{"no server", "", withCA, "token: secret", "names no cluster with a server"},
 		{"no certificate", s.URL, "certificate-authority-data: " + b64([]byte("x")), "token: secret", "holds no certificate"},
@@ -118,7 +118,11 @@ func TestAPIServer(t *testing.T) {
 			api, err := newAPIServer(writeConfig(t, tt.server, tt.cluster, tt.user))
 			var pod *object
 			if err == nil {
-				pod, _, err = lookUp(t.Context(), api, "shop", "web", Timing{Tries: 1})
+				timing := Timing{Tries: 1}
+				if tt.name == "wrong token" { // it is not tried again
+					timing = Timing{Tries: 2, Interval: time.Hour}
+				}
+				pod, _, err = lookUp(t.Context(), api, "shop", "web", timing)
 			}
 			switch {
 			case tt.says == "" && (err != nil || pod.Metadata.Labels["istio.io/dataplane-mode"] != "ambient"):

@@ -42,14 +42,19 @@ type reader interface {
 	read(ctx context.Context, kind, namespace, name string) (*object, error)
 }
 
-// lookUp reads the pod and its namespace. The pod may not have arrived yet, or the API server be away: it is tried again.
+// errStaleToken: an agent's token ends with its pod, and the next agent writes another one.
+var errStaleToken = errors.New("the kubeconfig has the token of an agent that is gone: is one running on this node?")
+
+// lookUp reads the pod and its namespace. The pod may not have arrived yet, or the API server be away: it is tried again. A
+// token that is refused stays refused: kubelet calls the plugin again, which then reads what the next agent has written.
 func lookUp(ctx context.Context, r reader, namespace, name string, t Timing) (pod, ns *object, err error) {
-	for try := 1; ; try++ {
+	tries := 1
+	for ; ; tries++ {
 		pod, err = r.read(ctx, "Pod", namespace, name)
 		if err == nil {
 			ns, err = r.read(ctx, "Namespace", "", namespace)
 		}
-		if err == nil || try >= t.Tries {
+		if err == nil || tries >= t.Tries || errors.Is(err, errStaleToken) {
 			break
 		}
 		timer := time.NewTimer(t.Interval)
@@ -61,7 +66,7 @@ func lookUp(ctx context.Context, r reader, namespace, name string, t Timing) (po
 		}
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("look up the pod, %d times: %w", t.Tries, err)
+		return nil, nil, fmt.Errorf("look up the pod, %d times: %w", tries, err)
 	}
 	return pod, ns, nil
 }
