@@ -12,5 +12,8 @@ import (
 // Under needs execve.
 func Under(string, []string, io.Writer) error { return errors.ErrUnsupported }
 
+// Elsewhere needs namespaces.
+func Elsewhere(string, []string) error { return errors.ErrUnsupported }
+
 // KillMarked needs /proc.
 func KillMarked(string) error { return errors.ErrUnsupported }

@@ -42,7 +42,7 @@ func kernel(args []string, stdin io.Reader, stdout io.Writer) error {
 	return errors.Join(err, workload.EmptyConntrack())
 }
 
-// under starts a command with a mark, or kills what has it.
+// under starts a command with a mark, or kills what has it, or starts one in another namespace.
 func under(args []string, stderr io.Writer) error {
 	switch {
 	case args[0] == workload.KillCommand && len(args) == 2:
@@ -52,6 +52,8 @@ func under(args []string, stderr io.Writer) error {
 			return errFailed // it was said
 		}
 		return nil
+	case args[0] == workload.ElsewhereCommand && len(args) > 2:
+		return workload.Elsewhere(args[1], args[2:])
 	}
 	return usageError{fmt.Errorf("%s: too few or too many arguments\n%s", args[0], usage)}
 }

@@ -53,7 +53,9 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
                                  when standard input ends
        workload under MARK COMMAND…  become COMMAND, with a mark
        workload kill MARK        kill all processes with that mark
-All but look, cat, write, tunnel, discovery, counters, flush, fill, under and kill have --help.`
+       workload elsewhere NETNS COMMAND…
+                                 become COMMAND in the network namespace at that path, or in a new one: "new"
+All but look, cat, write, tunnel, discovery, counters, flush, fill, under, kill and elsewhere have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -89,7 +91,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, discover(ctx, os.Stdin, stdout))
 	case "counters", "flush", "fill":
 		return fail(stderr, kernel(args, os.Stdin, stdout))
-	case workload.UnderCommand, workload.KillCommand:
+	case workload.UnderCommand, workload.KillCommand, workload.ElsewhereCommand:
 		return fail(stderr, under(args, stderr))
 	case "help", "-h", "--help":
 		_, _ = fmt.Fprintln(stdout, usage)
