@@ -260,7 +260,7 @@ func (p *proxy) dialApp(ctx context.Context, client netip.Addr, to netip.AddrPor
 		return p.ns.DialTCP(ctx, to, o)
 	}
 	o.Transparent, o.Freebind = true, true
-	for range p.portTries {
+	for range p.portTries() {
 		o.Source = netip.AddrPortFrom(client, uint16(firstSourcePort+rand.IntN(sourcePorts)))
 		c, err := p.ns.DialTCP(ctx, to, o)
 		if !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EADDRNOTAVAIL) {

@@ -47,7 +47,7 @@ type proxy struct {
 	log   *slog.Logger
 	own   bool // the pod is the ztunnel's own
 
-	portTries int // see dialApp
+	portTries func() int // see dialApp; asked when the first connection comes: kubelet has a pod's sysctls set after its network
 
 	pool     *hbone.Pool
 	server   *hbone.Server
@@ -95,7 +95,7 @@ func sharedConns() int { return 2 * runtime.GOMAXPROCS(0) }
 // openProxy makes a proxy with its listeners; it takes over ns unless it fails.
 func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy, error) {
 	p := newProxy(s, info, ns)
-	p.portTries = p.sourcePortTries()
+	p.portTries = sync.OnceValue(p.sourcePortTries)
 	for _, l := range []struct {
 		port  uint16
 		serve func(context.Context, *net.TCPConn)
