@@ -245,8 +245,8 @@ func (s *stand) remove(ctx context.Context, u *unstructured.Unstructured) error 
 	if err != nil {
 		return unlessGone(err)
 	}
-	uid := old.GetUID()
-	err = r.Delete(ctx, u.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}})
+	uid, how := old.GetUID(), metav1.DeletePropagationBackground // as kubectl: by itself the API server leaves a Job's pods
+	err = r.Delete(ctx, u.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &how})
 	if err != nil {
 		return unlessGone(err)
 	}

@@ -10,6 +10,8 @@ import (
 	"regexp"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
+
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
@@ -19,6 +21,9 @@ func (d *Driver) Inspect(ctx context.Context, t lab.Target) (lab.Inspection, err
 	s, err := d.standing()
 	if err != nil {
 		return lab.Inspection{}, err
+	}
+	if p := s.pod(t.Pod); p != nil && (p.Status.Phase == corev1.PodSucceeded || p.Status.Phase == corev1.PodFailed) {
+		return lab.Inspection{Links: "none: the pod has ended\n"}, nil
 	}
 	at, err := s.place(ctx, t)
 	if err != nil {
