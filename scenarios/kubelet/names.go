@@ -85,6 +85,10 @@ var _ = Describe("pods that controllers make, by their names", func() {
 
 		for what, port := range map[string]int{"NodePort": nodePort, "hostPort": hostPort} {
 			target := fmt.Sprintf("http://%s:%d", node, port) // of the node on which both pods are
+			Eventually(func(ctx SpecContext) bool {
+				res, err := w.Call(ctx, batch.PodRef, target, workload.Options{})
+				return err == nil && res.First().OK
+			}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue(), "%s: until kube-proxy has it", what)
 			for _, from := range []lab.PodInfo{web, batch} {
 				res, err := w.Call(ctx, from.PodRef, target, workload.Options{}) // with another source address, by which no evidence finds it
 				Expect(err).NotTo(HaveOccurred())
