@@ -9,9 +9,9 @@ import (
 
 // A peer that gives a stream no window though its application has something to say, and goes on sending, has the kernel and
 // the application hold what it sends and what that is answered with: more than 1 MiB for each stream with the application's
-// send buffer alone, and all the work of moving it. Such a stream is stalled. Those of a client, over all its
-// connections, share what they are granted: one at a time, its start window at most, every stallGap. That is slow, but no bound: an application that only
-// answers once it has everything, or a peer that reads only then, is served as before.
+// send buffer alone, and all the work of moving it. Such a stream is stalled. Those of a client, over all its connections,
+// share what they are granted: one at a time, its start window at most, every stallGap. That is slow, but no bound: an
+// application that only answers once it has everything, or a peer that reads only then, is served as before.
 const (
 	stallAfter = 100 * time.Millisecond // longer than the window of an honest peer takes to come back from another region
 	stallGap   = 4 * time.Millisecond

@@ -64,7 +64,7 @@ func (s *stand) park(ctx context.Context) error {
 	if err := s.end(ctx, all, metav1.DeletePropagationForeground); err != nil {
 		return err
 	}
-	return errors.Join(s.leaveGuests(ctx, kinds, s.name), s.mark(ctx, "true"))
+	return errors.Join(s.leaveGuests(ctx, kinds, s.name), s.mark(ctx, true))
 }
 
 // staying are the objects of an installation and the topology's namespaces, as messages name them.
@@ -93,12 +93,13 @@ func (s *stand) staying() (map[string]bool, error) {
 	return names, nil
 }
 
-// mark says whether the mesh is parked; "" is not.
-func (s *stand) mark(ctx context.Context, parked string) error {
-	patch := `{"metadata":{"labels":{"` + labelParked + `":null}}}`
-	if parked != "" {
-		patch = `{"metadata":{"labels":{"` + labelParked + `":"` + parked + `"}}}`
+// mark says whether the mesh is parked.
+func (s *stand) mark(ctx context.Context, parked bool) error {
+	value := "null"
+	if parked {
+		value = `"true"`
 	}
+	patch := `{"metadata":{"labels":{"` + labelParked + `":` + value + `}}}`
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: systemNamespace}}
 	return s.api.res.Patch(ctx, ns, k8s.Patch{PatchType: types.MergePatchType, Data: []byte(patch)})
 }
@@ -109,7 +110,7 @@ func (s *stand) takeUp(ctx context.Context, parked string) error {
 		s.say("removing the mesh that lab " + parked + " has left")
 		return s.sweep(ctx, parked)
 	}
-	return s.mark(ctx, "")
+	return s.mark(ctx, false)
 }
 
 // renew replaces daemons that a parked mesh has and this lab would not: started otherwise, or started again since.
