@@ -174,13 +174,14 @@ func TestTheFirstFileCounts(t *testing.T) {
 	}
 	must(t, os.Remove(h.path("net.d/01-first.conflist")))
 	h.await("a move back", func() bool { return h.chained("10-net.conflist") })
+	h.await("its status", func() bool { return h.installer.Status().File == h.path("net.d/10-net.conflist") })
 
 	// A runtime takes the same one.
 	must(t, os.Remove(h.path("net.d/05-broken.conflist")))
 	all, err := libcni.ConfFiles(h.path("net.d"), []string{".conf", ".conflist", ".json"})
 	must(t, err)
 	slices.Sort(all)
-	if want := h.installer.Status().File; all[0] != want {
+	if want := h.path("net.d/10-net.conflist"); all[0] != want {
 		t.Errorf("a runtime reads %s, installed in %s", all[0], want)
 	}
 }
