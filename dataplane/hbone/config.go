@@ -32,6 +32,8 @@ type Config struct {
 	PingTimeout time.Duration
 	// HandshakeTimeout bounds TCP connect and TLS handshake: 10 s.
 	HandshakeTimeout time.Duration
+	// RestAfter is how long nothing may come from an application before its tunnel rests, without a goroutine: 500 ms.
+	RestAfter time.Duration
 	// Budget bounds the bytes that all connections sharing it may queue for slow applications; nil means one
 	// budget of 16 MiB for the process.
 	Budget *Budget
@@ -70,6 +72,7 @@ func (c Config) withDefaults(maxStreams, maxHeaderList uint32) Config {
 	def(&c.PingInterval, 10*time.Second)
 	def(&c.PingTimeout, 20*time.Second)
 	def(&c.HandshakeTimeout, 10*time.Second)
+	def(&c.RestAfter, 500*time.Millisecond)
 	if c.StreamWindow == 0 {
 		c.StreamWindow = 512 << 10
 	}

@@ -23,7 +23,9 @@ type Inbound struct {
 
 	s        *stream
 	answered bool // by the handler's goroutine
+	outlives bool // the handler: end is called by the goroutine that ends the tunnel
 	start    func()
+	end      func()
 	left     bool // its turn has ended
 	opening  bool // it counts as such; guarded by turns.mu
 }
@@ -95,19 +97,40 @@ func (in *Inbound) Refuse(status int, h ...Header) {
 // Accept answers 200, moves bytes between the tunnel and upstream until both directions have ended, and closes
 // upstream. The end of ctx cuts the tunnel. BytesUp counts peer to upstream.
 func (in *Inbound) Accept(ctx context.Context, upstream *net.TCPConn, h ...Header) relay.Result {
+	return wait(func(done func(relay.Result)) { in.accept(ctx, upstream, done, h) })
+}
+
+// AcceptThen is Accept for many tunnels that are idle most of the time: it returns when the tunnel has ended or when nothing
+// has come from upstream for a while, and an idle tunnel has no goroutine. The handler must return then; its ctx ends with the
+// tunnel. done is called at the end, by any goroutine.
+func (in *Inbound) AcceptThen(ctx context.Context, upstream *net.TCPConn, done func(relay.Result), h ...Header) {
+	if !in.answered {
+		in.outlives = true
+	}
+	in.accept(ctx, upstream, func(r relay.Result) {
+		done(r)
+		if in.outlives {
+			in.end()
+		}
+	}, h)
+}
+
+func (in *Inbound) accept(ctx context.Context, upstream *net.TCPConn, done func(relay.Result), h []Header) {
 	if in.answered {
 		upstream.Close()
-		return relay.Result{Reset: true, Err: errRefused}
+		done(relay.Result{Reset: true, Err: errRefused})
+		return
 	}
 	in.answered = true
 	in.s.respond(200, false, h)
 	in.s.c.turns.answered(in)
 	in.s.onAnswer = func() { in.leave(replied) }
-	r := in.s.relay(ctx, upstream, relay.Upstream)
-	if !r.Reset && r.BytesDown > 0 {
-		in.leave(endedWell)
-	}
-	return r
+	in.s.relay(ctx, upstream, relay.Upstream, func(r relay.Result) {
+		if !r.Reset && r.BytesDown > 0 {
+			in.leave(endedWell)
+		}
+		done(r)
+	})
 }
 
 // Cut resets the tunnel, before or after Accept: for a decision that changed. It may be called from any goroutine.

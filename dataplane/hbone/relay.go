@@ -12,33 +12,52 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// relay moves bytes between app and the stream until both directions are done. appSide says which side app is.
-func (s *stream) relay(ctx context.Context, app *net.TCPConn, appSide relay.Side) relay.Result {
-	stop := context.AfterFunc(ctx, func() { s.fail(http2.ErrCodeCancel, &cutError{context.Cause(ctx)}) })
+// relay moves bytes between app and the stream until both directions are done, and calls done then. It returns before that
+// when the stream comes to rest: another goroutine goes on once something happens. appSide says which side app is.
+func (s *stream) relay(ctx context.Context, app *net.TCPConn, appSide relay.Side, done func(relay.Result)) {
+	s.carried, s.appSide, s.done = app, appSide, done
+	s.uncut = context.AfterFunc(ctx, func() { s.fail(http2.ErrCodeCancel, &cutError{context.Cause(ctx)}) })
 	if err := s.attach(app); err != nil {
 		s.appFailed("read", err)
-	} else {
-		s.pump()
+		s.pumped = true
+	}
+	s.goOn()
+}
+
+// goOn does what there is to do, until the stream has ended or rests.
+func (s *stream) goOn() {
+	if !s.pumped {
+		if s.pump() {
+			return
+		}
+		s.pumped = true
 	}
 	for !s.finished() {
-		<-s.wake
+		if s.rest(s.finished, s.park) {
+			return
+		}
 	}
-	stop()
+	s.done(s.end())
+}
+
+// end takes apart what has finished.
+func (s *stream) end() relay.Result {
+	s.uncut()
 	s.mu.Lock()
 	abort, cause := s.abort, s.err
 	r := relay.Result{BytesUp: s.bytesOut, BytesDown: s.bytesIn, Reset: cause != nil}
 	s.mu.Unlock()
 	if abort {
-		app.SetLinger(0)
+		s.carried.SetLinger(0)
 	}
-	app.Close()
+	s.carried.Close()
 	s.c.forget(s)
 	peerSide := relay.Upstream
-	if appSide == relay.Upstream {
+	if s.appSide == relay.Upstream {
 		r.BytesUp, r.BytesDown = r.BytesDown, r.BytesUp
 		peerSide = relay.Downstream
 	}
-	r.Err = resultError(cause, appSide, peerSide)
+	r.Err = resultError(cause, s.appSide, peerSide)
 	return r
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"os"
 	"strconv"
 	"syscall"
 	"time"
@@ -24,6 +25,7 @@ type appReader struct {
 	n   int
 	err error
 
+	busy  bool        // there were bytes since it last was looked at
 	check *time.Timer // see awaitWindow
 }
 
@@ -46,6 +48,7 @@ func (r *appReader) step(fd uintptr) bool {
 	c := r.s.c
 	limit := c.reserve(r.s, chunkMax)
 	if limit == 0 {
+		r.busy = true
 		again, err := rawPeek(fd)
 		if err == nil && !again {
 			err = rawReset(fd)
@@ -63,23 +66,29 @@ func (r *appReader) step(fd uintptr) bool {
 		r.err = err
 		return !again
 	}
-	r.buf, r.n = buf, n
+	r.buf, r.n, r.busy = buf, n, true
 	return true
 }
 
-// pump carries the application's bytes into frames until it ends its stream, or the stream dies.
-func (s *stream) pump() {
-	for !s.silenced() {
+// pump carries the application's bytes into frames until it ends its stream, or the stream dies. It reports true if the
+// stream rests before that.
+func (s *stream) pump() (rests bool) {
+	for s.allowRead(); !s.silenced(); {
 		err := s.reader.read()
 		switch {
 		case errors.Is(err, io.EOF):
 			s.sendEnd()
-			return
+			return false
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if !s.reader.busy && s.rest(s.silenced, s.parkWatched) {
+				return true
+			}
+			s.allowRead()
 		case err != nil:
 			if !s.silenced() { // else its deadline woke us
 				s.appFailed("read", err)
 			}
-			return
+			return false
 		case s.reader.n > 0:
 			s.sendData()
 			s.unstall()
@@ -93,6 +102,7 @@ func (s *stream) pump() {
 		}
 	}
 	s.c.withdraw(s)
+	return false
 }
 
 // sendData writes what the reader holds as DATA frames. A frame's header goes over the end of the payload before it,

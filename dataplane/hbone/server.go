@@ -226,25 +226,32 @@ func (s *Server) handle(base context.Context, handlers *sync.WaitGroup, st *stre
 	}
 	st.mu.Unlock()
 	handlers.Add(1)
-	in.start = func() { go s.answer(ctx, cancel, handlers, in) }
+	in.end = func() {
+		in.leave(endedBadly)
+		cancel(nil)
+		handlers.Done()
+	}
+	in.start = func() { go s.answer(ctx, in) }
 	st.c.turns.enter(in)
 	return nil
 }
 
 // answer runs the handler, unless the request was given up while it waited for its turn.
-func (s *Server) answer(ctx context.Context, cancel context.CancelCauseFunc, handlers *sync.WaitGroup, in *Inbound) {
-	defer handlers.Done()
-	defer cancel(nil)
-	defer in.leave(endedBadly)
+func (s *Server) answer(ctx context.Context, in *Inbound) {
 	if st := in.s; st.isDead() {
 		st.c.forget(st)
+		in.end()
 		return
 	}
 	s.cfg.Handler(ctx, in)
-	if !in.answered {
+	switch {
+	case in.outlives: // and may be over by now
+		return
+	case !in.answered:
 		in.s.fail(http2.ErrCodeInternal, &ResetError{Code: http2.ErrCodeInternal})
 		in.s.c.forget(in.s)
 	}
+	in.end()
 }
 
 func (s *Server) listen(l net.Listener) bool {

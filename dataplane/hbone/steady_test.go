@@ -27,12 +27,14 @@ func goroutinesIn(name string) int {
 	return n
 }
 
-// TestOneGoroutinePerTunnel checks design decision 9: in steady state each end has one goroutine per tunnel, and two
-// per connection (its read loop and its flusher); a drainer lives only while a queue does.
+// TestOneGoroutinePerTunnel checks design decision 9: in steady state each end has one goroutine per tunnel that does not rest,
+// and two per connection (its read loop and its flusher); a drainer lives only while a queue does.
 func TestOneGoroutinePerTunnel(t *testing.T) {
 	const tunnels = 40
-	srv, hop := startServer(t, serverConfig())
-	p := startPool(t, clientConfig())
+	sc, pc := serverConfig(), clientConfig()
+	sc.RestAfter, pc.RestAfter = time.Hour, time.Hour
+	srv, hop := startServer(t, sc)
+	p := startPool(t, pc)
 	app := serveApps(t, echoByte)
 	var all []*tunnel
 	for range tunnels {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ambientlab/ambientlab/dataplane/relay"
 	"golang.org/x/net/http2"
 )
 
@@ -15,7 +16,7 @@ import (
 type stream struct {
 	c         *conn
 	id        uint32        // set by register
-	wake      chan struct{} // something changed for the goroutine that owns the stream
+	wake      chan struct{} // something changed for whoever owns the stream
 	dead      atomic.Bool   // set with mu held; read anywhere
 	replied   atomic.Bool   // server: an answer is written
 	stalledAt atomic.Int64  // since when the application waits for window; nanoseconds since the connection's start, 0: it does not
@@ -39,9 +40,18 @@ type stream struct {
 	open       bool  // server: it has its application, or never will
 	early      int64 // queued before
 
-	// Owned by the goroutine in relay.
+	// Owned by the goroutine in relay, or by nobody while parked.
 	reader   appReader
 	onAnswer func() // once, when the application's first byte is there
+	pumped   bool   // nothing more is read from the application
+	carried  *net.TCPConn
+	appSide  relay.Side
+	uncut    func() bool
+	done     func(relay.Result)
+
+	parked  atomic.Bool // see rest
+	told    atomic.Bool // something changed since rest looked
+	watched uint64      // see watcher, whose mu guards it
 
 	mu       sync.Mutex
 	app      *net.TCPConn // nil before relay
@@ -81,10 +91,12 @@ func (s *stream) isDead() bool { return s.dead.Load() }
 func (s *stream) silenced() bool { return s.dead.Load() || s.mute.Load() }
 
 func (s *stream) signal() {
+	s.told.Store(true)
 	select {
 	case s.wake <- struct{}{}:
 	default:
 	}
+	s.rouse()
 }
 
 // deliver hands b to the application without waiting, and queues what it does not take.

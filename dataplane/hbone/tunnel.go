@@ -32,7 +32,20 @@ func (s *Stream) TLS() *tls.ConnectionState { return &s.s.c.state }
 // Relay moves bytes between app and the tunnel until both directions have ended, and closes app. The end of ctx cuts
 // the tunnel. BytesUp counts app to peer.
 func (s *Stream) Relay(ctx context.Context, app *net.TCPConn) relay.Result {
-	return s.s.relay(ctx, app, relay.Downstream)
+	return wait(func(done func(relay.Result)) { s.RelayThen(ctx, app, done) })
+}
+
+// RelayThen is Relay for many tunnels that are idle most of the time: it returns when the tunnel has ended or when nothing
+// has come from app for a while, and an idle tunnel has no goroutine. done is called at the end, by any goroutine.
+func (s *Stream) RelayThen(ctx context.Context, app *net.TCPConn, done func(relay.Result)) {
+	s.s.relay(ctx, app, relay.Downstream, done)
+}
+
+// wait returns what move passes to done.
+func wait(move func(done func(relay.Result))) relay.Result {
+	result := make(chan relay.Result, 1)
+	move(func(r relay.Result) { result <- r })
+	return <-result
 }
 
 // Reset ends the tunnel at once.

@@ -17,13 +17,14 @@ import (
 )
 
 // flow is one connection from its arrival to its line in the access log. It ends with exactly one of fail, reject and
-// carry, and belongs to the goroutine that serves the connection.
+// carry, and belongs to the goroutine that serves the connection, until carry.
 type flow struct {
 	p    *proxy
 	rec  telemetry.Record
 	live live
 
 	client *net.TCPConn // that is refused by a reset; nil inside a tunnel, where a status says it
+	end    func()       // if set, called at the end
 }
 
 func (p *proxy) begin(d telemetry.Direction, src netip.AddrPort) *flow {
@@ -101,6 +102,18 @@ func (f *flow) fail(flag string, err error) {
 	f.p.metrics.ConnFailed(&f.rec)
 	f.p.access.Failed(&f.rec)
 	f.refuse()
+	f.over()
+}
+
+// over undoes what began with the connection.
+func (f *flow) over() {
+	f.p.tracker.remove(&f.live)
+	if f.live.cut != nil {
+		f.live.cut(nil)
+	}
+	if f.end != nil {
+		f.end()
+	}
 }
 
 // refuse makes the client's connection end by a reset. It was accepted before its destination was tried, and an orderly end would say that
@@ -127,18 +140,24 @@ func (f *flow) reject(ctx context.Context, flag string, err error) error {
 	f.p.metrics.ConnFailed(&f.rec)
 	f.p.access.Complete(&f.rec)
 	f.refuse()
+	f.over()
 	return err
 }
 
-// carry counts and logs an established connection, which is listed, around the relay that moves its bytes until the end of
-// ctx. moved is what it has moved so far, up as in its result.
-func (f *flow) carry(ctx context.Context, moved func() (up, down uint64), move func(ctx context.Context) relay.Result) {
+// carry counts and logs an established connection, which is listed, around move, which relays its bytes until the end of ctx
+// and calls done then, perhaps after it has returned. moved is what it has moved so far, up as in its result.
+func (f *flow) carry(ctx context.Context, moved func() (up, down uint64), move func(done func(relay.Result))) {
 	m := f.p.metrics
 	m.ConnOpened(&f.rec)
 	m.SocketOpened(f.rec.Direction)
 	f.p.access.Opened(&f.rec)
 	f.p.tracker.measure(&f.live, &f.rec, func() (sent, received uint64) { return f.local(moved()) })
-	res := move(ctx)
+	move(func(res relay.Result) { f.carried(ctx, res) })
+}
+
+// carried is the rest of carry.
+func (f *flow) carried(ctx context.Context, res relay.Result) {
+	m := f.p.metrics
 	f.p.work.add() // what it held becomes garbage now, perhaps hours after the last connection came
 	f.p.tracker.measure(&f.live, nil, nil)
 	f.rec.Err = res.Err
@@ -155,6 +174,7 @@ func (f *flow) carry(ctx context.Context, moved func() (up, down uint64), move f
 	m.ConnClosed(&f.rec)
 	m.SocketClosed(f.rec.Direction)
 	f.p.access.Complete(&f.rec)
+	f.over()
 }
 
 // local turns a relay's counts into the local workload's view.

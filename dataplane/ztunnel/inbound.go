@@ -106,13 +106,11 @@ func (p *proxy) serveTunnel(ctx context.Context, in *hbone.Inbound) {
 	}
 	p.describe(f, in, a)
 	ctx, cut := context.WithCancelCause(ctx)
-	defer cut(nil)
 	f.live = live{
 		inbound: true, hbone: true, start: f.rec.Start, src: in.Remote, originalDst: f.rec.Service, actualDst: a.target, cut: cut, peer: in.TLS,
 		judge: authz.Connection{Source: a.client, SrcIP: in.Remote.Addr(), Dst: a.target},
 	}
 	p.tracker.add(&f.live)
-	defer p.tracker.remove(&f.live)
 	if err := p.checkRevoked(in.TLS); err != nil { // since the handshake
 		in.Refuse(refusal(f.reject(ctx, telemetry.FlagRevoked, err)))
 		return
@@ -131,7 +129,7 @@ func (p *proxy) serveTunnel(ctx context.Context, in *hbone.Inbound) {
 	if p.cfg.ResponseBaggage {
 		answer = []hbone.Header{{Name: telemetry.HeaderBaggage, Value: telemetry.BaggageOf(a.self).String()}}
 	}
-	f.carry(ctx, in.Bytes, func(ctx context.Context) relay.Result { return in.Accept(ctx, to, answer...) })
+	f.carry(ctx, in.Bytes, func(done func(relay.Result)) { in.AcceptThen(ctx, to, done, answer...) })
 }
 
 // admit checks everything about a request but policy, and finds where in the pod it goes. With an error comes the status

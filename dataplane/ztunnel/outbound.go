@@ -21,9 +21,9 @@ import (
 )
 
 // serveOutbound carries one connection that the pod opened, by the tree of A1.4.
-func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn) {
+func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn, over func()) {
 	f := p.begin(telemetry.Outbound, remoteOf(c))
-	f.client = c
+	f.client, f.end = c, over
 	dst, err := capture.OriginalDestination(c)
 	if err != nil {
 		f.fail(telemetry.FlagConnect, err)
@@ -52,7 +52,6 @@ func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn) {
 		return
 	}
 	ctx, cut := context.WithCancelCause(ctx)
-	defer cut(nil)
 	f.live = live{start: f.rec.Start, src: f.rec.Src.Addr, originalDst: dst.String(), actualDst: up.Addr, cut: cut}
 	if up.Kind == catalog.KindWorkload && up.Tunnel == mesh.TunnelHBONE {
 		p.outboundTunnel(ctx, c, f, self, up)
@@ -95,11 +94,10 @@ func (p *proxy) outboundTunnel(ctx context.Context, c *net.TCPConn, f *flow, sel
 	}
 	f.rec.Upstream, f.live.peer = stream.LocalAddr(), stream.TLS()
 	p.tracker.add(&f.live)
-	defer p.tracker.remove(&f.live)
 	if err := p.checkRevoked(stream.TLS()); err != nil { // since the handshake
 		f.live.cut(err)
 	}
-	f.carry(ctx, stream.Bytes, func(ctx context.Context) relay.Result { return stream.Relay(ctx, c) })
+	f.carry(ctx, stream.Bytes, func(done func(relay.Result)) { stream.RelayThen(ctx, c, done) })
 }
 
 // poolKey keeps apart what may not share a connection (A1.7).
@@ -126,8 +124,7 @@ func (p *proxy) outboundPlain(ctx context.Context, c *net.TCPConn, f *flow, up c
 	}
 	f.rec.Upstream = localOf(to)
 	p.tracker.add(&f.live)
-	defer p.tracker.remove(&f.live)
-	f.carry(ctx, copied(c, to), func(ctx context.Context) relay.Result { return relay.Copy(ctx, c, to) })
+	f.carry(ctx, copied(c, to), func(done func(relay.Result)) { done(relay.Copy(ctx, c, to)) })
 }
 
 // dialTunnel makes the TCP connection below a tunnel.

@@ -14,10 +14,10 @@ import (
 )
 
 // servePlaintext carries one connection that reached the pod outside a tunnel. Policy sees a client without identity.
-func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn) {
+func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn, over func()) {
 	src := remoteOf(c)
 	f := p.begin(telemetry.Inbound, src)
-	f.client = c
+	f.client, f.end = c, over
 	dst, err := capture.OriginalDestination(c)
 	if err != nil {
 		f.fail(telemetry.FlagConnect, err)
@@ -39,13 +39,11 @@ func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn) {
 	}
 	f.arriving(snap, self, mesh.Identity{}, dst, "")
 	ctx, cut := context.WithCancelCause(ctx)
-	defer cut(nil)
 	f.live = live{
 		inbound: true, start: f.rec.Start, src: src, originalDst: f.rec.Service, actualDst: dst, cut: cut,
 		judge: authz.Connection{SrcIP: src.Addr(), Dst: dst},
 	}
 	p.tracker.add(&f.live)
-	defer p.tracker.remove(&f.live)
 	if err := p.authorize(f, self); err != nil {
 		_ = f.reject(ctx, telemetry.FlagDeny, err)
 		return
@@ -56,5 +54,5 @@ func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn) {
 		return
 	}
 	f.rec.Upstream = localOf(to)
-	f.carry(ctx, copied(c, to), func(ctx context.Context) relay.Result { return relay.Copy(ctx, c, to) })
+	f.carry(ctx, copied(c, to), func(done func(relay.Result)) { done(relay.Copy(ctx, c, to)) })
 }

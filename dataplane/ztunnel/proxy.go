@@ -135,12 +135,13 @@ type lane struct {
 	serve func(ctx context.Context, c *net.TCPConn)
 }
 
-// spawn serves in a goroutine that run waits for, and closes the connection at the end.
-func (p *proxy) spawn(serve func(context.Context, *net.TCPConn)) func(context.Context, *net.TCPConn) {
+// spawn serves in a goroutine. The connection is closed, and run need not wait for it any more, once serve has called over.
+func (p *proxy) spawn(serve func(ctx context.Context, c *net.TCPConn, over func())) func(context.Context, *net.TCPConn) {
 	return func(ctx context.Context, c *net.TCPConn) {
-		p.conns.Go(func() {
-			defer func() { _ = c.Close() }()
-			serve(ctx, c)
+		p.conns.Add(1)
+		go serve(ctx, c, func() {
+			_ = c.Close()
+			p.conns.Done()
 		})
 	}
 }
