@@ -10,9 +10,9 @@ import (
 
 // shutdown passes the end of input on, once everything before it is delivered. s.mu is held.
 func (s *stream) shutdown() {
-	if s.inEnd && !s.inDone && s.app != nil && !s.draining && !s.isDead() {
+	if s.inEnd && !s.inDone && s.app.there() && !s.draining && !s.isDead() {
 		if !s.outEnd { // else its owner is about to close the socket, which says the same
-			s.app.CloseWrite() // an error says that the application is gone, which its reader sees too
+			s.app.closeWrite() // an error says that the application is gone, which its reader sees too
 		}
 		s.inDone = true
 	}
@@ -54,8 +54,8 @@ func (s *stream) remoteReset(code Code) {
 func (s *stream) silence(cause error) {
 	s.err = cause
 	s.mute.Store(true)
-	if s.app != nil {
-		s.app.SetReadDeadline(time.Unix(1, 0))
+	if s.app.polled != nil {
+		s.app.polled.SetReadDeadline(time.Unix(1, 0))
 	}
 	s.signal()
 }
@@ -122,7 +122,7 @@ func (s *stream) die(cause error, abort bool) bool {
 	if !s.draining { // else the drainer holds the queue, and drops it
 		dropped = s.queue.clear()
 	}
-	app, onDeath := s.app, s.onDeath
+	app, onDeath := s.app.polled, s.onDeath
 	s.mu.Unlock()
 	s.c.control.mu.Lock()
 	s.recvClosed = true

@@ -15,11 +15,12 @@ import (
 // relay moves bytes between app and the stream until both directions are done, and calls done then. It returns before that
 // when the stream comes to rest: another goroutine goes on once something happens. appSide says which side app is.
 func (s *stream) relay(ctx context.Context, app *net.TCPConn, appSide relay.Side, done func(relay.Result)) {
-	s.carried, s.appSide, s.done = app, appSide, done
+	s.appSide, s.done = appSide, done
 	s.uncut = context.AfterFunc(ctx, func() { s.fail(http2.ErrCodeCancel, &cutError{context.Cause(ctx)}) })
 	if err := s.attach(app); err != nil {
 		s.appFailed("read", err)
 		s.pumped = true
+		app.Close()
 	}
 	s.goOn()
 }
@@ -44,13 +45,10 @@ func (s *stream) goOn() {
 func (s *stream) end() relay.Result {
 	s.uncut()
 	s.mu.Lock()
-	abort, cause := s.abort, s.err
+	cause, abort := s.err, s.abort
 	r := relay.Result{BytesUp: s.bytesOut, BytesDown: s.bytesIn, Reset: cause != nil}
+	s.app.close(abort)
 	s.mu.Unlock()
-	if abort {
-		s.carried.SetLinger(0)
-	}
-	s.carried.Close()
 	s.c.forget(s)
 	peerSide := relay.Upstream
 	if s.appSide == relay.Upstream {
@@ -96,13 +94,13 @@ func (s *stream) attach(app *net.TCPConn) error {
 	if err != nil {
 		return err
 	}
-	s.reader.init(s, rc)
+	s.reader.init(s)
 	s.c.control.mu.Lock()
 	s.c.control.recv.opened(s)
 	s.c.settle()
 	s.c.control.mu.Unlock()
 	s.mu.Lock()
-	s.app, s.appOut = app, newWriter(rc)
+	s.app.polled, s.app.out = app, newWriter(rc)
 	s.draining = s.queue.size > 0 && !s.isDead()
 	here := s.draining && !s.c.hireDrainer(s)
 	s.shutdown()

@@ -31,7 +31,45 @@ func (s *stream) park() bool {
 }
 
 // parkWatched has the application rouse it too; false if that cannot be.
-func (s *stream) parkWatched() bool { return watching.add(s) }
+func (s *stream) parkWatched() bool {
+	s.reader.rc = nil
+	s.mu.Lock()
+	if !s.draining {
+		s.app.part()
+	}
+	s.mu.Unlock()
+	if watching.add(s) {
+		return true
+	}
+	s.mu.Lock()
+	s.app.rejoin()
+	s.mu.Unlock()
+	return false
+}
+
+// join readies the reader, at first and after a rest. os.ErrDeadlineExceeded says that the application has nothing to say
+// still: somebody else had news.
+func (s *stream) join() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.reader.busy = false
+	if s.silenced() {
+		return os.ErrClosed
+	}
+	if s.app.apart {
+		again, err := rawPeek(uintptr(s.app.fd))
+		switch {
+		case err != nil:
+			return err
+		case again:
+			return os.ErrDeadlineExceeded
+		}
+		s.app.rejoin()
+	}
+	s.reader.rc = s.app.out.rc
+	s.limitRead()
+	return nil
+}
 
 // unpark makes the caller the stream's owner, unless somebody else is.
 func (s *stream) unpark() bool {
@@ -60,9 +98,21 @@ func (s *stream) allowRead() {
 	s.reader.busy = false
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.silenced() {
-		_ = s.app.SetReadDeadline(time.Now().Add(s.c.cfg.RestAfter)) // fails only on one that is closed, which a read will tell
+	if !s.silenced() && s.app.polled != nil {
+		s.limitRead()
 	}
+}
+
+// limitRead does so. s.mu is held.
+func (s *stream) limitRead() {
+	_ = s.app.polled.SetReadDeadline(time.Now().Add(s.c.cfg.RestAfter)) // fails only on one that is closed, which a read will tell
+}
+
+// control calls use with the application's descriptor.
+func (s *stream) control(use func(fd int)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.app.control(use)
 }
 
 // watching is what all resting streams of the process are watched by.
@@ -102,8 +152,8 @@ func (w *watcher) add(s *stream) bool {
 	e := syscall.EpollEvent{Events: watchEvents, Fd: int32(w.last), Pad: int32(w.last >> 32)}
 	added := false
 	s.parked.Store(true)
-	_ = s.reader.rc.Control(func(fd uintptr) {
-		added = syscall.EpollCtl(w.poll.fd, syscall.EPOLL_CTL_ADD, int(fd), &e) == nil
+	s.control(func(fd int) {
+		added = syscall.EpollCtl(w.poll.fd, syscall.EPOLL_CTL_ADD, fd, &e) == nil
 	})
 	if !added {
 		w.checkEmpty()
@@ -121,9 +171,7 @@ func (w *watcher) remove(s *stream) {
 	if s.watched == 0 {
 		return
 	}
-	_ = s.reader.rc.Control(func(fd uintptr) {
-		_ = syscall.EpollCtl(w.poll.fd, syscall.EPOLL_CTL_DEL, int(fd), nil)
-	})
+	s.control(func(fd int) { _ = syscall.EpollCtl(w.poll.fd, syscall.EPOLL_CTL_DEL, fd, nil) })
 	delete(w.streams, s.watched)
 	s.watched = 0
 	w.checkEmpty()

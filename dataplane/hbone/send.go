@@ -19,7 +19,7 @@ import (
 // while there are bytes.
 type appReader struct {
 	s   *stream
-	rc  syscall.RawConn
+	rc  syscall.RawConn // nil until join
 	fn  func(fd uintptr) bool
 	buf *[appBufSize]byte // bytes behind room for a frame header
 	n   int
@@ -29,8 +29,8 @@ type appReader struct {
 	check *time.Timer // see awaitWindow
 }
 
-func (r *appReader) init(s *stream, rc syscall.RawConn) {
-	r.s, r.rc = s, rc
+func (r *appReader) init(s *stream) {
+	r.s = s
 	r.fn = r.step
 }
 
@@ -38,6 +38,11 @@ func (r *appReader) init(s *stream, rc syscall.RawConn) {
 // be waited for; io.EOF that the application ended its stream.
 func (r *appReader) read() error {
 	r.buf, r.n, r.err = nil, 0, nil
+	if r.rc == nil {
+		if err := r.s.join(); err != nil {
+			return err
+		}
+	}
 	if err := r.rc.Read(r.fn); err != nil {
 		return err
 	}
@@ -73,7 +78,7 @@ func (r *appReader) step(fd uintptr) bool {
 // pump carries the application's bytes into frames until it ends its stream, or the stream dies. It reports true if the
 // stream rests before that.
 func (s *stream) pump() (rests bool) {
-	for s.allowRead(); !s.silenced(); {
+	for !s.silenced() {
 		err := s.reader.read()
 		switch {
 		case errors.Is(err, io.EOF):

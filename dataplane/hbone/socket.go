@@ -14,6 +14,7 @@ import (
 // goroutine at a time may use it.
 type writer struct {
 	rc   syscall.RawConn
+	fd   int // with rc nil, which cannot wait
 	fn   func(fd uintptr) bool
 	buf  []byte
 	n    int
@@ -35,7 +36,12 @@ func (w *writer) writeWait(b []byte) (n int, err error) { return w.run(b, true) 
 
 func (w *writer) run(b []byte, wait bool) (int, error) {
 	w.buf, w.n, w.err, w.wait = b, 0, nil, wait
-	err := w.rc.Write(w.fn)
+	var err error
+	if w.rc == nil {
+		w.step(uintptr(w.fd))
+	} else {
+		err = w.rc.Write(w.fn)
+	}
 	w.buf = nil
 	if err == nil {
 		err = w.err

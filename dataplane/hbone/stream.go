@@ -3,7 +3,6 @@
 package hbone
 
 import (
-	"net"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +43,6 @@ type stream struct {
 	reader   appReader
 	onAnswer func() // once, when the application's first byte is there
 	pumped   bool   // nothing more is read from the application
-	carried  *net.TCPConn
 	appSide  relay.Side
 	uncut    func() bool
 	done     func(relay.Result)
@@ -54,10 +52,9 @@ type stream struct {
 	watched uint64      // see watcher, whose mu guards it
 
 	mu       sync.Mutex
-	app      *net.TCPConn // nil before relay
-	appOut   *writer
+	app      appSocket
 	queue    queue
-	draining bool // a drainer owns appOut and the queue's front
+	draining bool // a drainer owns app.out and the queue's front
 	inEnd    bool // END_STREAM was received
 	inDone   bool // and everything before it delivered
 	outEnd   bool // END_STREAM was sent
@@ -106,8 +103,8 @@ func (s *stream) deliver(b []byte) (taken, queued int, err error) {
 	if s.isDead() {
 		return 0, 0, nil
 	}
-	if s.app != nil && !s.draining {
-		taken, err = s.appOut.write(b)
+	if s.app.there() && !s.draining {
+		taken, err = s.app.out.write(b)
 		s.bytesIn += uint64(taken)
 		if err != nil || taken == len(b) {
 			return taken, 0, err
@@ -120,9 +117,10 @@ func (s *stream) deliver(b []byte) (taken, queued int, err error) {
 
 // startDrainer lets a goroutine write the queue, if there is one and somewhere to write it to. s.mu is held.
 func (s *stream) startDrainer() {
-	if s.app == nil || s.draining || s.queue.size == 0 {
+	if !s.app.there() || s.draining || s.queue.size == 0 {
 		return
 	}
+	s.app.rejoin()
 	s.draining = true
 	s.c.drainers.Go(s.drain)
 }
@@ -143,7 +141,7 @@ func (s *stream) drain() {
 		}
 		b := s.queue.front()
 		s.mu.Unlock()
-		n, err := s.appOut.writeWait(b)
+		n, err := s.app.out.writeWait(b)
 		s.mu.Lock()
 		if n > 0 {
 			s.queue.consume(n)

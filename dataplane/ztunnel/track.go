@@ -36,10 +36,14 @@ type live struct {
 	traceID    string                         // the same
 }
 
+// manyConns is from how many entries on an emptied map is let go: a map never shrinks.
+const manyConns = 1000
+
 // tracker lists a proxy's live connections and cuts those that policy no longer allows.
 type tracker struct {
 	mu     sync.Mutex
 	conns  map[*live]struct{}
+	most   int       // since conns was made
 	set    authz.Set // what the connections were last judged by
 	judged bool
 }
@@ -53,12 +57,16 @@ func (t *tracker) add(c *live) {
 		t.conns = make(map[*live]struct{})
 	}
 	t.conns[c] = struct{}{}
+	t.most = max(t.most, len(t.conns))
 }
 
 func (t *tracker) remove(c *live) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	delete(t.conns, c)
+	if len(t.conns) == 0 && t.most > manyConns {
+		t.conns, t.most = nil, 0
+	}
 }
 
 // measure has c's bytes counted into rec's metrics from here on; a nil bytes ends that, and rec is its owner's again.
