@@ -23,6 +23,7 @@ type ClusterOptions struct {
 	Nodes int    // the first is the control plane, all others are workers; 0 means 3
 
 	IPFamily       topologies.IPFamily // "" means IPv4, as kind has it
+	APIServerPort  uint16              // on this host; 0 leaves it to kind
 	PodSubnets     []netip.Prefix      // one, or one per family; none leaves them to kind
 	ServiceSubnets []netip.Prefix      // as PodSubnets
 

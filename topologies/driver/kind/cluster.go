@@ -10,6 +10,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	mathrand "math/rand/v2"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -20,7 +22,6 @@ import (
 	"github.com/ambientlab/ambientlab/kindconfigs/image"
 	"github.com/ambientlab/ambientlab/kindconfigs/shapes"
 	"github.com/ambientlab/ambientlab/topologies"
-	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
 // prefix begins the names of all clusters that this package makes.
@@ -48,9 +49,9 @@ func shapeOf(c *topologies.Cluster, image string) shape {
 	return shape{Nodes: len(c.Nodes), IPFamily: c.IPFamily, PodSubnets: c.PodSubnets, ServiceSubnets: c.ServiceSubnets, Image: image, KubeProxyMode: c.KubeProxyMode}
 }
 
-// holds reports whether a lab of shape o can be had in a cluster of shape s.
+// holds reports whether a lab of shape o can be had in a cluster of shape s, if need be with another mode of kube-proxy.
 func (s shape) holds(o shape) bool {
-	return s.Nodes >= o.Nodes && s.mode() == o.mode() && s.IPFamily == o.IPFamily && s.Image == o.Image &&
+	return s.Nodes >= o.Nodes && s.IPFamily == o.IPFamily && s.Image == o.Image &&
 		slices.Equal(s.PodSubnets, o.PodSubnets) && slices.Equal(s.ServiceSubnets, o.ServiceSubnets)
 }
 
@@ -90,8 +91,12 @@ func newName(topology string) string {
 // create makes a cluster and waits until its nodes are Ready. On error, or when ctx ends, nothing of it is left.
 func create(ctx context.Context, t tools, dir record, s shape, say func(string)) (_ *cluster, err error) {
 	c := &cluster{tools: t, shape: s, name: dir.name(), dir: dir}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
 	config, err := shapes.Cluster(shapes.ClusterOptions{
-		Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets, Image: s.Image, KubeProxyMode: string(s.KubeProxyMode),
+		APIServerPort: port, Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets, Image: s.Image, KubeProxyMode: string(s.KubeProxyMode),
 		UnsafeSysctls: []string{"net.ipv4.tcp_tw_reuse"}, // for pods that use a local port again at once
 	})
 	if err != nil {
@@ -122,17 +127,21 @@ func create(ctx context.Context, t tools, dir record, s shape, say func(string))
 	return c, nil
 }
 
-// proxies refuses a mode of kube-proxy for which the nodes' kernel has nothing: kube-proxy would end again and again.
-func (t tools) proxies(ctx context.Context, s shape) error {
-	if s.KubeProxyMode != topologies.KubeProxyIPVS {
-		return nil
+// Ports of this host for API servers: below those that Linux gives to connections, of which one could take a port between its
+// choice and its use.
+const firstPort, lastPort = 20000, 32767
+
+// freePort is one of those that nobody listens on.
+func freePort() (uint16, error) {
+	var err error
+	for range 100 {
+		port := firstPort + mathrand.N(lastPort-firstPort+1)
+		var l net.Listener
+		if l, err = net.Listen("tcp", fmt.Sprintf(":%d", port)); err == nil {
+			return uint16(port), l.Close()
+		}
 	}
-	out, err := t.run(ctx, nil, t.docker, "run", "--rm", "--privileged", "--volume=/lib/modules:/lib/modules:ro", "--entrypoint=sh", s.Image, "-c",
-		"[ -e /proc/net/ip_vs ] || modprobe -q ip_vs && echo yes || true")
-	if err == nil && out != "yes" {
-		err = fmt.Errorf("kubeProxyMode ipvs: %w: the nodes' kernel has no IPVS, neither built in nor as the module ip_vs", lab.ErrUnsupported)
-	}
-	return err
+	return 0, fmt.Errorf("look for a free port from %d to %d: %w", firstPort, lastPort, err)
 }
 
 // findNodes lists the cluster's containers. kind names them <cluster>-control-plane, -worker, -worker2 and so on.

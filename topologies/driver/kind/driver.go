@@ -154,6 +154,9 @@ func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	if err := c.load(ctx, img); err != nil {
 		return err
 	}
+	if err := c.proxy(ctx, shapeOf(&spec.Clusters[0], c.Image).mode(), d.o.Progress); err != nil {
+		return err
+	}
 	if err := c.startOutside(ctx, spec.External); err != nil {
 		return err
 	}

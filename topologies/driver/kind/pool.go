@@ -11,7 +11,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
@@ -19,8 +18,7 @@ import (
 // Its methods may be called concurrently.
 type Pool struct {
 	// Keep has Close leave the clusters standing, with no lab but a mesh, for the pool of a later process: what a person wants
-	// who runs a scenario again and again. `lab down` and `lab gc --all` remove them. One whose kube-proxy few labs want goes: a
-	// later process would have it beside its own, for which a machine may have no room.
+	// who runs a scenario again and again. `lab down` and `lab gc --all` remove them.
 	Keep bool
 
 	// Most bounds how many clusters there are at a time; 0 means DefaultMost.
@@ -49,14 +47,14 @@ func (o *owned) end(ctx context.Context) error {
 	return errors.Join(err, o.lock.Close())
 }
 
-// take is a spare cluster that can hold a lab of that shape: one with the topology's mesh, and of those the smallest; nil if
-// there is none.
+// take is a spare cluster that can hold a lab of that shape: one with the topology's mesh, of those one with its mode of
+// kube-proxy, and of those the smallest; nil if there is none.
 func (p *Pool) take(s shape, topology string) *owned {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	best := -1
 	for i, c := range p.spare {
-		if c.holds(s) && (best < 0 || c.cost(topology) < p.spare[best].cost(topology)) {
+		if c.holds(s) && (best < 0 || c.cost(s, topology) < p.spare[best].cost(s, topology)) {
 			best = i
 		}
 	}
@@ -69,8 +67,11 @@ func (p *Pool) take(s shape, topology string) *owned {
 }
 
 // cost orders clusters by how little there is to do, and to waste.
-func (c *cluster) cost(topology string) int {
+func (c *cluster) cost(s shape, topology string) int {
 	cost := c.Nodes
+	if c.mode() != s.mode() {
+		cost += 100
+	}
 	if c.topology != topology {
 		cost += 1000
 	}
@@ -121,7 +122,7 @@ func (p *Pool) Close(ctx context.Context) error {
 	p.mu.Unlock()
 	var errs []error
 	for _, c := range spare {
-		if p.Keep && c.mode() == topologies.KubeProxyIPTables {
+		if p.Keep {
 			kept := c.about()
 			kept.Kept = true
 			errs = append(errs, c.dir.write(kept), c.lock.Close())
@@ -144,7 +145,7 @@ func adopt(ctx context.Context, t tools, s shape, topology string) (*owned, erro
 			kept = append(kept, &cluster{tools: t, shape: a.Shape, name: r.name(), dir: r, mesh: a.Mesh, topology: a.Topology})
 		}
 	}
-	slices.SortFunc(kept, func(a, b *cluster) int { return a.cost(topology) - b.cost(topology) })
+	slices.SortFunc(kept, func(a, b *cluster) int { return a.cost(s, topology) - b.cost(s, topology) })
 	for _, c := range kept {
 		lock, err := c.dir.own()
 		if err != nil {

@@ -46,23 +46,21 @@ func TestPoolPrefersTheMeshThatStands(t *testing.T) {
 	}
 }
 
-func TestPoolTellsModesOfKubeProxyApart(t *testing.T) {
+func TestPoolPrefersTheModeOfKubeProxy(t *testing.T) {
 	var p Pool
-	for _, mode := range []topologies.KubeProxyMode{topologies.KubeProxyNFTables, ""} {
+	for _, mode := range []topologies.KubeProxyMode{topologies.KubeProxyNFTables, "", topologies.KubeProxyNFTables} {
 		c := spareOf(2, topologies.Dual)
 		c.KubeProxyMode = mode
 		p.give(c)
 	}
-	want := shape{Nodes: 2, IPFamily: topologies.Dual, KubeProxyMode: topologies.KubeProxyIPVS}
-	if c := p.take(want, ""); c != nil {
-		t.Errorf("got a cluster of mode %q for ipvs", c.KubeProxyMode)
+	for _, want := range []topologies.KubeProxyMode{topologies.KubeProxyIPTables, topologies.KubeProxyNFTables} { // one has kind's own
+		s := shape{Nodes: 2, IPFamily: topologies.Dual, KubeProxyMode: want}
+		if c := p.take(s, ""); c == nil || c.mode() != want {
+			t.Errorf("got %+v for %s", c, want)
+		}
 	}
-	want.KubeProxyMode = topologies.KubeProxyIPTables // which is kind's own
-	if c := p.take(want, ""); c == nil || c.KubeProxyMode != "" {
-		t.Errorf("got %+v for iptables", c)
-	}
-	if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}, ""); c != nil {
-		t.Errorf("got a cluster of mode %q where none is asked for", c.KubeProxyMode)
+	if c := p.take(shape{Nodes: 2, IPFamily: topologies.Dual}, ""); c == nil || c.mode() != topologies.KubeProxyNFTables {
+		t.Errorf("got %+v, want the one that is left", c)
 	}
 }
 
