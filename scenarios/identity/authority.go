@@ -19,6 +19,8 @@ import (
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/ambientlab/ambientlab/scenarios/world"
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -39,10 +41,11 @@ type authority struct {
 // meshAuthority is the lab's own: a scenario that forges with it shows what the proxies check beside the signature.
 func meshAuthority(ctx context.Context, l *world.World) *authority {
 	GinkgoHelper()
+	secret := &corev1.Secret{ObjectMeta: metav1.ObjectMeta{Namespace: istiod.Namespace, Name: "istio-ca-secret"}}
+	Expect(l.Get(ctx, secret)).To(Succeed())
 	read := func(name string) []byte {
-		out, err := l.Output(ctx, istiod, "workload", "cat", caDir+"/"+name)
-		Expect(err).NotTo(HaveOccurred())
-		block, _ := pem.Decode(out)
+		GinkgoHelper()
+		block, _ := pem.Decode(secret.Data[name])
 		Expect(block).NotTo(BeNil(), name)
 		return block.Bytes
 	}

@@ -26,7 +26,6 @@ const slack = 8
 var _ = Describe("a control plane that sends nonsense", func() {
 	It("is told what is wrong, by name, and changes nothing but what is right", Label("FI-04"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal)
-		w.Needs(lab.CapCAFiles)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())
 		web, cart, host := l.Pod("shop/web"), l.Pod("shop/cart"), l.Pod("plain/batch")

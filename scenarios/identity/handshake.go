@@ -14,7 +14,6 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/scenarios/expect"
 	"github.com/ambientlab/ambientlab/scenarios/world"
-	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 	"github.com/ambientlab/ambientlab/topologies/workload/peer"
 )
@@ -28,7 +27,6 @@ type forged struct {
 
 var _ = Describe("a peer's certificate", func() {
 	It("lets a client in only if it is of this mesh and valid now", Label("ID-03", "FI-08"), func(ctx SpecContext) {
-		w.Needs(lab.CapCAFiles)
 		ca := meshAuthority(ctx, w)
 		from, to := w.Pod("plain/batch"), w.Pod("shop/stock")
 		id := expect.Identity(from).String()
@@ -65,7 +63,6 @@ var _ = Describe("a peer's certificate", func() {
 	}, SpecTimeout(world.Budget.Spec))
 
 	It("lets no client's bytes out to a server that is not who it should be, or not valid now", Label("ID-03", "FI-08"), func(ctx SpecContext) {
-		w.Needs(lab.CapCAFiles)
 		ca := meshAuthority(ctx, w)
 		clone := w.ClonePod("plain/ledger", "impostor")
 		clone.Labels = map[string]string{"app": "impostor", mesh.LabelTunnel: "http", mesh.LabelDataplaneMode: mesh.ModeNone}

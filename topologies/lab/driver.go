@@ -38,7 +38,8 @@ type Driver interface {
 	Delete(ctx context.Context, objs ...runtime.Object) error
 
 	// Get fills obj, of which kind, namespace and name are given, with the object as it is stored, and with what the
-	// parts of the cluster have said of it in its status and annotations. One that is not there is ErrNotFound.
+	// parts of the cluster have said of it in its status and annotations. One that is not there is ErrNotFound. The Secret
+	// istio-system/istio-ca-secret has the mesh's authority, wherever the control plane keeps that.
 	Get(ctx context.Context, obj runtime.Object) error
 
 	// Exec runs argv in a pod, as a process of the pod with the pod's own rights; argv[0] is looked up in the pod's PATH,

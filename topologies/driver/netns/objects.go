@@ -7,7 +7,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/ambientlab/ambientlab/dataplane/source"
@@ -25,7 +28,28 @@ func (d *Driver) Get(_ context.Context, obj runtime.Object) error {
 	return get(dir, obj)
 }
 
+// authoritySecret is what the control plane keeps its authority in where there is an API server; in a lab of ours it is files.
+const authoritySecret = "istio-ca-secret"
+
+// getAuthority fills in the Secret, of which each file is a key.
+func getAuthority(dir labdir.Dir, s *corev1.Secret) error {
+	files, err := os.ReadDir(dir.CA())
+	if err != nil {
+		return fmt.Errorf("get the Secret %s: %w", s.Name, err)
+	}
+	s.Data = map[string][]byte{}
+	for _, f := range files {
+		if s.Data[f.Name()], err = os.ReadFile(filepath.Join(dir.CA(), f.Name())); err != nil {
+			return fmt.Errorf("get the Secret %s: %w", s.Name, err)
+		}
+	}
+	return nil
+}
+
 func get(dir labdir.Dir, obj runtime.Object) error {
+	if s, is := obj.(*corev1.Secret); is && s.Namespace == "istio-system" && s.Name == authoritySecret {
+		return getAuthority(dir, s)
+	}
 	into, ok := obj.(source.Object)
 	if !ok {
 		return fmt.Errorf("get a %T: it has no metadata", obj)
