@@ -202,8 +202,9 @@ func bothWays(size int64) workload.Options {
 }
 
 // twoNodes is a lab of the scenario's own.
-func twoNodes(ctx SpecContext) *world.World {
+func twoNodes(ctx SpecContext, needs ...lab.Capability) *world.World {
 	GinkgoHelper()
+	world.Shared().Needs(needs...)
 	l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 	Expect(err).NotTo(HaveOccurred())
 	return l
@@ -212,18 +213,17 @@ func twoNodes(ctx SpecContext) *world.World {
 // borrowed is a lab for a scenario that does nothing to daemons and restores links.
 func borrowed(ctx SpecContext) *world.World {
 	GinkgoHelper()
+	world.Shared().Needs(lab.CapLink)
 	l, err := world.Borrow(ctx, "two-nodes")
 	Expect(err).NotTo(HaveOccurred())
-	l.Needs(lab.CapLink)
 	return l
 }
 
 // impairable is a borrowed lab whose links can be made worse.
 func impairable(ctx SpecContext) *world.World {
 	GinkgoHelper()
-	l := borrowed(ctx)
-	l.Needs(lab.CapImpair)
-	return l
+	world.Shared().Needs(lab.CapImpair)
+	return borrowed(ctx)
 }
 
 // impair makes a link worse in both directions.

@@ -15,6 +15,7 @@ import (
 
 	"github.com/ambientlab/ambientlab/scenarios/expect"
 	"github.com/ambientlab/ambientlab/scenarios/world"
+	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
@@ -80,9 +81,14 @@ var _ = Describe("malformed ZDS", func() {
 	}, SpecTimeout(world.Budget.LongSpec))
 })
 
+// oneNode is a lab whose pods all have one ztunnel and one agent.
 func oneNode(ctx SpecContext) (*world.World, lab.PodInfo) {
 	GinkgoHelper()
-	l, err := world.Start(ctx, "two-pods", lab.UpOptions{})
+	l, err := world.StartChanged(ctx, "two-nodes", lab.UpOptions{}, func(s *topologies.Spec) {
+		for i := range s.Clusters[0].Workloads {
+			s.Clusters[0].Workloads[i].Nodes = []string{s.Clusters[0].Nodes[0].Name}
+		}
+	})
 	Expect(err).NotTo(HaveOccurred())
 	return l, l.Now(ctx, "istio-system/ztunnel-"+l.Nodes()[0])
 }

@@ -20,9 +20,9 @@ import (
 // destination may have, so that a connection of another time serves nobody.
 var _ = Describe("an address that another identity takes over", func() {
 	It("leads to the new pod at once, over a connection of its own", Label("LC-09"), func(ctx SpecContext) {
+		world.Shared().Needs(lab.CapPodIPs)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())
-		l.Needs(lab.CapPodIPs)
 		cart := l.Pod("shop/cart")
 		url := at(cart, "http", 8080)
 		before := observed(ctx, l, "shop/web", url)

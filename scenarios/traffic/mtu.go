@@ -20,9 +20,9 @@ const etherHeader = 14
 
 var _ = Describe("packets of other sizes", func() {
 	It("carries large transfers where MTUs differ, and fragments nothing", Label("TR-19"), func(ctx SpecContext) {
+		w.Needs(lab.CapCapture, lab.CapMTU)
 		l, err := world.Start(ctx, "mixed-mtu", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())
-		l.Needs(lab.CapCapture, lab.CapMTU)
 		const size = megabyte / 2
 		transfer := func(from, to string, v6 bool, o workload.Options) *world.Observation {
 			GinkgoHelper()

@@ -31,6 +31,7 @@ const (
 	CapStopped  Capability = "stopped"  // a daemon that ended by itself, or was killed, is down until somebody starts it
 	CapCAFiles  Capability = "cafiles"  // the authority's keys and roots are files in the control plane's pod, as `control ca` takes them
 	CapTLSKeys  Capability = "tlskeys"  // daemons can log the secrets of their connections, as debug.tlsKeys asks
+	CapProcess  Capability = "process"  // daemons are processes of this host, as Status.PID names them
 
 	CapAPIServer Capability = "apiserver" // a process of its own serves the API, as DaemonAPIServer, and can be stopped and started
 

@@ -234,6 +234,7 @@ func (o Options) capabilities(s *stand) lab.Capabilities {
 		lab.CapStopped:  "kubelet starts daemons again that end",
 		lab.CapCAFiles:  "the authority's keys are a Secret, which pods do not see",
 		lab.CapTLSKeys:  "daemons on a cluster have no place to write secrets to",
+		lab.CapProcess:  "daemons are processes of a cluster's nodes",
 	}
 }
 

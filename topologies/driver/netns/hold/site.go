@@ -92,7 +92,7 @@ func (s *site) capabilities() lab.Capabilities {
 	return lab.Capabilities{
 		lab.CapIPv4: family(s.cluster.IPFamily.Has4()), lab.CapIPv6: family(s.cluster.IPFamily.Has6()),
 		lab.CapCapture: "", lab.CapInspect: "", lab.CapSignal: "", lab.CapLink: "", lab.CapExternal: "", lab.CapPodCaps: "",
-		lab.CapNetworkPolicy: "", lab.CapImpair: "", lab.CapMTU: "", lab.CapNetworks: "", lab.CapPodIPs: "", lab.CapTLSKeys: "", lab.CapStopped: "", lab.CapCAFiles: "",
+		lab.CapNetworkPolicy: "", lab.CapImpair: "", lab.CapMTU: "", lab.CapNetworks: "", lab.CapPodIPs: "", lab.CapTLSKeys: "", lab.CapStopped: "", lab.CapCAFiles: "", lab.CapProcess: "",
 		lab.CapKubelet:   "namespaces on this host have no kubelet: the driver starts pods itself",
 		lab.CapAPIServer: "namespaces on this host have no API server: the mesh reads objects from files",
 	}
