@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"sort"
+	"sync"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
@@ -18,17 +19,19 @@ import (
 
 // accessLog is what has been read of one ztunnel's log. Logs only grow, so each line is parsed once.
 type accessLog struct {
-	read    int64 // bytes, up to the end of the last whole line
-	entries []telemetry.Entry
+	mu      sync.Mutex
+	read    int64             // guarded by mu; bytes, up to the end of the last whole line
+	entries []telemetry.Entry // guarded by mu
 }
 
 // Entries are the access-log entries of a node's ztunnel from since on.
 func (w *World) Entries(ctx context.Context, node string, since time.Time) ([]telemetry.Entry, error) {
 	l := w.logs[node]
 	if l == nil {
-		l = &accessLog{}
-		w.logs[node] = l
+		return nil, fmt.Errorf("read ztunnel's log: there is no node %s", node)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	r, err := w.Daemon(node, lab.DaemonZtunnel).Logs(ctx, time.Time{})
 	if err != nil {
 		return nil, fmt.Errorf("read ztunnel's log on %s: %w", node, err)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
@@ -152,13 +154,21 @@ func (w *World) baseline(ctx context.Context) (samples map[string]tcpSamples, er
 }
 
 func (w *World) findEntries(ctx context.Context, obs *Observation, began time.Time) error {
-	var inbound []telemetry.Entry
-	for _, node := range w.Nodes() {
-		entries, err := w.Entries(ctx, node, began)
-		if err != nil {
+	nodes := w.Nodes()
+	logged := make([][]telemetry.Entry, len(nodes))
+	g, each := errgroup.WithContext(ctx)
+	for i, node := range nodes {
+		g.Go(func() (err error) {
+			logged[i], err = w.Entries(each, node, began)
 			return err
-		}
-		for _, e := range entries {
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	var inbound []telemetry.Entry
+	for i, node := range nodes {
+		for _, e := range logged[i] {
 			switch {
 			case e.Record.Start.Before(began): // of an earlier call, logged late
 			case e.Record.Direction == telemetry.Inbound:

@@ -76,17 +76,28 @@ func (w *World) recordWires(ctx context.Context) error {
 	if len(w.Capabilities().Missing(lab.CapCapture)) > 0 {
 		return nil
 	}
-	w.flight.wires = map[string]*nodeWire{}
-	for _, node := range w.Nodes() {
-		n := &nodeWire{}
-		var err error
-		n.capture, err = w.Capture(ctx, lab.Target{Node: node, Filter: "syn or fin or rst or icmp", Stream: &n.packets})
-		if err != nil {
-			return fmt.Errorf("record on the wire of %s: %w", node, err)
-		}
-		w.flight.wires[node] = n
+	nodes := w.Nodes()
+	wires, errs := make([]*nodeWire, len(nodes)), make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, node := range nodes {
+		all.Go(func() {
+			n := &nodeWire{}
+			n.capture, errs[i] = w.Capture(ctx, lab.Target{Node: node, Filter: "syn or fin or rst or icmp", Stream: &n.packets})
+			if errs[i] != nil {
+				errs[i] = fmt.Errorf("record on the wire of %s: %w", node, errs[i])
+				return
+			}
+			wires[i] = n
+		})
 	}
-	return nil
+	all.Wait()
+	w.flight.wires = map[string]*nodeWire{}
+	for i, node := range nodes {
+		if wires[i] != nil {
+			w.flight.wires[node] = wires[i]
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // dropWires ends the recordings without waiting for their packets.

@@ -28,7 +28,7 @@ type World struct {
 
 	driver string
 	pods   map[string]lab.PodInfo // as they were when the lab came up
-	logs   map[string]*accessLog  // by node; of ztunnels
+	logs   map[string]*accessLog  // by node; of ztunnels; not changed once the lab is up
 	series *series
 	report schema.Lab
 	flight *flightRecorder
@@ -141,6 +141,9 @@ func start(ctx context.Context, topology string, o lab.UpOptions, change func(*t
 		return nil, fmt.Errorf("bring up %s on %s: %w", topology, settings.Driver, err)
 	}
 	w := &World{Lab: &lab.Lab{Driver: d, Spec: spec, Dir: directory(d)}, Out: settings.Out, driver: settings.Driver, logs: map[string]*accessLog{}, series: newSeries(), flight: &flightRecorder{}, calls: &atomic.Int64{}}
+	for _, node := range w.Nodes() {
+		w.logs[node] = &accessLog{}
+	}
 	w.report = schema.Lab{Driver: w.driver, Topology: topology, BootMillis: millis(time.Since(began))}
 	if err := w.look(ctx); err != nil {
 		return w, err
