@@ -79,6 +79,7 @@ var doors = []struct {
 	{"fortio.org", []string{"perf/fortiorun"}},
 	{"github.com/onsi", []string{"scenarios"}},
 	{"github.com/google/go-containerregistry", []string{"kindconfigs/image"}},
+	{"golang.org/x/crypto/ssh", []string{"topologies/workload/session"}},
 	{"github.com/spf13/cobra", []string{"topologies/cmd/lab"}},
 }
 

@@ -9,6 +9,9 @@ const (
 	KillCommand  = "kill"  // MARK
 )
 
+// SessionCommand of the workload binary is the far end of a session (package session), on its standard input and output.
+const SessionCommand = "session"
+
 // markVariable is the environment variable with the mark. It is inherited.
 const markVariable = "AMBIENTLAB_EXEC"
 

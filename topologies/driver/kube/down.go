@@ -63,6 +63,7 @@ func (s *stand) down(ctx context.Context) error {
 // hangUp ends what this process has running for the lab.
 func (s *stand) hangUp() {
 	s.forwards.close()
+	s.sessions.close()
 	s.logs.close()
 	if s.pods != nil {
 		s.pods.close()

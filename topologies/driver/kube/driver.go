@@ -93,6 +93,7 @@ type stand struct {
 	pods           *podWatch
 	logs           *logs
 	forwards       *forwards
+	sessions       *sessions
 	fleet          *fleet
 
 	mu    sync.Mutex
@@ -174,6 +175,7 @@ func (d *Driver) prepare(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 		return nil, err
 	}
 	s.logs, s.forwards, s.fleet = newLogs(s), newForwards(s), newFleet(s)
+	s.sessions = newSessions(s)
 	return s, nil
 }
 

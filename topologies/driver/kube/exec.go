@@ -70,10 +70,15 @@ func (s *stand) exec(ctx context.Context, ref lab.PodRef, argv []string, stdio l
 	refusal.to = *first
 	*first = refusal
 	start := func(ctx context.Context, argv []string, stdio lab.Stdio) (int, error) {
-		if s.byNode && stdio.TTY == nil {
+		switch {
+		case stdio.TTY != nil:
+			return s.stream(ctx, ref, container.Name, argv, stdio)
+		case s.byNode:
 			return s.execByNode(ctx, pod, argv, stdio)
 		}
-		return s.stream(ctx, ref, container.Name, argv, stdio)
+		gated, end := gates(stdio)
+		defer end()
+		return s.sessions.run(ctx, pod, argv, gated)
 	}
 	exit, err := start(ctx, append([]string{topologies.WorkloadBinary, workload.UnderCommand, mark}, argv...), stdio)
 	if ctx.Err() != nil {
@@ -160,16 +165,9 @@ func (s *stand) stream(ctx context.Context, ref lab.PodRef, container string, ar
 			q.Set(name, "true")
 		}
 	}
-	out, errOut := &gate{to: stdio.Out}, &gate{to: stdio.Err}
-	defer errOut.close()
-	defer out.close()
-	o := remotecommand.StreamOptions{Stdin: stdio.In, Tty: stdio.TTY != nil}
-	if stdio.Out != nil {
-		o.Stdout = out
-	}
-	if stdio.Err != nil {
-		o.Stderr = errOut
-	}
+	stdio, end := gates(stdio)
+	defer end()
+	o := remotecommand.StreamOptions{Stdin: stdio.In, Stdout: stdio.Out, Stderr: stdio.Err, Tty: stdio.TTY != nil}
 	if !o.Tty && o.Stdin == nil && o.Stdout == nil && o.Stderr == nil {
 		o.Stdout = io.Discard // the API server refuses a command without any
 		q.Set("stdout", "true")
@@ -193,6 +191,22 @@ func (s *stand) stream(ctx context.Context, ref lab.PodRef, container string, ar
 
 // quiet is what client-go logs to: it would tell people's terminals of connections that we ended.
 var quiet = logr.Discard()
+
+// gates is stdio with output that nothing passes any more after end.
+func gates(stdio lab.Stdio) (gated lab.Stdio, end func()) {
+	var all []*gate
+	for _, w := range []*io.Writer{&stdio.Out, &stdio.Err} {
+		if *w != nil {
+			g := &gate{to: *w}
+			all, *w = append(all, g), g
+		}
+	}
+	return stdio, func() {
+		for _, g := range all {
+			g.close()
+		}
+	}
+}
 
 // gate lets nothing pass once it is closed: a command whose caller has given up may go on to print.
 type gate struct {

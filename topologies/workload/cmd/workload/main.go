@@ -21,6 +21,7 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/workload/attack"
 	"github.com/ambientlab/ambientlab/topologies/workload/credential"
 	"github.com/ambientlab/ambientlab/topologies/workload/forge"
+	"github.com/ambientlab/ambientlab/topologies/workload/session"
 )
 
 func main() {
@@ -55,7 +56,8 @@ const usage = `usage: workload serve [flags]    serve echo ports until SIGTERM; 
        workload kill MARK        kill all processes with that mark
        workload elsewhere NETNS COMMAND…
                                  become COMMAND in the network namespace at that path, or in a new one: "new"
-All but look, cat, write, tunnel, discovery, counters, flush, fill, under, kill and elsewhere have --help.`
+       workload session          run commands as an SSH server on standard input and output
+All but look, cat, write, tunnel, discovery, counters, flush, fill, under, kill, elsewhere and session have --help.`
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if len(args) == 0 {
@@ -93,6 +95,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return fail(stderr, kernel(args, os.Stdin, stdout))
 	case workload.UnderCommand, workload.KillCommand, workload.ElsewhereCommand:
 		return fail(stderr, under(args, stderr))
+	case workload.SessionCommand:
+		return fail(stderr, session.Serve(os.Stdin, os.Stdout))
 	case "help", "-h", "--help":
 		_, _ = fmt.Fprintln(stdout, usage)
 		return 0

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os/exec"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// lingering is how long the output of a command that has ended is read on: what it started may have it too.
+const lingering = time.Second
+
+// Serve is the far end: it runs what is asked for until the stream ends, of which it kills what runs then. Commands have this
+// process's environment.
+func Serve(in io.Reader, out io.Writer) error {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	host, err := ssh.NewSignerFromKey(key)
+	if err != nil {
+		return err
+	}
+	config := &ssh.ServerConfig{NoClientAuth: true}
+	config.AddHostKey(host)
+	conn, channels, requests, err := ssh.NewServerConn(&stream{in, out}, config)
+	if err != nil {
+		return fmt.Errorf("serve a session: %w", err)
+	}
+	go ssh.DiscardRequests(requests)
+	ctx, stop := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer stop()
+	for c := range channels {
+		if c.ChannelType() != "session" {
+			_ = c.Reject(ssh.UnknownChannelType, "there are but sessions")
+			continue
+		}
+		channel, requests, err := c.Accept()
+		if err != nil {
+			continue // the stream ends
+		}
+		running.Go(func() { attend(ctx, channel, requests) })
+	}
+	if err := conn.Wait(); !errors.Is(err, io.EOF) {
+		return err
+	}
+	return nil
+}
+
+// attend runs the one command of a channel.
+func attend(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request) {
+	defer channel.Close()
+	for r := range requests {
+		if r.Type != "exec" {
+			_ = r.Reply(false, nil)
+			continue
+		}
+		go ssh.DiscardRequests(requests)
+		cmd, err := command(ctx, r.Payload)
+		if err == nil {
+			cmd.Stdout, cmd.Stderr = channel, channel.Stderr()
+			err = start(cmd, channel)
+		}
+		if err != nil {
+			_, _ = fmt.Fprintln(channel.Stderr(), err)
+		}
+		_ = r.Reply(err == nil, nil)
+		if err == nil {
+			_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status(cmd.Wait())}))
+		}
+		return
+	}
+}
+
+// command decodes a request: the command of RFC 4254 is a shell's line, ours the JSON of an argv.
+func command(ctx context.Context, payload []byte) (*exec.Cmd, error) {
+	var line struct{ Command string }
+	if err := ssh.Unmarshal(payload, &line); err != nil {
+		return nil, err
+	}
+	var argv []string
+	if err := json.Unmarshal([]byte(line.Command), &argv); err != nil {
+		return nil, err
+	}
+	if len(argv) == 0 {
+		return nil, errors.New("no command is given")
+	}
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // to run commands is what it is for
+	cmd.WaitDelay = lingering
+	return cmd, nil
+}
+
+// start starts a command whose input is the channel's, of which nobody waits for the end.
+func start(cmd *exec.Cmd, channel io.Reader) error {
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return err
+	}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() {
+		_, _ = io.Copy(in, channel)
+		in.Close()
+	}()
+	return nil
+}
+
+// status is a command's exit code, as a shell and container runtimes give it.
+func status(err error) uint32 {
+	exit := (*exec.ExitError)(nil)
+	if !errors.As(err, &exit) {
+		return 0 // or its output was held open by others
+	}
+	if s, ok := exit.Sys().(syscall.WaitStatus); ok && s.Signaled() {
+		return 128 + uint32(s.Signal())
+	}
+	return uint32(exit.ExitCode())
+}
+
+// stream is a net.Conn of what a process reads and writes. It ends with the process.
+type stream struct {
+	io.Reader
+	io.Writer
+}
+
+func (*stream) Close() error                     { return nil }
+func (*stream) LocalAddr() net.Addr              { return &net.UnixAddr{} }
+func (*stream) RemoteAddr() net.Addr             { return &net.UnixAddr{} }
+func (*stream) SetDeadline(time.Time) error      { return nil }
+func (*stream) SetReadDeadline(time.Time) error  { return nil }
+func (*stream) SetWriteDeadline(time.Time) error { return nil }

@@ -1,0 +1,156 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// pair is two ends of a stream that holds what is on its way: both ends of SSH begin by writing.
+func pair(t *testing.T) (near, far net.Conn) {
+	t.Helper()
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends [2]net.Conn
+	for i, fd := range fds {
+		f := os.NewFile(uintptr(fd), "")
+		if ends[i], err = net.FileConn(f); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+	}
+	return ends[0], ends[1]
+}
+
+// open is a session whose far end is this process too.
+func open(t *testing.T) (s *Session, end func()) {
+	t.Helper()
+	near, far := pair(t)
+	served := make(chan error, 1)
+	go func() { served <- Serve(far, far); far.Close() }()
+	s, err := Dial(t.Context(), near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end = sync.OnceFunc(func() {
+		s.Close()
+		if err := <-served; err != nil {
+			t.Errorf("the far end: %v", err)
+		}
+	})
+	t.Cleanup(end)
+	return s, end
+}
+
+func TestCommandsHaveTheirOwnStreamsAndExitCodes(t *testing.T) {
+	s, _ := open(t)
+	for _, c := range []struct {
+		script, in, out, errOut string
+		exit                    int
+	}{
+		{"echo out; echo err >&2; exit 3", "", "out\n", "err\n", 3},
+		{"cat; echo \"$0 $1\"", "typed", "typeda b  c\n", "", 0},
+		{"kill -KILL $$", "", "", "", 128 + int(syscall.SIGKILL)},
+		{"sleep 1000 >/dev/null 2>&1 & echo left", "", "left\n", "", 0},
+	} {
+		var out, errOut bytes.Buffer
+		exit, err := s.Run(t.Context(), []string{"sh", "-c", c.script, "a", "b  c"}, strings.NewReader(c.in), &out, &errOut)
+		if err != nil || exit != c.exit || out.String() != c.out || errOut.String() != c.errOut {
+			t.Errorf("%s: exit %d, %v, %q, %q", c.script, exit, err, out.String(), errOut.String())
+		}
+	}
+	if exit, err := s.Run(t.Context(), []string{"cat"}, nil, nil, nil); exit != 0 || err != nil {
+		t.Errorf("without input: exit %d, %v", exit, err)
+	}
+	if _, err := s.Run(t.Context(), []string{"no-such-command"}, nil, nil, nil); err == nil || errors.Is(err, ErrEnded) {
+		t.Errorf("a command that is not there: %v", err)
+	}
+}
+
+func TestCommandsRunAtOnce(t *testing.T) {
+	s, _ := open(t)
+	fifo := t.TempDir() + "/fifo"
+	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	for _, script := range []string{"echo x >" + fifo, "cat " + fifo} { // each waits for the other
+		all.Go(func() {
+			if exit, err := s.Run(t.Context(), []string{"sh", "-c", script}, nil, nil, nil); exit != 0 || err != nil {
+				t.Errorf("%s: exit %d, %v", script, exit, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestOutputOfAnySizeIsWhole(t *testing.T) {
+	s, _ := open(t)
+	const size = 8 << 20 // more than a window
+	var out bytes.Buffer
+	exit, err := s.Run(t.Context(), []string{"head", "-c", "8388608", "/dev/zero"}, nil, &out, nil)
+	if exit != 0 || err != nil || out.Len() != size {
+		t.Errorf("exit %d, %v, %d bytes of %d", exit, err, out.Len(), size)
+	}
+}
+
+func TestRunReturnsWhenItsCallerGivesUp(t *testing.T) {
+	s, _ := open(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := errors.New("gone")
+	started := writer(func(p []byte) { cancel() })
+	if _, err := s.Run(ctx, []string{"sh", "-c", "echo started; sleep 1000"}, nil, started, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v, %v", err, gone)
+	}
+	if exit, err := s.Run(t.Context(), []string{"true"}, nil, nil, nil); exit != 0 || err != nil {
+		t.Errorf("control: the session goes on: exit %d, %v", exit, err)
+	}
+}
+
+func TestTheEndOfTheStreamEndsWhatRuns(t *testing.T) {
+	s, end := open(t)
+	running := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		_, err := s.Run(t.Context(), []string{"sh", "-c", "echo started; exec sleep 1000"}, nil, writer(func([]byte) { close(running) }), nil)
+		ended <- err
+	}()
+	<-running
+	end() // returns when the far end has, which waits for its commands
+	select {
+	case err := <-ended:
+		if err == nil {
+			t.Error("a command that was killed ended well")
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("Run does not return")
+	}
+	if _, err := s.Run(t.Context(), []string{"true"}, nil, nil, nil); !errors.Is(err, ErrEnded) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
+func TestDialGivesUp(t *testing.T) {
+	near, far := net.Pipe()
+	defer far.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if _, err := Dial(ctx, near); err == nil {
+		t.Error("a session with nobody")
+	}
+}
+
+type writer func(p []byte)
+
+func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }
