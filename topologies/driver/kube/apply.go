@@ -124,6 +124,15 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 func (s *stand) applyPod(ctx context.Context, p *corev1.Pod) error {
 	ref := lab.PodRef{Namespace: p.Namespace, Name: p.Name}
 	p = s.fit(p)
+	made, err := digest(p)
+	if err != nil {
+		return fmt.Errorf("apply pod %s: %w", ref, err)
+	}
+	p.Annotations = maps.Clone(p.Annotations)
+	if p.Annotations == nil {
+		p.Annotations = map[string]string{}
+	}
+	p.Annotations[annotationMade] = made
 	p.Labels = maps.Clone(p.Labels)
 	if p.Labels == nil {
 		p.Labels = map[string]string{}
@@ -137,25 +146,25 @@ func (s *stand) applyPod(ctx context.Context, p *corev1.Pod) error {
 	if err != nil {
 		return fmt.Errorf("apply pod %s: %w", ref, err)
 	}
-	made, err := r.Create(ctx, u, metav1.CreateOptions{FieldManager: manager})
+	stored, err := r.Create(ctx, u, metav1.CreateOptions{FieldManager: manager})
 	for end := time.Now().Add(retryApply); apierrors.IsForbidden(err) && time.Now().Before(end); { // no service account yet
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("apply pod %s: %w", ref, errors.Join(err, ctx.Err()))
 		case <-time.After(pollEvery):
 		}
-		made, err = r.Create(ctx, u, metav1.CreateOptions{FieldManager: manager})
+		stored, err = r.Create(ctx, u, metav1.CreateOptions{FieldManager: manager})
 	}
 	if apierrors.IsAlreadyExists(err) {
-		made, err = s.changePod(ctx, p)
+		stored, err = s.changePod(ctx, p)
 	}
 	if err != nil {
 		return fmt.Errorf("apply pod %s: %w", ref, err)
 	}
-	s.remember(made.GetUID(), p)
+	s.remember(stored.GetUID(), p)
 	return s.pods.await(ctx, func() (string, bool) {
 		seen := s.pods.get(ref)
-		return fmt.Sprintf("apply pod %s: the API server does not tell of it", ref), seen == nil || seen.UID != made.GetUID() || newer(seen.ResourceVersion, made.GetResourceVersion())
+		return fmt.Sprintf("apply pod %s: the API server does not tell of it", ref), seen == nil || seen.UID != stored.GetUID() || newer(seen.ResourceVersion, stored.GetResourceVersion())
 	})
 }
 

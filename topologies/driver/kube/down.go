@@ -115,7 +115,8 @@ func (s *stand) sweep(ctx context.Context, of string) error {
 				later = append(later, o)
 			}
 		}
-		if err := s.end(ctx, now, metav1.DeletePropagationBackground); err != nil {
+		background := func(*found) metav1.DeletionPropagation { return metav1.DeletePropagationBackground }
+		if err := s.end(ctx, now, background); err != nil {
 			return err
 		}
 		if i == 1 { // before what the daemons may do is taken from them
@@ -129,11 +130,12 @@ func (s *stand) sweep(ctx context.Context, of string) error {
 }
 
 // end deletes objects and waits until they are gone.
-func (s *stand) end(ctx context.Context, list []*found, how metav1.DeletionPropagation) error {
+func (s *stand) end(ctx context.Context, list []*found, propagation func(*found) metav1.DeletionPropagation) error {
 	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
 	for _, o := range list {
 		g.Go(func() error {
+			how := propagation(o)
 			err := o.at.Delete(each, o.name, metav1.DeleteOptions{PropagationPolicy: &how})
 			if unlessGone(err) != nil {
 				return fmt.Errorf("delete %s: %w", o.what, err)

@@ -115,12 +115,12 @@ func (d *Driver) standing() (*stand, error) {
 // Capabilities says so.
 func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions) error {
 	s, err := d.prepare(ctx, spec, o)
-	parked := ""
+	var was parked
 	if err == nil {
 		err = d.o.proxies(spec)
 	}
 	if err == nil {
-		parked, err = s.vacant(ctx)
+		was, err = s.vacant(ctx)
 	}
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
@@ -128,7 +128,7 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	d.mu.Lock()
 	d.stand = s
 	d.mu.Unlock()
-	if err := s.up(ctx, parked, o.DaemonEnv); err != nil {
+	if err := s.up(ctx, was, o.DaemonEnv); err != nil {
 		gone, cancel := context.WithTimeout(context.WithoutCancel(ctx), downWithin)
 		defer cancel()
 		return errors.Join(fmt.Errorf("bring up %s: %w", spec.Name, err), d.Down(gone))

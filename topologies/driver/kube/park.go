@@ -4,6 +4,9 @@ package kube
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,12 +22,16 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
-// labelParked on namespace istio-system says that its mesh is nobody's lab, and waits for the next.
+// labelParked on namespace istio-system says that its mesh is nobody's lab, and waits for the next: a digest of what the lab that
+// left it was made from.
 const labelParked = prefixOwn + "parked"
 
-// Park takes the lab down, but for its mesh and the topology's namespaces: Up of a topology of the same name on that cluster
-// takes them up again, with daemons that have what they are told then, and every other Up removes them first. After an error
-// what there is, is Down's to remove.
+// annotationMade on a pod of a topology is a digest of what it was made from.
+const annotationMade = prefixOwn + "made"
+
+// Park takes the lab down, but for its mesh and what of the topology is as it was made: Up of a topology of the same name on that
+// cluster takes it up again, with daemons that have what they are told then, and every other Up removes it first. Pods that stay
+// are the processes that they were; so are the connections of daemons that stay. After an error what there is, is Down's to remove.
 func (d *Driver) Park(ctx context.Context) error {
 	d.mu.Lock()
 	s := d.stand
@@ -46,6 +53,19 @@ func (s *stand) park(ctx context.Context) error {
 	if err := s.api.unlabel(ctx, labelMember, labelNode); err != nil { // daemons that were stopped start with this
 		return err
 	}
+	p, err := split(s.spec)
+	if err != nil {
+		return err
+	}
+	made, err := s.made(p)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.clear(ctx, p), s.mark(ctx, `"`+made+`"`))
+}
+
+// clear deletes what the lab has beside the mesh and the topology, and pods of the topology that are not as they were made.
+func (s *stand) clear(ctx context.Context, p *parts) error {
 	kinds, err := s.api.kinds()
 	if err != nil {
 		return err
@@ -54,63 +74,106 @@ func (s *stand) park(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	stays, err := s.staying()
+	stays, err := s.staying(p)
 	if err != nil {
 		return err
 	}
 	all = slices.DeleteFunc(all, func(o *found) bool {
 		return stays[o.what] || stays[strings.Replace(o.what, "Endpoints ", "Service ", 1)] || len(o.object.GetOwnerReferences()) > 0
 	})
-	if err := s.end(ctx, all, metav1.DeletePropagationForeground); err != nil {
-		return err
-	}
-	return errors.Join(s.leaveGuests(ctx, kinds, s.name), s.mark(ctx, true))
+	return errors.Join(s.end(ctx, all, withPods), s.leaveGuests(ctx, kinds, s.name))
 }
 
-// staying are the objects of an installation and the topology's namespaces, as messages name them.
-func (s *stand) staying() (map[string]bool, error) {
+// withPods has what makes pods end after them: its own end is then theirs. Of the rest the garbage collector would have to look at
+// each, one after the other.
+func withPods(o *found) metav1.DeletionPropagation {
+	if o.kind.Group == "apps" || o.kind.Group == "batch" {
+		return metav1.DeletePropagationForeground
+	}
+	return metav1.DeletePropagationBackground
+}
+
+// staying are the objects of an installation and of the topology, as messages name them.
+func (s *stand) staying(p *parts) (map[string]bool, error) {
 	objs, err := install.Objects(s.installation(nil))
 	if err != nil {
 		return nil, err
 	}
-	p, err := split(s.spec)
-	if err != nil {
-		return nil, err
-	}
-	for _, o := range p.objects {
-		if _, is := o.(*corev1.Namespace); is {
-			objs = append(objs, o)
-		}
-	}
 	names := map[string]bool{}
-	for _, o := range objs {
+	for _, o := range append(objs, p.objects[:len(p.objects)-len(p.pods)]...) {
 		u, err := document(o)
 		if err != nil {
 			return nil, err
 		}
 		names[name(u)] = true
 	}
+	for _, want := range p.pods {
+		made, err := digest(s.fit(want))
+		if err != nil {
+			return nil, err
+		}
+		ref := refOf(want)
+		names["Pod "+ref.String()] = intact(s.pods.get(ref), made)
+	}
 	return names, nil
 }
 
-// mark says whether the mesh is parked.
-func (s *stand) mark(ctx context.Context, parked bool) error {
-	value := "null"
-	if parked {
-		value = `"true"`
+// intact reports whether a pod is what that was made from: nobody gave it other labels, and its containers are its first.
+func intact(p *corev1.Pod, made string) bool {
+	return p != nil && podReady(p) && p.Annotations[annotationMade] == made && len(p.Spec.EphemeralContainers) == 0 &&
+		!slices.ContainsFunc(p.Status.ContainerStatuses, func(c corev1.ContainerStatus) bool { return c.RestartCount > 0 })
+}
+
+// made is the digest of a topology, as this cluster gets it.
+func (s *stand) made(p *parts) (string, error) {
+	var all []any
+	for _, o := range p.objects {
+		if pod, is := o.(*corev1.Pod); is {
+			o = s.fit(pod)
+		}
+		all = append(all, o)
 	}
+	return digest(all)
+}
+
+// digest tells objects apart, in as many letters as a label may have.
+func digest(v any) (string, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return "", fmt.Errorf("encode an object: %w", err)
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:16]), nil
+}
+
+// mark says whether the mesh is parked: value is JSON, null if it is not.
+func (s *stand) mark(ctx context.Context, value string) error {
 	patch := `{"metadata":{"labels":{"` + labelParked + `":` + value + `}}}`
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: systemNamespace}}
 	return s.api.res.Patch(ctx, ns, k8s.Patch{PatchType: types.MergePatchType, Data: []byte(patch)})
 }
 
-// takeUp makes a parked mesh this lab's own, or removes it if it was another topology's.
-func (s *stand) takeUp(ctx context.Context, parked string) error {
-	if parked != s.name {
-		s.say("removing the mesh that lab " + parked + " has left")
-		return s.sweep(ctx, parked)
+// parked is what a lab has left on a cluster.
+type parked struct {
+	name string // the lab's; "" is nothing
+	made string // its topology's digest
+}
+
+// takeUp makes a parked mesh this lab's own, or removes it if it was another topology's. Of the same topology changed it removes
+// what differs.
+func (s *stand) takeUp(ctx context.Context, was parked, p *parts) error {
+	if was.name != s.name {
+		s.say("removing the mesh that lab " + was.name + " has left")
+		return s.sweep(ctx, was.name)
 	}
-	return s.mark(ctx, false)
+	made, err := s.made(p)
+	if err == nil && made != was.made {
+		err = s.clear(ctx, p)
+	}
+	if err != nil {
+		return err
+	}
+	return s.mark(ctx, "null")
 }
 
 // renew replaces daemons that a parked mesh has and this lab would not: started otherwise, or started again since.

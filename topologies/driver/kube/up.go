@@ -72,37 +72,37 @@ func (s *stand) look(ctx context.Context, o Options) error {
 	return nil
 }
 
-// vacant refuses a cluster that has a mesh, unless that is parked: it returns the name of the lab which has left it, or "".
-func (s *stand) vacant(ctx context.Context) (parked string, err error) {
+// vacant refuses a cluster that has a mesh, unless that is parked.
+func (s *stand) vacant(ctx context.Context) (was parked, err error) {
 	var system corev1.Namespace
 	switch err := s.api.res.Get(ctx, systemNamespace, "", &system); {
 	case apierrors.IsNotFound(err):
 	case err != nil:
-		return "", fmt.Errorf("look for a mesh: %w", err)
+		return was, fmt.Errorf("look for a mesh: %w", err)
 	case system.Labels[LabelLab] != "" && system.Labels[labelParked] != "":
-		return system.Labels[LabelLab], nil
+		was = parked{system.Labels[LabelLab], system.Labels[labelParked]}
 	case system.Labels[LabelLab] != "":
-		return "", fmt.Errorf("%w: %s on this cluster: take it down first", lab.ErrOccupied, system.Labels[LabelLab])
+		return was, fmt.Errorf("%w: %s on this cluster: take it down first", lab.ErrOccupied, system.Labels[LabelLab])
 	default:
-		return "", fmt.Errorf("the cluster has a namespace %s that no lab made: remove the mesh in it first", systemNamespace)
+		return was, fmt.Errorf("the cluster has a namespace %s that no lab made: remove the mesh in it first", systemNamespace)
 	}
-	return "", nil
+	return was, nil
 }
 
 // up makes everything. What it made by the time of an error is Down's to find.
-func (s *stand) up(ctx context.Context, parked string, env map[string][]string) error {
+func (s *stand) up(ctx context.Context, was parked, env map[string][]string) error {
 	p, err := split(s.spec)
 	if err != nil {
 		return err
 	}
-	if parked != "" {
+	if was.name != "" {
 		s.logs.since = time.Now().Format(time.RFC3339Nano)
 	}
 	if s.pods, err = watchPods(ctx, s.api.core, s.logs.changed); err != nil {
 		return err
 	}
-	if parked != "" {
-		if err := s.takeUp(ctx, parked); err != nil {
+	if was.name != "" {
+		if err := s.takeUp(ctx, was, p); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,63 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kube
+
+import (
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// TestOnlyIntactPodsStay: a pod that stays when a lab is parked is the next lab's, which must not see what befell it.
+func TestOnlyIntactPodsStay(t *testing.T) {
+	const made = "digest"
+	for name, c := range map[string]struct {
+		change func(*corev1.Pod)
+		stays  bool
+	}{
+		"as it was made":            {func(*corev1.Pod) {}, true},
+		"other annotations":         {func(p *corev1.Pod) { p.Annotations["ambient.istio.io/redirection"] = "enabled" }, true},
+		"made otherwise":            {func(p *corev1.Pod) { p.Annotations[annotationMade] = "other" }, false},
+		"by nobody that we know":    {func(p *corev1.Pod) { p.Annotations = nil }, false},
+		"a container started again": {func(p *corev1.Pod) { p.Status.ContainerStatuses[0].RestartCount = 1 }, false},
+		"not ready":                 {func(p *corev1.Pod) { p.Status.Conditions[0].Status = corev1.ConditionFalse }, false},
+		"about to end":              {func(p *corev1.Pod) { p.DeletionTimestamp = &p.CreationTimestamp }, false},
+		"with a debug container":    {func(p *corev1.Pod) { p.Spec.EphemeralContainers = make([]corev1.EphemeralContainer, 1) }, false},
+	} {
+		p := &corev1.Pod{}
+		p.Annotations = map[string]string{annotationMade: made}
+		p.Status.Conditions = []corev1.PodCondition{{Type: corev1.PodReady, Status: corev1.ConditionTrue}}
+		p.Status.ContainerStatuses = make([]corev1.ContainerStatus, 1)
+		c.change(p)
+		if got := intact(p, made); got != c.stays {
+			t.Errorf("%s: stays %v, want %v", name, got, c.stays)
+		}
+	}
+	if intact(nil, made) {
+		t.Error("one that is gone stays")
+	}
+}
+
+func TestDigestsTellPodsApart(t *testing.T) {
+	pod := func(change func(*corev1.Pod)) string {
+		t.Helper()
+		p := &corev1.Pod{}
+		p.Name, p.Labels = "web", map[string]string{"app": "web"}
+		change(p)
+		d, err := digest(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	first := pod(func(*corev1.Pod) {})
+	if again := pod(func(*corev1.Pod) {}); again != first {
+		t.Errorf("%s and %s for the same", first, again)
+	}
+	if other := pod(func(p *corev1.Pod) { p.Labels["app"] = "cart" }); other == first {
+		t.Error("another label makes no difference")
+	}
+	if len(first) > 63 {
+		t.Errorf("%q is too long for a label", first)
+	}
+}
