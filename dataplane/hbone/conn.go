@@ -61,11 +61,14 @@ type conn struct {
 	block   bytes.Buffer
 
 	control        control
+	volume         volume
 	controlPending atomic.Bool
 	peerMaxFrame   atomic.Uint32
 	peerTableSize  atomic.Uint32
 	waiting        atomic.Int32 // streams in a waitList
 	finishing      atomic.Bool  // close once flushed; set with mu held
+
+	seenBytes, seenPieces uint64 // of volume; guarded by Pool.mu
 
 	mu          sync.Mutex
 	send        sendFlow

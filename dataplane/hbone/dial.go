@@ -45,7 +45,7 @@ func (p *Pool) connect(ctx context.Context, k Key) *attempt {
 		p.mu.Lock()
 		if err == nil {
 			e := p.entry(k)
-			if len(e.conns) >= max(1, p.cfg.Spread) {
+			if len(e.conns) >= p.cfg.SpreadBulk {
 				c.boundIdle(spareFor)
 			}
 			e.conns = append(e.conns, c)

@@ -72,6 +72,7 @@ func (c *conn) payload(b []byte) error {
 
 // deliver hands b to the application of s, and books it.
 func (c *conn) deliver(s *stream, b []byte) {
+	c.volume.add(len(b))
 	taken, queued, err := s.deliver(b)
 	tooEarly := c.received(s, len(b), taken, queued)
 	if err != nil {

@@ -37,6 +37,9 @@ type PoolConfig struct {
 	// key may keep several processors busy: sealing and opening records is in order, and so one at a time, per connection.
 	// 0 means 1.
 	Spread int
+	// SpreadBulk is the same for a key whose streams have not lately carried small messages: bulk gains from windows and
+	// processors of its own, small messages from sharing records, writes and wake-ups. 0 means Spread.
+	SpreadBulk int
 	// Dial makes the TCP connection for k.
 	Dial func(ctx context.Context, k Key) (*net.TCPConn, error)
 	// TLS returns the client configuration for k: certificate and verification. The pool works on a copy.
@@ -70,14 +73,8 @@ type entry struct {
 	conns   []*conn
 	attempt *attempt  // the one connection attempt in flight, if any
 	another time.Time // from when on one may be begun that no stream waits for
+	small   bool      // its streams carried small messages lately
 }
-
-// Connections that are not full are joined by another, where there may be several, once they carry more streams than that
-// each, on average; not for a while after an attempt that failed.
-const (
-	spreadFrom  = 2
-	spreadPause = time.Second
-)
 
 // attempt is a connection attempt that any number of streams wait for.
 type attempt struct {
@@ -95,6 +92,8 @@ func NewPool(cfg PoolConfig) *Pool {
 	if cfg.IdleFor == 0 {
 		cfg.IdleFor = 5 * time.Minute
 	}
+	cfg.Spread = max(1, cfg.Spread)
+	cfg.SpreadBulk = max(cfg.Spread, cfg.SpreadBulk)
 	return &Pool{
 		cfg:     cfg,
 		started: make(chan struct{}), stopped: make(chan struct{}),
@@ -140,7 +139,7 @@ func (p *Pool) Open(ctx context.Context, k Key, r *Request) (*Stream, error) {
 			unsent++ // it drains; acquire will not offer it again
 		case errors.Is(err, errNotSent):
 			return nil, &ConnectError{Stage: StageH2, Err: c.unusable()}
-		case errors.Is(err, errLost) && lost < max(1, p.cfg.Spread):
+		case errors.Is(err, errLost) && lost < p.cfg.SpreadBulk:
 			lost++
 			avoid = c
 		case errors.Is(err, errUnprocessed) && refused == 0:
@@ -164,7 +163,9 @@ func (p *Pool) acquire(ctx context.Context, k Key, avoid *conn) (*conn, error) {
 			return nil, ErrClosed
 		}
 		e := p.entry(k)
-		if c := e.take(avoid); c != nil {
+		e.look()
+		few, each := p.spreadOf(e)
+		if c := e.take(few, each, avoid); c != nil {
 			p.spread(ctx, k, e)
 			p.mu.Unlock()
 			return c, nil
@@ -184,37 +185,6 @@ func (p *Pool) acquire(ctx context.Context, k Key, avoid *conn) (*conn, error) {
 				return nil, &ConnectError{Stage: StageH2, Err: err}
 			}
 		}
-	}
-}
-
-// take reserves a place on the connection with the fewest streams, nil if there is none. Pool.mu is held.
-func (e *entry) take(avoid *conn) *conn {
-	for {
-		var best *conn
-		least := 0
-		for _, c := range e.conns {
-			if n, takes := c.load(); takes && c != avoid && (best == nil || n < least) {
-				best, least = c, n
-			}
-		}
-		if best == nil || best.take() {
-			return best
-		}
-	}
-}
-
-// spread begins another connection if those that there are carry enough. p.mu is held.
-func (p *Pool) spread(ctx context.Context, k Key, e *entry) {
-	if len(e.conns) >= p.cfg.Spread || e.attempt != nil {
-		return
-	}
-	streams := 0
-	for _, c := range e.conns {
-		n, _ := c.load()
-		streams += n
-	}
-	if streams >= (spreadFrom+1)*len(e.conns) && time.Now().After(e.another) {
-		e.attempt = p.connect(ctx, k)
 	}
 }
 

@@ -132,6 +132,7 @@ func (s *stream) sendData() {
 	}
 	c.rec.claimed.Add(-int64(n))
 	c.abuse.sent.Add(int64(n))
+	c.volume.add(n)
 	c.unlockBatch()
 	s.mu.Lock()
 	s.bytesOut += uint64(n)

@@ -80,17 +80,14 @@ func newProxy(s *shared, info Info, ns *netns.NS) *proxy {
 	}
 	client := h
 	client.MaxStreams = s.cfg.HBONE.MaxStreams
-	p.pool = hbone.NewPool(hbone.PoolConfig{Config: client, IdleFor: s.cfg.HBONE.IdleFor, Spread: sharedConns(),
-		Dial: p.dialTunnel, TLS: p.clientTLS})
+	// Bulk goes over two connections for each processor: with one for each, 16 streams that are never done share windows of
+	// 4 MiB, wait for them at every third read, and send the few bytes that windows leave as frames of their own.
+	p.pool = hbone.NewPool(hbone.PoolConfig{Config: client, IdleFor: s.cfg.HBONE.IdleFor, Spread: runtime.GOMAXPROCS(0),
+		SpreadBulk: 2 * runtime.GOMAXPROCS(0), Dial: p.dialTunnel, TLS: p.clientTLS})
 	p.server = hbone.NewServer(hbone.ServerConfig{Config: h, TLS: p.serverTLS, Handler: p.serveTunnel, DrainTimeout: s.cfg.Time.Drain,
 		OnHandshakeError: p.handshakeFailed})
 	return p
 }
-
-// sharedConns is how many connections carry the streams of one key: two for each processor. With one for each, 16 streams that
-// are never done share windows of 4 MiB, wait for them at every third read, and send the few bytes that windows leave as
-// frames of their own.
-func sharedConns() int { return 2 * runtime.GOMAXPROCS(0) }
 
 // openProxy makes a proxy with its listeners; it takes over ns unless it fails.
 func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy, error) {
