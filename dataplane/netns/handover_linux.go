@@ -27,24 +27,24 @@ const inFlight = 16
 //
 // The steering stays with the group after l is gone, where it names no listener, so that the kernel spreads connections
 // evenly again. A listener that joins takes it away (ListenTCP); HandOver sees that and steers anew.
-func HandOver(ctx context.Context, l *net.TCPListener, o SocketOptions, serve func(*net.TCPConn)) error {
+func HandOver(ctx context.Context, l *net.TCPListener, serve func(*net.TCPConn)) error {
 	defer l.Close()
-	if err := handOver(ctx, l, o, serve); err != nil {
+	if err := handOver(ctx, l, serve); err != nil {
 		return fmt.Errorf("hand over %s: %w", l.Addr(), err)
 	}
 	return nil
 }
 
-func handOver(ctx context.Context, l *net.TCPListener, o SocketOptions, serve func(*net.TCPConn)) error {
+func handOver(ctx context.Context, l *net.TCPListener, serve func(*net.TCPConn)) error {
 	s, err := steer(l, 0)
 	if err != nil || !s.away {
-		_, short := drainQueue(ctx, l, o, s.queued, serve)
+		_, short := drainQueue(ctx, l, s.queued, serve)
 		return errors.Join(err, short)
 	}
 	for attempt, again := 1, false; ; {
 		drained := len(s.pending) == 0
 		most := s.queued + len(s.pending) + inFlight
-		n, err := drainQueue(ctx, l, o, most, serve)
+		n, err := drainQueue(ctx, l, most, serve)
 		if err != nil {
 			return err
 		}
@@ -73,14 +73,14 @@ func handOver(ctx context.Context, l *net.TCPListener, o SocketOptions, serve fu
 			return err
 		}
 		if !s.away { // the last other listener is gone
-			_, err := drainQueue(ctx, l, o, s.queued, serve)
+			_, err := drainQueue(ctx, l, s.queued, serve)
 			return err
 		}
 	}
 }
 
 // drainQueue serves what can be accepted now or within handOverPoll, but no more than most. It returns how many that was.
-func drainQueue(ctx context.Context, l *net.TCPListener, o SocketOptions, most int, serve func(*net.TCPConn)) (n int, err error) {
+func drainQueue(ctx context.Context, l *net.TCPListener, most int, serve func(*net.TCPConn)) (n int, err error) {
 	for {
 		if err := ctx.Err(); err != nil || n >= most {
 			return n, err
@@ -88,7 +88,7 @@ func drainQueue(ctx context.Context, l *net.TCPListener, o SocketOptions, most i
 		if err := l.SetDeadline(time.Now().Add(handOverPoll)); err != nil {
 			return n, err
 		}
-		c, err := Accept(l, o)
+		c, err := l.AcceptTCP()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return n, nil

@@ -42,7 +42,7 @@ func (e *echo) run(l *net.TCPListener) (stopped <-chan struct{}) {
 	go func() {
 		defer close(done)
 		for {
-			c, err := netns.Accept(l, netns.SocketOptions{})
+			c, err := l.AcceptTCP()
 			if err != nil {
 				return
 			}
@@ -114,7 +114,7 @@ func handOverUnderLoad(t *testing.T, client *netns.NS, to netip.AddrPort, leavin
 	// The old one stops accepting while callers go on, so that its queue fills before it is handed over.
 	leaving.SetDeadline(time.Unix(1, 0))
 	<-oldDone
-	if err := netns.HandOver(t.Context(), leaving, netns.SocketOptions{}, old.serve); err != nil {
+	if err := netns.HandOver(t.Context(), leaving, old.serve); err != nil {
 		t.Errorf("HandOver: %v", err)
 	}
 	before := old.served.Load()
@@ -154,7 +154,7 @@ func TestHandOverServesTheQueueWithoutSuccessor(t *testing.T) {
 		conns[i] = c
 	}
 	e := &echo{letter: 'o'}
-	if err := netns.HandOver(t.Context(), l, netns.SocketOptions{}, e.serve); err != nil {
+	if err := netns.HandOver(t.Context(), l, e.serve); err != nil {
 		t.Fatal(err)
 	}
 	for i, c := range conns {
@@ -173,7 +173,7 @@ func TestHandOverEndsWithItsContext(t *testing.T) {
 	l := listen(t, n, "127.0.0.1:0", netns.SocketOptions{ReusePort: true})
 	ctx, stop := context.WithCancel(t.Context())
 	stop()
-	err := netns.HandOver(ctx, l, netns.SocketOptions{}, func(c *net.TCPConn) { c.Close() })
+	err := netns.HandOver(ctx, l, func(c *net.TCPConn) { c.Close() })
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("HandOver = %v, want context.Canceled", err)
 	}
@@ -247,7 +247,7 @@ func TestHandOverEndsUnderLoadWithoutSuccessor(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	served := 0
-	err := netns.HandOver(ctx, l, netns.SocketOptions{}, func(c *net.TCPConn) {
+	err := netns.HandOver(ctx, l, func(c *net.TCPConn) {
 		c.Close()
 		if served++; served == far {
 			cancel()
@@ -283,7 +283,7 @@ func (g *generation) leave(t *testing.T) {
 	t.Helper()
 	g.l.SetDeadline(time.Unix(1, 0))
 	<-g.stopped
-	if err := netns.HandOver(t.Context(), g.l, netns.SocketOptions{}, g.serve); err != nil {
+	if err := netns.HandOver(t.Context(), g.l, g.serve); err != nil {
 		t.Errorf("hand over %c: %v", g.letter, err)
 	}
 }

@@ -16,13 +16,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+var errNoAddress = errors.New("not an address")
+
 // socket makes a non-blocking socket for addr's family in the namespace; the file is in the poller.
 func (n *NS) socket(ctx context.Context, kind int, addr netip.AddrPort, o SocketOptions) (*os.File, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if !addr.IsValid() {
-		return nil, errors.New("not an address")
+		return nil, errNoAddress
 	}
 	family, fd := unix.AF_INET6, -1
 	if addr.Addr().Is4() {
@@ -66,12 +68,19 @@ func (o SocketOptions) set(fd, family, kind int, addr netip.Addr) error {
 		{o.Freebind && v6, "IPV6_FREEBIND", unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1},
 		{o.BindAddrNoPort, "IP_BIND_ADDRESS_NO_PORT", unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1},
 	} {
-		if !s.on {
-			continue
+		if err := s.apply(fd); err != nil {
+			return err
 		}
-		if err := unix.SetsockoptInt(fd, s.level, s.id, s.value); err != nil {
-			return fmt.Errorf("setsockopt %s: %w", s.name, err)
-		}
+	}
+	return nil
+}
+
+func (s option) apply(fd int) error {
+	if !s.on {
+		return nil
+	}
+	if err := unix.SetsockoptInt(fd, s.level, s.id, s.value); err != nil {
+		return fmt.Errorf("setsockopt %s: %w", s.name, err)
 	}
 	return nil
 }

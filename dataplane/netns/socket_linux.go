@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,14 +34,14 @@ type SocketOptions struct {
 	ReusePort bool
 	// Source is the address a dialled socket is bound to; invalid or unspecified leaves it to the kernel, port 0 too.
 	Source netip.AddrPort
-	// KeepAlive is set on dialled connections, and by Accept on accepted ones.
+	// KeepAlive is set on dialled connections, and inherited by accepted ones.
 	KeepAlive net.KeepAliveConfig
 	// UserTimeout is how long sent data may stay unacknowledged (TCP_USER_TIMEOUT); 0 leaves the kernel's.
 	UserTimeout time.Duration
 }
 
 // ListenTCP listens on addr in the namespace. [::] takes IPv4 too, and is 0.0.0.0 where the kernel has no IPv6. The caller
-// closes the listener. Accept with Accept, so that connections get the options too.
+// closes the listener. Its connections inherit the options from the kernel.
 func (n *NS) ListenTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.TCPListener, error) {
 	l, err := n.listenTCP(ctx, addr, o)
 	if errors.Is(err, unix.EAFNOSUPPORT) && addr.Addr() == netip.IPv6Unspecified() {
@@ -49,41 +51,88 @@ func (n *NS) ListenTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions
 }
 
 func (n *NS) listenTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.TCPListener, error) {
-	f, err := n.bound(ctx, "listen on", unix.SOCK_STREAM, addr, o)
-	if err != nil {
-		return nil, err
+	addr = unmap(addr)
+	if !addr.IsValid() {
+		return nil, addressError("listen on", n, addr, errNoAddress)
 	}
-	defer f.Close() // net.FileListener works on a duplicate
-	err = control(f, func(fd int) error {
-		if err := unix.Listen(fd, backlog); err != nil {
-			return os.NewSyscallError("listen", err)
+	network := "tcp6"
+	if addr.Addr().Is4() {
+		network = "tcp4"
+	}
+	if addr.Addr().Zone() != "" { // by its number, as package net knows the names of one namespace only
+		sa, err := n.sockaddr(addr)
+		if err != nil {
+			return nil, addressError("listen on", n, addr, err)
 		}
-		if o.ReusePort {
-			return detachSteering(fd)
+		zone := strconv.Itoa(int(sa.(*unix.SockaddrInet6).ZoneId))
+		addr = netip.AddrPortFrom(addr.Addr().WithZone(zone), addr.Port())
+	}
+	// Without a keepalive of its own, so that package net sets none on each connection anew: they inherit the listener's.
+	c := net.ListenConfig{KeepAlive: -1, Control: func(_, _ string, rc syscall.RawConn) error {
+		return controlRaw(rc, func(fd int) error { return o.setListener(fd, addr) })
+	}}
+	c.SetMultipathTCP(false)
+	var l *net.TCPListener
+	err := n.Do(func() error {
+		made, err := c.Listen(ctx, network, addr.String()) // on this thread, for a literal address
+		if err == nil {
+			l = made.(*net.TCPListener)
 		}
-		return nil
+		return err
 	})
 	if err != nil {
 		return nil, addressError("listen on", n, addr, err)
 	}
-	l, err := net.FileListener(f)
+	rc, err := l.SyscallConn()
+	if err == nil {
+		err = controlRaw(rc, func(fd int) error {
+			if err := unix.Listen(fd, backlog); err != nil {
+				return os.NewSyscallError("listen", err)
+			}
+			if o.ReusePort {
+				return detachSteering(fd)
+			}
+			return nil
+		})
+	}
 	if err != nil {
+		l.Close()
 		return nil, addressError("listen on", n, addr, err)
 	}
-	return l.(*net.TCPListener), nil
+	return l, nil
 }
 
-// Accept waits for a connection and gives it the keepalive and user timeout of o. The other options are inherited from the
-// listening socket by the kernel.
-func Accept(l *net.TCPListener, o SocketOptions) (*net.TCPConn, error) {
-	c, err := l.AcceptTCP()
-	if err != nil {
-		return nil, err
+// setListener sets what is to be set before bind, and what connections inherit.
+func (o SocketOptions) setListener(fd int, addr netip.AddrPort) error {
+	family := unix.AF_INET6
+	if addr.Addr().Is4() {
+		family = unix.AF_INET
 	}
-	// A peer that is gone already makes this fail; its connection then fails at the first read.
-	_ = o.tune(c)
-	return c, nil
+	if err := o.set(fd, family, unix.SOCK_STREAM, addr.Addr()); err != nil {
+		return err
+	}
+	return o.setLiveness(fd)
 }
+
+// setLiveness has the kernel look whether the peer is there.
+func (o SocketOptions) setLiveness(fd int) error {
+	alive, k := o.KeepAlive.Enable, o.KeepAlive
+	for _, s := range []option{
+		{true, "SO_KEEPALIVE", unix.SOL_SOCKET, unix.SO_KEEPALIVE, boolInt(alive)},
+		{alive && k.Idle > 0, "TCP_KEEPIDLE", unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, seconds(k.Idle)},
+		{alive && k.Interval > 0, "TCP_KEEPINTVL", unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, seconds(k.Interval)},
+		{alive && k.Count > 0, "TCP_KEEPCNT", unix.IPPROTO_TCP, unix.TCP_KEEPCNT, k.Count},
+		{o.UserTimeout > 0, "TCP_USER_TIMEOUT", unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(o.UserTimeout.Milliseconds())},
+	} {
+		if err := s.apply(fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// seconds rounds up, as the least that the kernel knows is one.
+func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Second) }
 
 // DialTCP connects from the namespace to addr, for as long as ctx allows. An error that ctx caused matches ctx's error.
 func (n *NS) DialTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.TCPConn, error) {

@@ -48,7 +48,7 @@ func TestWildcardTakesBothFamilies(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		in, err := netns.Accept(l, netns.SocketOptions{})
+		in, err := l.AcceptTCP()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +131,7 @@ func TestOptionsReachAcceptedConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	in, err := netns.Accept(l, o)
+	in, err := l.AcceptTCP()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -254,7 +254,7 @@ func (p *proxy) accept(ctx context.Context, l lane) {
 	}
 	limit, cancel := context.WithTimeout(ctx, p.grace/2)
 	defer cancel()
-	err := netns.HandOver(limit, l.l, p.listenOptions(), func(c *net.TCPConn) { l.serve(ctx, c) })
+	err := netns.HandOver(limit, l.l, func(c *net.TCPConn) { l.serve(ctx, c) })
 	if err != nil {
 		p.log.Warn("listener not handed over cleanly", "listener", l.l.Addr(), "error", err)
 	}
@@ -264,7 +264,7 @@ func (p *proxy) accept(ctx context.Context, l lane) {
 func (p *proxy) acceptUntilEnd(ctx context.Context, l lane) {
 	var backoff time.Duration
 	for {
-		c, err := netns.Accept(l.l, p.listenOptions())
+		c, err := l.l.AcceptTCP()
 		if err == nil {
 			backoff = 0
 			l.serve(ctx, c)
