@@ -11,14 +11,14 @@ import (
 // appSocket is an application's connection. The runtime's poller waits for it, or nothing does but the watcher, while the
 // stream rests: what the poller keeps of a descriptor is never given back either. Guarded by stream.mu.
 type appSocket struct {
-	polled polled  // nil before relay, while apart and once closed
+	polled Socket  // nil before relay, while apart and once closed
 	out    *writer // nil before relay
 	fd     int     // while apart
 	apart  bool
 }
 
-// polled is a *net.TCPConn or, for a socket that was apart, an *os.File.
-type polled interface {
+// Socket is an application's TCP connection: a *net.TCPConn, or an *os.File that the runtime polls.
+type Socket interface {
 	SyscallConn() (syscall.RawConn, error)
 	SetDeadline(time.Time) error
 	SetReadDeadline(time.Time) error

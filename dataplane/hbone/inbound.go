@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"net"
 	"net/http"
 	"net/netip"
 
@@ -96,14 +95,14 @@ func (in *Inbound) Refuse(status int, h ...Header) {
 
 // Accept answers 200, moves bytes between the tunnel and upstream until both directions have ended, and closes
 // upstream. The end of ctx cuts the tunnel. BytesUp counts peer to upstream.
-func (in *Inbound) Accept(ctx context.Context, upstream *net.TCPConn, h ...Header) relay.Result {
+func (in *Inbound) Accept(ctx context.Context, upstream Socket, h ...Header) relay.Result {
 	return wait(func(done func(relay.Result)) { in.accept(ctx, upstream, done, h) })
 }
 
 // AcceptThen is Accept for many tunnels that are idle most of the time: it returns when the tunnel has ended or when nothing
 // has come from upstream for a while, and an idle tunnel has no goroutine. The handler must return then; its ctx ends with the
 // tunnel. done is called at the end, by any goroutine.
-func (in *Inbound) AcceptThen(ctx context.Context, upstream *net.TCPConn, done func(relay.Result), h ...Header) {
+func (in *Inbound) AcceptThen(ctx context.Context, upstream Socket, done func(relay.Result), h ...Header) {
 	if !in.answered {
 		in.outlives = true
 	}
@@ -115,7 +114,7 @@ func (in *Inbound) AcceptThen(ctx context.Context, upstream *net.TCPConn, done f
 	}, h)
 }
 
-func (in *Inbound) accept(ctx context.Context, upstream *net.TCPConn, done func(relay.Result), h []Header) {
+func (in *Inbound) accept(ctx context.Context, upstream Socket, done func(relay.Result), h []Header) {
 	if in.answered {
 		upstream.Close()
 		done(relay.Result{Reset: true, Err: errRefused})

@@ -5,7 +5,6 @@ package hbone
 import (
 	"context"
 	"errors"
-	"net"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/relay"
@@ -14,7 +13,7 @@ import (
 
 // relay moves bytes between app and the stream until both directions are done, and calls done then. It returns before that
 // when the stream comes to rest: another goroutine goes on once something happens. appSide says which side app is.
-func (s *stream) relay(ctx context.Context, app *net.TCPConn, appSide relay.Side, done func(relay.Result)) {
+func (s *stream) relay(ctx context.Context, app Socket, appSide relay.Side, done func(relay.Result)) {
 	s.appSide, s.done = appSide, done
 	s.uncut = context.AfterFunc(ctx, func() { s.fail(http2.ErrCodeCancel, &cutError{context.Cause(ctx)}) })
 	if err := s.attach(app); err != nil {
@@ -89,7 +88,7 @@ func resultError(cause error, app, peer relay.Side) error {
 }
 
 // attach gives the stream its application and starts to deliver what came before.
-func (s *stream) attach(app *net.TCPConn) error {
+func (s *stream) attach(app Socket) error {
 	rc, err := app.SyscallConn()
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
-	"net"
 	"net/netip"
 
 	"github.com/ambientlab/ambientlab/dataplane/relay"
@@ -31,13 +30,13 @@ func (s *Stream) TLS() *tls.ConnectionState { return &s.s.c.state }
 
 // Relay moves bytes between app and the tunnel until both directions have ended, and closes app. The end of ctx cuts
 // the tunnel. BytesUp counts app to peer.
-func (s *Stream) Relay(ctx context.Context, app *net.TCPConn) relay.Result {
+func (s *Stream) Relay(ctx context.Context, app Socket) relay.Result {
 	return wait(func(done func(relay.Result)) { s.RelayThen(ctx, app, done) })
 }
 
 // RelayThen is Relay for many tunnels that are idle most of the time: it returns when the tunnel has ended or when nothing
 // has come from app for a while, and an idle tunnel has no goroutine. done is called at the end, by any goroutine.
-func (s *Stream) RelayThen(ctx context.Context, app *net.TCPConn, done func(relay.Result)) {
+func (s *Stream) RelayThen(ctx context.Context, app Socket, done func(relay.Result)) {
 	s.s.relay(ctx, app, relay.Downstream, done)
 }
 

@@ -103,7 +103,6 @@ func (n *NS) connect(ctx context.Context, f *os.File, addr netip.AddrPort) error
 		return addressError("connect to", n, addr, err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })
-	defer stop()
 	started := false
 	var result error
 	err = rc.Write(func(fd uintptr) bool {
@@ -120,7 +119,7 @@ func (n *NS) connect(ctx context.Context, f *os.File, addr netip.AddrPort) error
 		done, result = connected(int(fd))
 		return done
 	})
-	if ctx.Err() != nil && (err != nil || result != nil) {
+	if !stop() { // a connection that stands all the same has the deadline
 		return addressError("connect to", n, addr, ctx.Err())
 	}
 	if err == nil {

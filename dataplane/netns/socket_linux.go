@@ -136,15 +136,11 @@ func seconds(d time.Duration) int { return int((d + time.Second - 1) / time.Seco
 
 // DialTCP connects from the namespace to addr, for as long as ctx allows. An error that ctx caused matches ctx's error.
 func (n *NS) DialTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.TCPConn, error) {
-	addr = unmap(addr)
-	f, err := n.dialSocket(ctx, addr, o)
+	f, err := n.DialFile(ctx, addr, o)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() // net.FileConn works on a duplicate
-	if err := n.connect(ctx, f, addr); err != nil {
-		return nil, err
-	}
 	c, err := net.FileConn(f)
 	if err != nil {
 		return nil, addressError("connect to", n, addr, err)
@@ -155,6 +151,47 @@ func (n *NS) DialTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) 
 		return nil, addressError("connect to", n, addr, err)
 	}
 	return tc, nil
+}
+
+// DialFile is DialTCP with half as many system calls, for who needs the socket alone.
+func (n *NS) DialFile(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*os.File, error) {
+	addr = unmap(addr)
+	f, err := n.dialSocket(ctx, addr, o)
+	if err != nil {
+		return nil, err
+	}
+	if err = n.connect(ctx, f, addr); err == nil {
+		err = control(f, o.setConn)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// setConn sets what package net and SocketOptions would have a connection have.
+func (o SocketOptions) setConn(fd int) error {
+	if err := (option{true, "TCP_NODELAY", unix.IPPROTO_TCP, unix.TCP_NODELAY, 1}).apply(fd); err != nil {
+		return err
+	}
+	return o.setLiveness(fd)
+}
+
+// Local is the address that a socket of DialFile is bound to.
+func Local(f *os.File) netip.AddrPort {
+	var addr netip.AddrPort
+	_ = control(f, func(fd int) error {
+		sa, err := unix.Getsockname(fd)
+		switch sa := sa.(type) {
+		case *unix.SockaddrInet4:
+			addr = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
+		case *unix.SockaddrInet6:
+			addr = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
+		}
+		return err
+	})
+	return addr
 }
 
 // dialSocket makes the socket that DialTCP connects, bound to its source.
@@ -177,26 +214,13 @@ func (n *NS) dialSocket(ctx context.Context, addr netip.AddrPort, o SocketOption
 	return f, nil
 }
 
-// tune sets what Go's net package would otherwise overwrite with its own defaults.
+// tune sets again what package net has set over.
 func (o SocketOptions) tune(c *net.TCPConn) error {
-	if o.KeepAlive.Enable {
-		if err := c.SetKeepAliveConfig(o.KeepAlive); err != nil {
-			return err
-		}
-	} else if err := c.SetKeepAlive(false); err != nil {
-		return err
-	}
-	if o.UserTimeout <= 0 {
-		return nil
-	}
 	rc, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
-	return controlRaw(rc, func(fd int) error {
-		ms := int(o.UserTimeout.Milliseconds())
-		return os.NewSyscallError("setsockopt TCP_USER_TIMEOUT", unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, ms))
-	})
+	return controlRaw(rc, o.setLiveness)
 }
 
 // bound makes a socket and binds it to addr; op names the caller's purpose in errors.

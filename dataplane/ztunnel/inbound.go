@@ -21,6 +21,7 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/hbone"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/netns"
 	"github.com/ambientlab/ambientlab/dataplane/relay"
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 )
@@ -119,12 +120,12 @@ func (p *proxy) serveTunnel(ctx context.Context, in *hbone.Inbound) {
 		in.Refuse(refusal(f.reject(ctx, telemetry.FlagDeny, err)))
 		return
 	}
-	to, err := p.dialApp(ctx, in.Remote.Addr(), a.target)
+	to, err := dialApp(ctx, p, in.Remote.Addr(), a.target, p.ns.DialFile)
 	if err != nil {
 		in.Refuse(refusal(f.reject(ctx, telemetry.FlagConnect, err)))
 		return
 	}
-	f.rec.Upstream = localOf(to)
+	f.rec.Upstream = unmap(netns.Local(to))
 	var answer []hbone.Header
 	if p.cfg.ResponseBaggage {
 		answer = []hbone.Header{{Name: telemetry.HeaderBaggage, Value: telemetry.BaggageOf(a.self).String()}}
@@ -248,24 +249,26 @@ func (p *proxy) sourcePortTries() int {
 	return sourcePortTries
 }
 
-// dialApp connects to the application from the client's own address, unless that is the application's or the
+// dialApp connects by dial to the application from the client's own address, unless that is the application's or the
 // application is the ztunnel (A1.9).
-func (p *proxy) dialApp(ctx context.Context, client netip.Addr, to netip.AddrPort) (*net.TCPConn, error) {
+func dialApp[C any](ctx context.Context, p *proxy, client netip.Addr, to netip.AddrPort,
+	dial func(context.Context, netip.AddrPort, netns.SocketOptions) (C, error),
+) (C, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.cfg.Time.Connect)
 	defer cancel()
 	o := p.dialOptions()
 	if !p.keepSource || p.own || client == to.Addr() || client.Is4() != to.Addr().Is4() || client.IsLoopback() {
-		return p.ns.DialTCP(ctx, to, o)
+		return dial(ctx, to, o)
 	}
 	o.Transparent, o.Freebind = true, true
 	for range p.portTries() {
 		o.Source = netip.AddrPortFrom(client, uint16(firstSourcePort+rand.IntN(sourcePorts)))
-		c, err := p.ns.DialTCP(ctx, to, o)
+		c, err := dial(ctx, to, o)
 		if !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EADDRNOTAVAIL) {
 			return c, err
 		}
 	}
 	// Otherwise, or where many are taken, the kernel finds a free one among those that it chooses from.
 	o.Source, o.BindAddrNoPort = netip.AddrPortFrom(client, 0), true
-	return p.ns.DialTCP(ctx, to, o)
+	return dial(ctx, to, o)
 }

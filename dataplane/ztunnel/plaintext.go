@@ -48,7 +48,7 @@ func (p *proxy) servePlaintext(ctx context.Context, c *net.TCPConn, over func())
 		_ = f.reject(ctx, telemetry.FlagDeny, err)
 		return
 	}
-	to, err := p.dialApp(ctx, src.Addr(), dst)
+	to, err := dialApp(ctx, p, src.Addr(), dst, p.ns.DialTCP)
 	if err != nil {
 		_ = f.reject(ctx, telemetry.FlagConnect, err)
 		return
