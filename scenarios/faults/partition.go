@@ -83,10 +83,6 @@ var _ = Describe("a partition between nodes", func() {
 		Expect(observe(ctx, l, web, far)).To(expect.Tunnelled())
 		Expect(observe(ctx, l, pod, address(web))).To(expect.Tunnelled())
 	}, SpecTimeout(world.Budget.LongSpec))
-
-	It("parts the agent from the API server", Label("FI-02"), func(ctx SpecContext) {
-		Skip("on this lab the agent's API is a directory of objects, and there is no link to cut; an agent that is away is LC-03 and SE-07")
-	})
 })
 
 func address(p lab.PodInfo) string {

@@ -12,6 +12,7 @@ import (
 	. "github.com/onsi/gomega"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/scenarios/expect"
 	"github.com/ambientlab/ambientlab/scenarios/world"
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -29,6 +30,53 @@ var _ = Describe("an API server that is killed", func() {
 		outage(ctx, 2*time.Minute)
 	}, SpecTimeout(world.Budget.LongSpec))
 })
+
+var _ = Describe("an agent that is parted from the API server", func() {
+	It("goes on with the pods that it has, and does what it missed when it is back", Label("FI-02"), func(ctx SpecContext) {
+		world.Shared().Needs(lab.CapAPIServer, lab.CapLink, lab.CapInspect)
+		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
+		Expect(err).NotTo(HaveOccurred())
+		cart, target := l.Pod("shop/cart"), url("http", l.Pod("shop/cart"), portHTTP)
+		enrol := func(mode string) {
+			GinkgoHelper()
+			for _, name := range []string{"shop/web", "shop/cart"} {
+				p := l.PodObject(name)
+				p.Labels[mesh.LabelDataplaneMode] = mode
+				Expect(l.Apply(ctx, p)).To(Succeed())
+			}
+		}
+		settled := func(name string, enrolled bool) {
+			GinkgoHelper()
+			p, err := l.WaitPod(ctx, l.Pod(name).PodRef, func(p lab.PodInfo) bool { return p.Ready && p.Enrolled == enrolled })
+			Expect(err).NotTo(HaveOccurred())
+			Expect(l.Known(ctx, p)).To(Succeed())
+		}
+		link := l.Link(cart.Node, lab.DaemonAPIServer)
+		Expect(link.Cut(ctx)).To(Succeed())
+
+		By("taking two pods out of the mesh, of which it has one")
+		enrol(mesh.ModeNone)
+		settled("shop/web", false) // control: the other node's agent heeds it
+		Consistently(func(ctx SpecContext) (bool, error) {
+			p, err := l.Find(ctx, cart.PodRef)
+			return p.Enrolled, err
+		}).WithContext(ctx).WithTimeout(missed).Should(BeTrue(), "nobody told it")
+		Expect(rules(ctx, l, lab.Target{Pod: cart.PodRef})).To(ContainSubstring("istio-ambient"))
+		Expect(observe(ctx, l, l.Pod("plain/batch"), target)).To(expect.PlainInbound(), "its pod is served as before")
+
+		By("bringing it back")
+		Expect(link.Restore(ctx)).To(Succeed())
+		settled("shop/cart", false)
+		Expect(rules(ctx, l, lab.Target{Pod: cart.PodRef})).NotTo(ContainSubstring("istio-ambient"))
+		enrol(mesh.ModeAmbient)
+		settled("shop/web", true)
+		settled("shop/cart", true)
+		Expect(observe(ctx, l, l.Pod("shop/web"), target)).To(expect.Tunnelled())
+	}, SpecTimeout(world.Budget.LongSpec))
+})
+
+// missed is how long an agent is given to heed what it should not know: on an idle cluster it takes less than a second.
+const missed = 5 * time.Second
 
 // outage kills the API server for so long, in which every certificate ends at least once.
 func outage(ctx SpecContext, lasting time.Duration) {

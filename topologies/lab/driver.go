@@ -53,7 +53,8 @@ type Driver interface {
 	Daemon(node, name string) Daemon
 
 	// Link is a handle on the underlay between two nodes, or a node and an external host; or on a pod's cable, if a is a node and
-	// b a pod on it, as "namespace/name".
+	// b a pod on it, as "namespace/name"; or, with CapAPIServer, on a node's way to DaemonAPIServer, as its
+	// pods have it, those of its own network too; kubelet has another.
 	Link(a, b string) Link
 
 	// Capture records packets at t and returns once recording has begun, so that no later packet is missed.

@@ -88,7 +88,8 @@ type stand struct {
 
 	api            *client
 	nodes          *nodes
-	controlPlane   []string // the cluster's names of nodes with an API server
+	controlPlane   []string     // the cluster's names of nodes with an API server
+	apiService     []netip.Addr // addresses of the service default/kubernetes
 	serviceSubnets []netip.Prefix
 	pods           *podWatch
 	logs           *logs

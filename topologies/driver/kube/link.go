@@ -18,7 +18,7 @@ import (
 // cut is a link that lets nothing through, by the topology's names in order.
 type cut struct{ a, b string }
 
-// Link implements lab.Driver. Links between nodes can be cut, and no link can be impaired.
+// Link implements lab.Driver. Links between nodes, or of a node to lab.DaemonAPIServer, can be cut, and no link can be impaired.
 func (d *Driver) Link(a, b string) lab.Link { return link{d, a, b} }
 
 type link struct {
@@ -26,7 +26,7 @@ type link struct {
 	a, b string
 }
 
-// ends are both nodes, by the topology's names.
+// ends are both nodes, or a node and the API server, by the topology's names.
 func (l link) ends() (*stand, cut, error) {
 	s, err := l.d.standing()
 	if err != nil {
@@ -34,8 +34,8 @@ func (l link) ends() (*stand, cut, error) {
 	}
 	c := cut{min(l.a, l.b), max(l.a, l.b)}
 	for _, end := range []string{c.a, c.b} {
-		if _, err := s.nodes.find(end); err != nil {
-			return nil, c, fmt.Errorf("link %s – %s: only links between nodes are within reach: %w", l.a, l.b, err)
+		if _, err := s.nodes.find(end); err != nil && end != lab.DaemonAPIServer {
+			return nil, c, fmt.Errorf("link %s – %s: only links between nodes, and to %s, are within reach: %w", l.a, l.b, lab.DaemonAPIServer, err)
 		}
 	}
 	if c.a == c.b {
@@ -44,8 +44,26 @@ func (l link) ends() (*stand, cut, error) {
 	return s, c, nil
 }
 
+// toAPIServer reports whether one end is the API server.
+func (c cut) toAPIServer() bool { return c.a == lab.DaemonAPIServer || c.b == lab.DaemonAPIServer }
+
+// rules are what the ends that are nodes get, by node.
+func (s *stand) rules(c cut) map[string]string {
+	out := map[string]string{}
+	for _, ends := range [][2]string{{c.a, c.b}, {c.b, c.a}} {
+		switch {
+		case ends[0] == lab.DaemonAPIServer:
+		case c.toAPIServer():
+			out[ends[0]] = apiRules(c, s.apiService)
+		default:
+			out[ends[0]] = cutRules(c, sources(s.nodes.at[ends[1]]))
+		}
+	}
+	return out
+}
+
 // Cut implements lab.Link: each of the two nodes drops what comes from the other and its pods, but for what nodes tell the API
-// server and kubelets.
+// server and kubelets. On a link to the API server its service has no answer for the node and its pods.
 func (l link) Cut(ctx context.Context) error {
 	s, c, err := l.ends()
 	if err != nil {
@@ -54,9 +72,8 @@ func (l link) Cut(ctx context.Context) error {
 	s.mu.Lock()
 	s.cuts[c] = true // before, so that what half succeeds is undone too
 	s.mu.Unlock()
-	for _, end := range [][2]string{{c.a, c.b}, {c.b, c.a}} {
-		rules := cutRules(c, sources(s.nodes.at[end[1]]))
-		if _, err := s.run(ctx, s.nodes.cluster(end[0]), "nft -f - <<'END'\n"+rules+"END"); err != nil {
+	for node, rules := range s.rules(c) {
+		if _, err := s.run(ctx, s.nodes.cluster(node), "nft -f - <<'END'\n"+rules+"END"); err != nil {
 			return fmt.Errorf("cut link %s – %s: %w", l.a, l.b, err)
 		}
 	}
@@ -80,8 +97,8 @@ func (s *stand) restore(ctx context.Context, c cut) error {
 		return nil
 	}
 	var errs []error
-	for _, end := range []string{c.a, c.b} {
-		_, err := s.run(ctx, s.nodes.cluster(end), fmt.Sprintf("nft delete table inet %s 2>/dev/null || ! nft list table inet %[1]s 2>/dev/null", cutTable(c)))
+	for node := range s.rules(c) {
+		_, err := s.run(ctx, s.nodes.cluster(node), fmt.Sprintf("nft delete table inet %s 2>/dev/null || ! nft list table inet %[1]s 2>/dev/null", cutTable(c)))
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -125,16 +142,40 @@ func cutRules(c cut, from []netip.Prefix) string {
 	table := cutTable(c)
 	fmt.Fprintf(&b, "table inet %s\ndelete table inet %[1]s\ntable inet %[1]s {\n  chain in {\n    type filter hook prerouting priority -450; policy accept;\n", table)
 	for _, p := range from {
-		family := "ip"
-		if p.Addr().Is6() {
-			family = "ip6"
-		}
 		if p.IsSingleIP() {
-			fmt.Fprintf(&b, "    %s saddr %s tcp dport %s accept\n    %[1]s saddr %[2]s tcp sport %[3]s accept\n", family, p, ownPorts)
+			fmt.Fprintf(&b, "    %s saddr %s tcp dport %s accept\n    %[1]s saddr %[2]s tcp sport %[3]s accept\n", family(p), p, ownPorts)
 		}
-		fmt.Fprintf(&b, "    %s saddr %s drop\n", family, p)
+		fmt.Fprintf(&b, "    %s saddr %s drop\n", family(p), p)
 	}
 	b.WriteString("  }\n}\n")
+	return b.String()
+}
+
+// family is what nft calls a prefix' own.
+func family(p netip.Prefix) string {
+	if p.Addr().Is6() {
+		return "ip6"
+	}
+	return "ip"
+}
+
+// apiRules replace the table of a link by one that drops what a node and its pods tell the API server by its service's addresses,
+// before kube-proxy's rules see it, and what comes back on connections that were there, once it has that address again. Kubelet has
+// another way to it.
+func apiRules(c cut, service []netip.Addr) string {
+	var b strings.Builder
+	table := cutTable(c)
+	fmt.Fprintf(&b, "table inet %s\ndelete table inet %[1]s\ntable inet %[1]s {\n", table)
+	for _, hook := range []struct{ name, priority, address, port string }{
+		{"output", "-300", "daddr", "dport"}, {"prerouting", "-300", "daddr", "dport"}, {"input", "150", "saddr", "sport"}, {"postrouting", "150", "saddr", "sport"},
+	} {
+		fmt.Fprintf(&b, "  chain %s {\n    type filter hook %[1]s priority %s; policy accept;\n", hook.name, hook.priority)
+		for _, ip := range service {
+			fmt.Fprintf(&b, "    %s %s %s tcp %s 443 drop\n", family(netip.PrefixFrom(ip, 0)), hook.address, ip, hook.port)
+		}
+		b.WriteString("  }\n")
+	}
+	b.WriteString("}\n")
 	return b.String()
 }
 

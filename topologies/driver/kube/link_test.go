@@ -3,10 +3,14 @@
 package kube
 
 import (
+	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
 func TestCutRules(t *testing.T) {
@@ -33,6 +37,41 @@ table inet ambientlab_cut_2c0a6b7e {
 }
 `
 	if diff := cmp.Diff(want, cutRules(cut{"node1", "node2"}, sources(n))); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestRulesOfALinkToTheAPIServer(t *testing.T) {
+	c := cut{lab.DaemonAPIServer, "node2"}
+	s := &stand{apiService: []netip.Addr{netip.MustParseAddr("10.96.0.1"), netip.MustParseAddr("fd00:10:96::1")}}
+	want := map[string]string{"node2": `table inet ambientlab_cut_TABLE
+delete table inet ambientlab_cut_TABLE
+table inet ambientlab_cut_TABLE {
+  chain output {
+    type filter hook output priority -300; policy accept;
+    ip daddr 10.96.0.1 tcp dport 443 drop
+    ip6 daddr fd00:10:96::1 tcp dport 443 drop
+  }
+  chain prerouting {
+    type filter hook prerouting priority -300; policy accept;
+    ip daddr 10.96.0.1 tcp dport 443 drop
+    ip6 daddr fd00:10:96::1 tcp dport 443 drop
+  }
+  chain input {
+    type filter hook input priority 150; policy accept;
+    ip saddr 10.96.0.1 tcp sport 443 drop
+    ip6 saddr fd00:10:96::1 tcp sport 443 drop
+  }
+  chain postrouting {
+    type filter hook postrouting priority 150; policy accept;
+    ip saddr 10.96.0.1 tcp sport 443 drop
+    ip6 saddr fd00:10:96::1 tcp sport 443 drop
+  }
+}
+`}
+	got := s.rules(c)
+	got["node2"] = strings.ReplaceAll(got["node2"], cutTable(c), "ambientlab_cut_TABLE")
+	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
 }

@@ -59,6 +59,15 @@ func (s *stand) look(ctx context.Context, o Options) error {
 			s.controlPlane = append(s.controlPlane, n.Name)
 		}
 	}
+	var service corev1.Service
+	if err := s.api.res.Get(ctx, "kubernetes", metav1.NamespaceDefault, &service); err != nil {
+		return fmt.Errorf("look for the API server's service: %w", err)
+	}
+	for _, text := range service.Spec.ClusterIPs {
+		if ip, err := netip.ParseAddr(text); err == nil {
+			s.apiService = append(s.apiService, ip)
+		}
+	}
 	var subnets networkingv1.ServiceCIDRList // clusters before 1.33 do not tell
 	if err := s.api.res.List(ctx, &subnets); err == nil {
 		for _, item := range subnets.Items {
