@@ -142,7 +142,10 @@ func gated(ctx SpecContext, w *world.World, name string) (late *corev1.Pod, gate
 	Expect(w.Apply(ctx, late)).To(Succeed())
 	Eventually(w.PodProblem).WithContext(ctx).WithArguments(lab.PodRef{Namespace: late.Namespace, Name: late.Name}).
 		WithTimeout(world.Budget.Propagation).Should(ContainSubstring(path), "it waits for its volume")
-	begins := func(entry string) bool { return strings.HasPrefix(entry, late.Namespace+"_"+late.Name+"_") }
+	made, err := get(ctx, w, &corev1.Pod{ObjectMeta: late.ObjectMeta})
+	Expect(err).NotTo(HaveOccurred())
+	// Others had the name, and kubelet keeps their directories for a while.
+	begins := func(entry string) bool { return strings.HasSuffix(entry, "_"+string(made.UID)) }
 	const logs = "/var/log/pods" // where kubelet makes a directory before it asks for a pod's network
 	Expect(slices.ContainsFunc(files.look(ctx, logs).Entries, begins)).To(BeFalse(), "control: it is not being started")
 	return late, func() {
