@@ -103,14 +103,14 @@ func (in *Inbound) Accept(ctx context.Context, upstream Socket, h ...Header) rel
 // has come from upstream for a while, and an idle tunnel has no goroutine. The handler must return then; its ctx ends with the
 // tunnel. done is called at the end, by any goroutine.
 func (in *Inbound) AcceptThen(ctx context.Context, upstream Socket, done func(relay.Result), h ...Header) {
-	if !in.answered {
-		in.outlives = true
+	if in.answered {
+		in.accept(ctx, upstream, done, h)
+		return
 	}
+	in.outlives = true
 	in.accept(ctx, upstream, func(r relay.Result) {
 		done(r)
-		if in.outlives {
-			in.end()
-		}
+		in.end()
 	}, h)
 }
 

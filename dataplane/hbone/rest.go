@@ -237,5 +237,10 @@ func newPoll() (*poll, error) {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	_ = syscall.SetNonblock(fd, true) // so that the runtime's poller takes it
-	return &poll{fd, os.NewFile(uintptr(fd), "resting tunnels")}, nil
+	f := os.NewFile(uintptr(fd), "resting tunnels")
+	if err := f.SetReadDeadline(time.Time{}); err != nil { // it did not
+		f.Close()
+		return nil, err
+	}
+	return &poll{fd, f}, nil
 }

@@ -78,7 +78,7 @@ func (r *appReader) step(fd uintptr) bool {
 // pump carries the application's bytes into frames until it ends its stream, or the stream dies. It reports true if the
 // stream rests before that.
 func (s *stream) pump() (rests bool) {
-	for !s.silenced() {
+	for !s.pumped && !s.silenced() { // the owner of a moment may have come to its end
 		err := s.reader.read()
 		switch {
 		case errors.Is(err, io.EOF):
