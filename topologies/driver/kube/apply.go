@@ -124,7 +124,7 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 func (s *stand) applyPod(ctx context.Context, p *corev1.Pod) error {
 	ref := lab.PodRef{Namespace: p.Namespace, Name: p.Name}
 	p = s.fit(p)
-	made, err := digest(p)
+	made, err := podDigest(p)
 	if err != nil {
 		return fmt.Errorf("apply pod %s: %w", ref, err)
 	}
@@ -184,6 +184,7 @@ func (s *stand) changePod(ctx context.Context, p *corev1.Pod) (*unstructured.Uns
 	s.mu.Lock()
 	given := s.given[old.GetUID()]
 	s.mu.Unlock()
+	p.Annotations[annotationMade] = changed(old.GetAnnotations()[annotationMade], p.Annotations[annotationMade])
 	data, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"labels": change(given.labels, p.Labels), "annotations": change(given.annotations, p.Annotations),
 	}})

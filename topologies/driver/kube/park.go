@@ -108,7 +108,7 @@ func (s *stand) staying(p *parts) (map[string]bool, error) {
 		names[name(u)] = true
 	}
 	for _, want := range p.pods {
-		made, err := digest(s.fit(want))
+		made, err := podDigest(s.fit(want))
 		if err != nil {
 			return nil, err
 		}
@@ -134,6 +134,23 @@ func (s *stand) made(p *parts) (string, error) {
 		all = append(all, o)
 	}
 	return digest(all)
+}
+
+// podDigest is that of a pod's spec, a dot, and that of its labels and annotations, which alone can change.
+func podDigest(p *corev1.Pod) (string, error) {
+	spec, err := digest(p.Spec)
+	if err != nil {
+		return "", err
+	}
+	meta, err := digest([]any{p.Labels, p.Annotations})
+	return spec + "." + meta, err
+}
+
+// changed is the digest of a pod that was made from one and has the labels and annotations of another.
+func changed(from, to string) string {
+	spec, _, _ := strings.Cut(from, ".")
+	_, meta, _ := strings.Cut(to, ".")
+	return spec + "." + meta
 }
 
 // digest tells objects apart, in as many letters as a label may have.

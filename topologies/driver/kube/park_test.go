@@ -44,7 +44,7 @@ func TestDigestsTellPodsApart(t *testing.T) {
 		p := &corev1.Pod{}
 		p.Name, p.Labels = "web", map[string]string{"app": "web"}
 		change(p)
-		d, err := digest(p)
+		d, err := podDigest(p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +57,14 @@ func TestDigestsTellPodsApart(t *testing.T) {
 	if other := pod(func(p *corev1.Pod) { p.Labels["app"] = "cart" }); other == first {
 		t.Error("another label makes no difference")
 	}
-	if len(first) > 63 {
-		t.Errorf("%q is too long for a label", first)
+	other := pod(func(p *corev1.Pod) { p.Spec.NodeName = "node2" })
+	if relabelled := changed(other, first); relabelled == first {
+		t.Error("a pod of another spec with the same labels passes for the first")
+	}
+	if back := changed(changed(first, pod(func(p *corev1.Pod) { p.Labels["app"] = "cart" })), first); back != first {
+		t.Errorf("%s with its labels back, want %s", back, first)
+	}
+	if whole, err := digest("anything"); err != nil || len(whole) > 63 {
+		t.Errorf("%q is too long for a label: %v", whole, err)
 	}
 }

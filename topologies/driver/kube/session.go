@@ -84,6 +84,13 @@ func (ss *sessions) of(pod *corev1.Pod) *podSession {
 func (p *podSession) get(ctx context.Context, dial func() (*session.Session, error)) (*session.Session, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.open != nil {
+		select {
+		case <-p.open.Done(): // with its container
+			p.open = nil
+		default:
+		}
+	}
 	if p.open == nil {
 		s, err := dial()
 		if err != nil {
@@ -118,8 +125,12 @@ func (ss *sessions) dial(ctx context.Context, pod *corev1.Pod) (*session.Session
 		far.Close()
 	}()
 	s, err := session.Dial(ctx, near)
-	if err != nil && ctx.Err() == nil {
-		err = <-ended // its reader and its writer have ended with the pipe
+	if err == nil {
+		return s, nil
 	}
-	return s, err
+	select {
+	case err = <-ended: // its reader and its writer have ended with the pipe
+	case <-ctx.Done():
+	}
+	return nil, err
 }

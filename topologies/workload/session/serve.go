@@ -19,8 +19,9 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// lingering is how long the output of a command that has ended is read on: what it started may have it too.
-const lingering = time.Second
+// lingering is how long the output of a command that has ended is read on: what it started may have it too. It is cut then, and
+// standard error says so.
+const lingering = 5 * time.Second
 
 // Serve is the far end: it runs what is asked for until the stream ends, of which it kills what runs then. Commands have this
 // process's environment.
@@ -80,7 +81,11 @@ func attend(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Reque
 		}
 		_ = r.Reply(err == nil, nil)
 		if err == nil {
-			_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status(cmd.Wait())}))
+			ended := cmd.Wait()
+			if errors.Is(ended, exec.ErrWaitDelay) {
+				_, _ = fmt.Fprintf(channel.Stderr(), "what %s started holds its output, of which more may come than was read\n", cmd.Args[0])
+			}
+			_, _ = channel.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{status(ended)}))
 		}
 		return
 	}

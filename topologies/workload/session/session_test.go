@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"strings"
@@ -108,15 +109,64 @@ func TestOutputOfAnySizeIsWhole(t *testing.T) {
 func TestRunReturnsWhenItsCallerGivesUp(t *testing.T) {
 	s, _ := open(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	gone := errors.New("gone")
 	started := writer(func(p []byte) { cancel() })
 	if _, err := s.Run(ctx, []string{"sh", "-c", "echo started; sleep 1000"}, nil, started, nil); !errors.Is(err, context.Canceled) {
-		t.Errorf("%v, %v", err, gone)
+		t.Errorf("%v, want that it was canceled", err)
 	}
 	if exit, err := s.Run(t.Context(), []string{"true"}, nil, nil, nil); exit != 0 || err != nil {
 		t.Errorf("control: the session goes on: exit %d, %v", exit, err)
 	}
 }
+
+// TestRunReturnsFromAFarEndThatIsSilent: a process that was stopped, a network that lets nothing through.
+func TestRunReturnsFromAFarEndThatIsSilent(t *testing.T) {
+	near, far := pair(t)
+	through, back := pair(t)
+	go func() { _ = Serve(back, back) }()
+	silent := make(chan struct{})
+	go func() { _, _ = io.Copy(far, through) }()
+	go func() {
+		for b := make([]byte, 1); ; {
+			if _, err := far.Read(b); err != nil {
+				return
+			}
+			select {
+			case <-silent:
+			default:
+				if _, err := through.Write(b); err != nil {
+					return
+				}
+			}
+		}
+	}()
+	s, err := Dial(t.Context(), near)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close(); far.Close(); back.Close() })
+	if exit, err := s.Run(t.Context(), []string{"true"}, nil, nil, nil); exit != 0 || err != nil {
+		t.Fatalf("control: exit %d, %v", exit, err)
+	}
+	close(silent)
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := s.Run(ctx, []string{"true"}, nil, nil, nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("%v, want the deadline", err)
+	}
+}
+
+func TestAWriterThatFailsHoldsNobodyUp(t *testing.T) {
+	s, _ := open(t)
+	broken := errors.New("broken")
+	exit, err := s.Run(t.Context(), []string{"head", "-c", "8388608", "/dev/zero"}, nil, failing{broken}, nil)
+	if exit != 0 || !errors.Is(err, broken) {
+		t.Errorf("exit %d, %v, want that it is broken", exit, err)
+	}
+}
+
+type failing struct{ error }
+
+func (f failing) Write([]byte) (int, error) { return 0, f.error }
 
 func TestTheEndOfTheStreamEndsWhatRuns(t *testing.T) {
 	s, end := open(t)
@@ -136,6 +186,7 @@ func TestTheEndOfTheStreamEndsWhatRuns(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Fatal("Run does not return")
 	}
+	<-s.Done()
 	if _, err := s.Run(t.Context(), []string{"true"}, nil, nil, nil); !errors.Is(err, ErrEnded) {
 		t.Errorf("after the end: %v", err)
 	}
