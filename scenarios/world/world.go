@@ -100,7 +100,9 @@ func closeSpare(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// Start brings up another lab for the scenario that calls it, and takes it down when the scenario ends.
+// Start brings up another lab for the scenario that calls it, and takes it down when the scenario ends. On clusters its pods and
+// daemons may be an earlier lab's, as they were made but with what they have counted and pooled since: a scenario to which that
+// matters asks for daemons with settings of its own.
 func Start(ctx context.Context, topology string, o lab.UpOptions) (*World, error) {
 	return StartChanged(ctx, topology, o, func(*topologies.Spec) {})
 }

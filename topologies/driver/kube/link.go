@@ -125,7 +125,7 @@ func (s *stand) restoreAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// cutTable is the nft table of a link, on both of its nodes.
+// cutTable is the nft table of a link, on each end that is a node.
 func cutTable(c cut) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(c.a + " " + c.b))

@@ -63,7 +63,7 @@ func TestCommandsHaveTheirOwnStreamsAndExitCodes(t *testing.T) {
 		{"echo out; echo err >&2; exit 3", "", "out\n", "err\n", 3},
 		{"cat; echo \"$0 $1\"", "typed", "typeda b  c\n", "", 0},
 		{"kill -KILL $$", "", "", "", 128 + int(syscall.SIGKILL)},
-		{"sleep 1000 >/dev/null 2>&1 & echo left", "", "left\n", "", 0},
+		{"sleep 10 >/dev/null 2>&1 & echo left", "", "left\n", "", 0},
 	} {
 		var out, errOut bytes.Buffer
 		exit, err := s.Run(t.Context(), []string{"sh", "-c", c.script, "a", "b  c"}, strings.NewReader(c.in), &out, &errOut)
