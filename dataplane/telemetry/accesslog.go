@@ -23,15 +23,25 @@ const (
 // AccessLog writes one line per event, in upstream's formats and with upstream's keys (src.*, dst.*, direction,
 // bytes_sent, bytes_recv, duration, error). Unknown values are left out; identities appear only on mutual TLS.
 // Keys of our own come last: policy, response_flags (if not "-"), trace_id, upstream.local_addr, start_unix_nano,
-// schema. A line is written with one Write; write errors are dropped. Safe for concurrent use.
+// schema. A line is written at once, or within 10 ms together with others if it comes that soon after the one before; Flush
+// writes what waits. A Write is of whole lines; its errors are dropped. Safe for concurrent use.
 type AccessLog struct {
 	json  bool
 	level slog.Leveler // set once
 
-	mu  sync.Mutex
-	w   io.Writer
-	buf []byte
+	mu    sync.Mutex
+	w     io.Writer
+	buf   []byte    // lines that wait
+	wrote time.Time // the last time
+	timer *time.Timer
+	armed bool // timer writes what waits
 }
+
+// A proxy at its limit has a line for every connection, and each write costs more than the line (see netns, rawcall).
+const (
+	logTogether = 10 * time.Millisecond
+	logMost     = 32 << 10 // bytes that may wait
+)
 
 // NewAccessLog writes to w in format "json" or, for anything else, "text". It logs from level info on.
 func NewAccessLog(w io.Writer, format string) *AccessLog {
@@ -66,12 +76,46 @@ func (a *AccessLog) write(level slog.Level, message string, r *Record) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	l := line{buf: a.buf[:0], json: a.json}
+	l := line{buf: a.buf, json: a.json}
 	l.begin(now, levelName(level), message)
 	l.record(message, now, r)
 	l.end()
 	a.buf = l.buf
-	_, _ = a.w.Write(l.buf)
+	a.wrap(time.Now())
+}
+
+// wrap sees to it that what waits is written. a.mu is held.
+func (a *AccessLog) wrap(now time.Time) {
+	switch since := now.Sub(a.wrote); {
+	case len(a.buf) >= logMost || (!a.armed && since >= logTogether):
+		a.flush(now)
+	case a.armed:
+	case a.timer == nil:
+		a.armed, a.timer = true, time.AfterFunc(logTogether-since, a.Flush)
+	default:
+		a.armed = true
+		a.timer.Reset(logTogether - since)
+	}
+}
+
+// Flush writes what waits.
+func (a *AccessLog) Flush() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.armed = false
+	a.flush(time.Now())
+}
+
+// flush does so. a.mu is held.
+func (a *AccessLog) flush(now time.Time) {
+	a.wrote = now
+	if len(a.buf) == 0 {
+		return
+	}
+	_, _ = a.w.Write(a.buf)
+	if a.buf = a.buf[:0]; cap(a.buf) > 2*logMost {
+		a.buf = nil
+	}
 }
 
 func levelName(l slog.Level) string {

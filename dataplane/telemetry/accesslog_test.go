@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -81,6 +82,7 @@ func TestAccessLogGolden(t *testing.T) {
 			failed.Err = errors.New("connection reset")
 			l.Complete(failed)
 			l.Failed(plainInbound())
+			l.Flush()
 			golden(t, "access."+format, b.String())
 		})
 	}
@@ -91,6 +93,7 @@ func TestParseRecordReadsWhatIsLogged(t *testing.T) {
 	l := NewAccessLog(&b, "json")
 	l.Complete(outbound())
 	l.Failed(plainInbound())
+	l.Flush()
 	lines := bytes.Split(bytes.TrimSpace(b.Bytes()), []byte("\n"))
 	logged := cmp.Options{addrs, cmpopts.IgnoreUnexported(Record{}), cmpopts.IgnoreFields(Record{}, "Err", "ServiceNamespace", "ServiceName"),
 		cmpopts.IgnoreFields(Peer{}, "Workload", "CanonicalName", "CanonicalRevision", "Region", "Zone")}
@@ -172,12 +175,13 @@ func TestLevels(t *testing.T) {
 	}
 }
 
-// wholeLines fails if a write is not one line.
-type wholeLines struct{ bad, n int }
+// wholeLines counts lines, and writes that are not of whole ones.
+type wholeLines struct{ bad, lines, writes int }
 
 func (w *wholeLines) Write(p []byte) (int, error) {
-	w.n++
-	if len(p) == 0 || bytes.IndexByte(p, '\n') != len(p)-1 {
+	w.writes++
+	w.lines += bytes.Count(p, []byte("\n"))
+	if !bytes.HasSuffix(p, []byte("\n")) {
 		w.bad++
 	}
 	return len(p), nil
@@ -195,9 +199,48 @@ func TestConcurrentLines(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if w.bad > 0 || w.n != 800 {
-		t.Errorf("%d writes, %d of them not one line", w.n, w.bad)
+	l.Flush()
+	if w.bad > 0 || w.lines != 800 {
+		t.Errorf("%d lines, %d writes not of whole ones", w.lines, w.bad)
 	}
+}
+
+// TestLinesTogether: a line that comes alone is written at once, those that come soon after one another together, and nothing waits
+// for longer than that.
+func TestLinesTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var w wholeLines
+		l := NewAccessLog(&w, "json")
+		written := func(when string, lines, writes int) {
+			t.Helper()
+			synctest.Wait()
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if w.lines != lines || w.writes != writes {
+				t.Errorf("%s: %d lines in %d writes, want %d in %d", when, w.lines, w.writes, lines, writes)
+			}
+		}
+		for n := range 3 {
+			l.Complete(outbound())
+			written("at once", n+1, n+1)
+			time.Sleep(logTogether)
+		}
+		for range 3 {
+			l.Complete(outbound())
+		}
+		written("a moment later", 4, 4)
+		time.Sleep(logTogether)
+		written("then", 6, 5)
+		l.Complete(outbound())
+		l.Flush()
+		written("flushed", 7, 6)
+		for w.writes == 6 {
+			l.Complete(outbound())
+		}
+		if w.lines < logMost/1000 {
+			t.Errorf("a burst: written after %d lines", w.lines)
+		}
+	})
 }
 
 func TestTrail(t *testing.T) {
@@ -215,6 +258,7 @@ func FuzzParseRecord(f *testing.F) {
 	l := NewAccessLog(&b, "json")
 	l.Complete(outbound())
 	l.Failed(plainInbound())
+	l.Flush()
 	for line := range bytes.Lines(b.Bytes()) {
 		f.Add(line)
 	}

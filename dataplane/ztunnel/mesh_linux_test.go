@@ -283,7 +283,9 @@ type entries struct {
 func (e *entries) Write(p []byte) (int, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.lines = append(e.lines, bytes.Clone(p))
+	for line := range bytes.Lines(p) {
+		e.lines = append(e.lines, bytes.Clone(line))
+	}
 	return len(p), nil
 }
 

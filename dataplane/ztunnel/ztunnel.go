@@ -124,6 +124,7 @@ func (z *Ztunnel) candidate(w zds.Workload, ns *netns.NS) candidate {
 // Run serves until ctx ends, somebody asks it to quit, or a part of it fails. Then it drains: no new connections, those
 // that exist may go on until the deadline, and what is left is cut. It returns when all is gone.
 func (z *Ztunnel) Run(ctx context.Context) error {
+	defer z.access.Flush()
 	own, err := netns.Current()
 	if err != nil {
 		return err
