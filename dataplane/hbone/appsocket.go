@@ -64,7 +64,18 @@ func (a *appSocket) control(use func(fd int)) {
 }
 
 func (a *appSocket) closeWrite() {
-	a.control(func(fd int) { _ = syscall.Shutdown(fd, syscall.SHUT_WR) })
+	a.control(func(fd int) { rawShutdown(fd, syscall.SHUT_WR) })
+}
+
+// finish closes a connection whose both directions have come to their end.
+func (a *appSocket) finish() {
+	if a.polled == nil {
+		a.close(false)
+		return
+	}
+	a.control(func(fd int) { rawShutdown(fd, syscall.SHUT_RDWR) })
+	closing.add(a.polled)
+	a.polled = nil
 }
 
 // close ends the connection, by a reset if told to.

@@ -46,7 +46,11 @@ func (s *stream) end() relay.Result {
 	s.mu.Lock()
 	cause, abort := s.err, s.abort
 	r := relay.Result{BytesUp: s.bytesOut, BytesDown: s.bytesIn, Reset: cause != nil}
-	s.app.close(abort)
+	if cause == nil {
+		s.app.finish()
+	} else {
+		s.app.close(abort)
+	}
 	s.mu.Unlock()
 	s.c.forget(s)
 	peerSide := relay.Upstream

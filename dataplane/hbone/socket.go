@@ -67,7 +67,8 @@ func (w *writer) step(fd uintptr) bool {
 }
 
 // rawCall is a system call on a non-blocking socket. As it cannot wait, the scheduler is not told (which costs more
-// than a call on a small buffer, and lets another thread take the processor during one on a large buffer).
+// than a call on a small buffer, lets another thread take the processor during one on a large buffer, and wakes the runtime's
+// monitor thread if the process was idle a moment ago).
 func rawCall(trap, fd uintptr, b []byte, flags uintptr) (int, syscall.Errno) {
 	n, _, err := syscall.RawSyscall6(trap, fd, uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), flags, 0, 0)
 	return int(n), err
