@@ -4,9 +4,12 @@ package capture
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
-	"net"
 	"net/netip"
+	"os"
+	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -17,49 +20,55 @@ const originalDst = 80
 // OriginalDestination is where the client of a redirected connection wanted to go, by the kernel's connection tracking. An
 // IPv4 connection that came in through an IPv6 socket yields an IPv4 address. A connection that was not redirected yields
 // the address it came to; one that is not tracked is an error.
-func OriginalDestination(c *net.TCPConn) (netip.AddrPort, error) {
-	local, ok := c.LocalAddr().(*net.TCPAddr)
-	if !ok {
-		return netip.AddrPort{}, fmt.Errorf("read original destination: connection has no TCP address")
-	}
-	v4 := local.AddrPort().Addr().Unmap().Is4()
+func OriginalDestination(c syscall.Conn) (netip.AddrPort, error) {
+	var dst netip.AddrPort
 	rc, err := c.SyscallConn()
+	if err == nil {
+		ctlErr := rc.Control(func(fd uintptr) { dst, err = originalDestination(fd) })
+		err = errors.Join(ctlErr, err)
+	}
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("read original destination: %w", err)
-	}
-	var dst netip.AddrPort
-	ctlErr := rc.Control(func(fd uintptr) {
-		if v4 {
-			dst, err = originalDstV4(int(fd))
-		} else {
-			dst, err = originalDstV6(int(fd))
-		}
-	})
-	if ctlErr != nil {
-		err = ctlErr
-	}
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("read original destination of %s: %w", c.RemoteAddr(), err)
 	}
 	return dst, nil
 }
 
-func originalDstV4(fd int) (netip.AddrPort, error) {
-	// The call fills in 16 bytes of struct sockaddr_in; this wrapper is one that offers a buffer large enough.
-	b, err := unix.GetsockoptIPv6Mreq(fd, unix.SOL_IP, originalDst)
-	if err != nil {
-		return netip.AddrPort{}, err
+func originalDestination(fd uintptr) (netip.AddrPort, error) {
+	var local unix.RawSockaddrInet6
+	size := uint32(unsafe.Sizeof(local))
+	_, _, errno := syscall.RawSyscall(unix.SYS_GETSOCKNAME, fd, uintptr(unsafe.Pointer(&local)), uintptr(unsafe.Pointer(&size)))
+	if errno != 0 {
+		return netip.AddrPort{}, os.NewSyscallError("getsockname", errno)
 	}
-	raw := b.Multiaddr
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(raw[4:8])), binary.BigEndian.Uint16(raw[2:4])), nil
+	if local.Family == unix.AF_INET6 && !netip.AddrFrom16(local.Addr).Is4In6() {
+		return originalDstV6(fd)
+	}
+	return originalDstV4(fd)
 }
 
-func originalDstV6(fd int) (netip.AddrPort, error) {
-	b, err := unix.GetsockoptIPv6MTUInfo(fd, unix.SOL_IPV6, originalDst) // begins with a struct sockaddr_in6
-	if err != nil {
-		return netip.AddrPort{}, err
+func originalDstV4(fd uintptr) (netip.AddrPort, error) {
+	var raw unix.RawSockaddrInet4
+	err := getsockopt(fd, unix.SOL_IP, unsafe.Pointer(&raw), unix.SizeofSockaddrInet4)
+	return netip.AddrPortFrom(netip.AddrFrom4(raw.Addr), hostOrder(raw.Port)), err
+}
+
+func originalDstV6(fd uintptr) (netip.AddrPort, error) {
+	var raw unix.RawSockaddrInet6
+	err := getsockopt(fd, unix.SOL_IPV6, unsafe.Pointer(&raw), unix.SizeofSockaddrInet6)
+	return netip.AddrPortFrom(netip.AddrFrom16(raw.Addr), hostOrder(raw.Port)), err
+}
+
+// getsockopt asks for the original destination. As that cannot wait, the scheduler is not told, which costs more.
+func getsockopt(fd uintptr, level int, into unsafe.Pointer, size uint32) error {
+	_, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, fd, uintptr(level), originalDst, uintptr(into), uintptr(unsafe.Pointer(&size)), 0)
+	if errno != 0 {
+		return os.NewSyscallError("getsockopt SO_ORIGINAL_DST", errno)
 	}
-	var port [2]byte
-	binary.NativeEndian.PutUint16(port[:], b.Addr.Port)
-	return netip.AddrPortFrom(netip.AddrFrom16(b.Addr.Addr), binary.BigEndian.Uint16(port[:])), nil
+	return nil
+}
+
+func hostOrder(port uint16) uint16 {
+	var b [2]byte
+	binary.NativeEndian.PutUint16(b[:], port)
+	return binary.BigEndian.Uint16(b[:])
 }

@@ -21,6 +21,7 @@ type NS struct {
 	f     *os.File // set once
 	dev   uint64   // set once
 	inode uint64   // set once
+	file  string   // set once: the name of files that are sockets in it
 }
 
 // Open opens the namespace at path, such as /proc/<pid>/ns/net or a file that one is bind-mounted on.
@@ -53,7 +54,8 @@ func FromFD(fd int) (*NS, error) {
 		unix.Close(fd)
 		return nil, fmt.Errorf("stat namespace descriptor %d: %w", fd, err)
 	}
-	return &NS{f: os.NewFile(uintptr(fd), fmt.Sprintf("net:[%d]", st.Ino)), dev: st.Dev, inode: st.Ino}, nil
+	name := fmt.Sprintf("net:[%d]", st.Ino)
+	return &NS{f: os.NewFile(uintptr(fd), name), dev: st.Dev, inode: st.Ino, file: "socket in " + name}, nil
 }
 
 // Current opens the namespace of the calling thread: inside Do, the one that Do entered.
@@ -134,8 +136,6 @@ func (n *NS) withFD(use func(fd int) error) error {
 	}
 	return inner
 }
-
-func setns(fd int) error { return unix.Setns(fd, unix.CLONE_NEWNET) }
 
 // home is the namespace of every thread that is not locked: opened once, as a proxy makes a socket for every connection.
 var home homeNS

@@ -18,19 +18,20 @@ import (
 
 var errNoAddress = errors.New("not an address")
 
-// socket makes a non-blocking socket for addr's family in the namespace; the file is in the poller.
-func (n *NS) socket(ctx context.Context, kind int, addr netip.AddrPort, o SocketOptions) (*os.File, error) {
+// socket makes a non-blocking socket for addr's family in the namespace.
+func (n *NS) socket(ctx context.Context, kind int, addr netip.AddrPort, o SocketOptions) (fd int, err error) {
 	if err := ctx.Err(); err != nil {
-		return nil, err
+		return -1, err
 	}
 	if !addr.IsValid() {
-		return nil, errNoAddress
+		return -1, errNoAddress
 	}
-	family, fd := unix.AF_INET6, -1
+	fd = -1
+	family := unix.AF_INET6
 	if addr.Addr().Is4() {
 		family = unix.AF_INET
 	}
-	err := n.Do(func() (err error) {
+	err = n.Do(func() (err error) {
 		fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
 		return os.NewSyscallError("socket", err)
 	})
@@ -41,10 +42,13 @@ func (n *NS) socket(ctx context.Context, kind int, addr netip.AddrPort, o Socket
 		if fd >= 0 {
 			unix.Close(fd)
 		}
-		return nil, err
+		return -1, err
 	}
-	return os.NewFile(uintptr(fd), "socket in "+n.String()), nil
+	return fd, nil
 }
+
+// newFile gives a socket to the poller, and to its caller a file that owns it.
+func (n *NS) newFile(fd int) *os.File { return os.NewFile(uintptr(fd), n.file) }
 
 // option is one integer socket option.
 type option struct {
@@ -57,6 +61,7 @@ func (o SocketOptions) set(fd, family, kind int, addr netip.Addr) error {
 	v4, v6 := family == unix.AF_INET, family == unix.AF_INET6
 	dual := v6 && addr.IsUnspecified()
 	stream := kind == unix.SOCK_STREAM
+	freebind := o.Freebind && !o.Transparent // which allows the same
 	for _, s := range []option{
 		{v6, "IPV6_V6ONLY", unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, boolInt(!dual)},
 		{stream, "SO_REUSEADDR", unix.SOL_SOCKET, unix.SO_REUSEADDR, 1},
@@ -64,8 +69,8 @@ func (o SocketOptions) set(fd, family, kind int, addr netip.Addr) error {
 		{o.Mark != 0, "SO_MARK", unix.SOL_SOCKET, unix.SO_MARK, int(o.Mark)},
 		{o.Transparent && (v4 || dual), "IP_TRANSPARENT", unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1},
 		{o.Transparent && v6, "IPV6_TRANSPARENT", unix.IPPROTO_IPV6, unix.IPV6_TRANSPARENT, 1},
-		{o.Freebind && v4, "IP_FREEBIND", unix.IPPROTO_IP, unix.IP_FREEBIND, 1},
-		{o.Freebind && v6, "IPV6_FREEBIND", unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1},
+		{freebind && v4, "IP_FREEBIND", unix.IPPROTO_IP, unix.IP_FREEBIND, 1},
+		{freebind && v6, "IPV6_FREEBIND", unix.IPPROTO_IPV6, unix.IPV6_FREEBIND, 1},
 		{o.BindAddrNoPort, "IP_BIND_ADDRESS_NO_PORT", unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1},
 	} {
 		if err := s.apply(fd); err != nil {
@@ -79,7 +84,7 @@ func (s option) apply(fd int) error {
 	if !s.on {
 		return nil
 	}
-	if err := unix.SetsockoptInt(fd, s.level, s.id, s.value); err != nil {
+	if err := setsockoptInt(fd, s.level, s.id, s.value); err != nil {
 		return fmt.Errorf("setsockopt %s: %w", s.name, err)
 	}
 	return nil
@@ -92,59 +97,48 @@ func boolInt(b bool) int {
 	return 0
 }
 
-// connect waits in the poller until the connection stands, is refused, or ctx ends.
-func (n *NS) connect(ctx context.Context, f *os.File, addr netip.AddrPort) error {
-	sa, err := n.sockaddr(addr)
-	if err != nil {
-		return addressError("connect to", n, addr, err)
+// connect connects the socket, for as long as ctx allows, and returns it in the poller. An application in its pod is connected to at
+// once, and the poller hears of no socket that is not connected yet.
+func (n *NS) connect(ctx context.Context, fd int, to *sockaddr) (*os.File, error) {
+	err := to.connect(fd)
+	if pending(err) {
+		err = to.connect(fd) // on the same host it has finished already
 	}
-	rc, err := f.SyscallConn()
-	if err != nil {
-		return addressError("connect to", n, addr, err)
-	}
-	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })
-	started := false
-	var result error
-	err = rc.Write(func(fd uintptr) bool {
-		if !started {
-			started = true
-			result = unix.Connect(int(fd), sa)
-			// Interrupted means the same as in progress: the kernel goes on connecting.
-			if !errors.Is(result, unix.EINPROGRESS) && !errors.Is(result, unix.EINTR) {
-				return true
-			}
-			// On the same host, as to an application in its pod, it has finished already.
-		}
-		var done bool
-		done, result = connected(int(fd))
-		return done
-	})
-	if !stop() { // a connection that stands all the same has the deadline
-		return addressError("connect to", n, addr, ctx.Err())
-	}
-	if err == nil {
-		err = os.NewSyscallError("connect", result)
+	f := n.newFile(fd)
+	if pending(err) {
+		err = awaitConnect(ctx, f, to)
 	}
 	if err != nil {
-		return addressError("connect to", n, addr, err)
+		f.Close()
+		return nil, err
 	}
-	return nil
+	return f, nil
 }
 
-// connected tells a finished connect from a wake-up that came for another reason.
-func connected(fd int) (done bool, err error) {
-	code, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
+// pending tells a connect that goes on. One that was interrupted does.
+func pending(err error) bool {
+	return errors.Is(err, unix.EINPROGRESS) || errors.Is(err, unix.EALREADY) || errors.Is(err, unix.EINTR)
+}
+
+// awaitConnect waits in the poller until the connection stands, is refused, or ctx ends.
+func awaitConnect(ctx context.Context, f *os.File, to *sockaddr) error {
+	rc, err := f.SyscallConn()
 	if err != nil {
-		return true, err
+		return err
 	}
-	if code != 0 {
-		return true, unix.Errno(code)
+	stop := context.AfterFunc(ctx, func() { _ = f.SetWriteDeadline(time.Unix(1, 0)) })
+	var result error
+	err = rc.Write(func(fd uintptr) bool {
+		result = to.connect(int(fd))
+		return !pending(result)
+	})
+	if !stop() { // a connection that stands all the same has the deadline
+		return ctx.Err()
 	}
-	_, err = unix.Getpeername(fd)
-	if errors.Is(err, unix.ENOTCONN) {
-		return false, nil
+	if err != nil {
+		return err
 	}
-	return true, err
+	return result
 }
 
 // sockaddr translates addr; a zone that is a name is looked up in the namespace.

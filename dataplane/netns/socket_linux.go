@@ -111,7 +111,7 @@ func (o SocketOptions) setListener(fd int, addr netip.AddrPort) error {
 	if err := o.set(fd, family, unix.SOCK_STREAM, addr.Addr()); err != nil {
 		return err
 	}
-	return o.setLiveness(fd)
+	return o.setConn(fd)
 }
 
 // setLiveness has the kernel look whether the peer is there.
@@ -140,30 +140,31 @@ func (n *NS) DialTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) 
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() // net.FileConn works on a duplicate
-	c, err := net.FileConn(f)
+	c, err := o.AsTCP(f)
 	if err != nil {
 		return nil, addressError("connect to", n, addr, err)
 	}
-	tc := c.(*net.TCPConn)
-	if err := o.tune(tc); err != nil {
-		c.Close()
-		return nil, addressError("connect to", n, addr, err)
-	}
-	return tc, nil
+	return c, nil
 }
 
 // DialFile is DialTCP with half as many system calls, for who needs the socket alone.
 func (n *NS) DialFile(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*os.File, error) {
 	addr = unmap(addr)
-	f, err := n.dialSocket(ctx, addr, o)
+	fd, err := n.dialSocket(ctx, addr, o)
 	if err != nil {
 		return nil, err
 	}
-	if err = n.connect(ctx, f, addr); err == nil {
-		err = control(f, o.setConn)
-	}
+	sa, err := n.sockaddr(addr)
 	if err != nil {
+		unix.Close(fd)
+		return nil, addressError("connect to", n, addr, err)
+	}
+	to := encode(sa)
+	f, err := n.connect(ctx, fd, &to)
+	if err != nil {
+		return nil, addressError("connect to", n, addr, err)
+	}
+	if err := control(f, o.setConn); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -178,40 +179,31 @@ func (o SocketOptions) setConn(fd int) error {
 	return o.setLiveness(fd)
 }
 
-// Local is the address that a socket of DialFile is bound to.
+// Local is the address that a connection's socket is bound to.
 func Local(f *os.File) netip.AddrPort {
-	var addr netip.AddrPort
-	_ = control(f, func(fd int) error {
-		sa, err := unix.Getsockname(fd)
-		switch sa := sa.(type) {
-		case *unix.SockaddrInet4:
-			addr = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port))
-		case *unix.SockaddrInet6:
-			addr = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port))
-		}
-		return err
-	})
-	return addr
+	var raw unix.RawSockaddrInet6
+	if control(f, func(fd int) error { return getsockname(fd, &raw) }) != nil {
+		return netip.AddrPort{}
+	}
+	return decode(&raw)
 }
 
 // dialSocket makes the socket that DialTCP connects, bound to its source.
-func (n *NS) dialSocket(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*os.File, error) {
+func (n *NS) dialSocket(ctx context.Context, addr netip.AddrPort, o SocketOptions) (fd int, err error) {
 	src := unmap(o.Source)
 	if !src.IsValid() || (src.Addr().IsUnspecified() && src.Port() == 0) {
-		f, err := n.socket(ctx, unix.SOCK_STREAM, addr, o)
-		if err != nil {
-			return nil, addressError("connect to", n, addr, err)
+		if fd, err = n.socket(ctx, unix.SOCK_STREAM, addr, o); err != nil {
+			return -1, addressError("connect to", n, addr, err)
 		}
-		return f, nil
+		return fd, nil
 	}
 	if src.Addr().Is4() != addr.Addr().Is4() {
-		return nil, fmt.Errorf("connect to %s in %s: source %s is of the other address family", addr, n, src.Addr())
+		return -1, fmt.Errorf("connect to %s in %s: source %s is of the other address family", addr, n, src.Addr())
 	}
-	f, err := n.bound(ctx, "bind source", unix.SOCK_STREAM, src, o)
-	if err != nil {
-		return nil, fmt.Errorf("connect to %s: %w", addr, err)
+	if fd, err = n.bound(ctx, "bind source", unix.SOCK_STREAM, src, o); err != nil {
+		return -1, fmt.Errorf("connect to %s: %w", addr, err)
 	}
-	return f, nil
+	return fd, nil
 }
 
 // tune sets again what package net has set over.
@@ -224,21 +216,21 @@ func (o SocketOptions) tune(c *net.TCPConn) error {
 }
 
 // bound makes a socket and binds it to addr; op names the caller's purpose in errors.
-func (n *NS) bound(ctx context.Context, op string, kind int, addr netip.AddrPort, o SocketOptions) (*os.File, error) {
+func (n *NS) bound(ctx context.Context, op string, kind int, addr netip.AddrPort, o SocketOptions) (fd int, err error) {
 	addr = unmap(addr)
-	f, err := n.socket(ctx, kind, addr, o)
-	if err != nil {
-		return nil, addressError(op, n, addr, err)
+	if fd, err = n.socket(ctx, kind, addr, o); err != nil {
+		return -1, addressError(op, n, addr, err)
 	}
 	sa, err := n.sockaddr(addr)
 	if err == nil {
-		err = control(f, func(fd int) error { return os.NewSyscallError("bind", unix.Bind(fd, sa)) })
+		from := encode(sa)
+		err = from.bind(fd)
 	}
 	if err != nil {
-		f.Close()
-		return nil, addressError(op, n, addr, err)
+		unix.Close(fd)
+		return -1, addressError(op, n, addr, err)
 	}
-	return f, nil
+	return fd, nil
 }
 
 // addressError says what was tried, where and on which address; a taken port is named.

@@ -15,13 +15,14 @@ import (
 
 // ListenUDP binds a UDP socket to addr in the namespace; [::] as in ListenTCP. The caller closes it.
 func (n *NS) ListenUDP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.UDPConn, error) {
-	f, err := n.bound(ctx, "bind UDP", unix.SOCK_DGRAM, addr, o)
+	fd, err := n.bound(ctx, "bind UDP", unix.SOCK_DGRAM, addr, o)
 	if errors.Is(err, unix.EAFNOSUPPORT) && addr.Addr() == netip.IPv6Unspecified() {
 		return n.ListenUDP(ctx, netip.AddrPortFrom(netip.IPv4Unspecified(), addr.Port()), o)
 	}
 	if err != nil {
 		return nil, err
 	}
+	f := n.newFile(fd)
 	defer f.Close() // net.FilePacketConn works on a duplicate
 	if o.ReusePort {
 		if err := control(f, detachSteering); err != nil {
@@ -35,10 +36,11 @@ func (n *NS) ListenUDP(ctx context.Context, addr netip.AddrPort, o SocketOptions
 // Mark counts: the kernel chooses the source.
 func (n *NS) DialUDP(ctx context.Context, addr netip.AddrPort, o SocketOptions) (*net.UDPConn, error) {
 	addr = unmap(addr)
-	f, err := n.socket(ctx, unix.SOCK_DGRAM, addr, SocketOptions{Mark: o.Mark})
+	fd, err := n.socket(ctx, unix.SOCK_DGRAM, addr, SocketOptions{Mark: o.Mark})
 	if err != nil {
 		return nil, addressError("connect to", n, addr, err)
 	}
+	f := n.newFile(fd)
 	defer f.Close() // net.FilePacketConn works on a duplicate
 	sa, err := n.sockaddr(addr)
 	if err == nil {

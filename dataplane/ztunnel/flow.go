@@ -5,8 +5,10 @@ package ztunnel
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/catalog"
@@ -23,8 +25,14 @@ type flow struct {
 	rec  telemetry.Record
 	live live
 
-	client *net.TCPConn // that is refused by a reset; nil inside a tunnel, where a status says it
-	end    func()       // if set, called at the end
+	client client // that is refused by a reset, and closed at the end; nil inside a tunnel, where a status says it
+	end    func() // if set, called at the end
+}
+
+// client is a connection that was accepted: a *net.TCPConn or an *os.File.
+type client interface {
+	syscall.Conn
+	io.Closer
 }
 
 func (p *proxy) begin(d telemetry.Direction, src netip.AddrPort) *flow {
@@ -111,6 +119,9 @@ func (f *flow) over() {
 	if f.live.cut != nil {
 		f.live.cut(nil)
 	}
+	if f.client != nil {
+		_ = f.client.Close()
+	}
 	if f.end != nil {
 		f.end()
 	}
@@ -120,7 +131,7 @@ func (f *flow) over() {
 // there was nothing to send (istio/ztunnel#1483).
 func (f *flow) refuse() {
 	if f.client != nil {
-		_ = f.client.SetLinger(0) // fails only on one that the client has closed
+		netns.ResetOnClose(f.client)
 	}
 }
 

@@ -73,7 +73,7 @@ func (p *proxy) openNamesAt(ctx context.Context, at netip.AddrPort) error {
 	if err != nil {
 		return err
 	}
-	p.lanes = append(p.lanes, lane{l, p.spawn(func(ctx context.Context, c *net.TCPConn, over func()) {
+	p.lanes = append(p.lanes, lane{l: l, serve: p.spawn(func(ctx context.Context, c *net.TCPConn, over func()) {
 		p.serveNames(ctx, c)
 		over()
 	})})

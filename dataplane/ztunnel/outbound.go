@@ -8,6 +8,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -16,13 +17,14 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/hbone"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
+	"github.com/ambientlab/ambientlab/dataplane/netns"
 	"github.com/ambientlab/ambientlab/dataplane/relay"
 	"github.com/ambientlab/ambientlab/dataplane/telemetry"
 )
 
 // serveOutbound carries one connection that the pod opened, by the tree of A1.4.
-func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn, over func()) {
-	f := p.begin(telemetry.Outbound, remoteOf(c))
+func (p *proxy) serveOutbound(ctx context.Context, c *os.File, client netip.AddrPort, over func()) {
+	f := p.begin(telemetry.Outbound, client)
 	f.client, f.end = c, over
 	dst, err := capture.OriginalDestination(c)
 	if err != nil {
@@ -30,7 +32,7 @@ func (p *proxy) serveOutbound(ctx context.Context, c *net.TCPConn, over func()) 
 		return
 	}
 	f.rec.Dst.Addr = dst
-	if outboundSelfCall(dst, localOf(c)) {
+	if mesh.IllegalPort(dst.Port()) && outboundSelfCall(dst, unmap(netns.Local(c))) {
 		f.fail(telemetry.FlagConnect, errSelfCall)
 		return
 	}
@@ -67,7 +69,7 @@ func outboundSelfCall(dst, local netip.AddrPort) bool {
 }
 
 // outboundTunnel asks the destination's proxy for a tunnel. Nothing is read from c before it has said 200.
-func (p *proxy) outboundTunnel(ctx context.Context, c *net.TCPConn, f *flow, self *mesh.Workload, up catalog.Upstream) {
+func (p *proxy) outboundTunnel(ctx context.Context, c *os.File, f *flow, self *mesh.Workload, up catalog.Upstream) {
 	host := ""
 	if up.Service != nil {
 		host = up.Service.Hostname
@@ -97,6 +99,7 @@ func (p *proxy) outboundTunnel(ctx context.Context, c *net.TCPConn, f *flow, sel
 	if err := p.checkRevoked(stream.TLS()); err != nil { // since the handshake
 		f.live.cut(err)
 	}
+	f.client = nil // the tunnel closes it
 	f.carry(ctx, stream.Bytes, func(done func(relay.Result)) { stream.RelayThen(ctx, c, done) })
 }
 
@@ -113,8 +116,14 @@ func (p *proxy) poolKey(self *mesh.Workload, src netip.Addr, up catalog.Upstream
 }
 
 // outboundPlain connects from the pod's own address: to a workload without a proxy, or outside the mesh.
-func (p *proxy) outboundPlain(ctx context.Context, c *net.TCPConn, f *flow, up catalog.Upstream) {
+func (p *proxy) outboundPlain(ctx context.Context, file *os.File, f *flow, up catalog.Upstream) {
 	f.rec.Dst.Addr = up.Addr
+	c, err := p.dialOptions().AsTCP(file) // as the kernel copies between those
+	if err != nil {
+		_ = f.reject(ctx, telemetry.FlagConnect, err)
+		return
+	}
+	f.client = c
 	dial, cancel := context.WithTimeout(ctx, p.cfg.Time.Connect)
 	to, err := p.ns.DialTCP(dial, up.Addr, p.dialOptions())
 	cancel()

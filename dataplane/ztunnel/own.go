@@ -32,7 +32,7 @@ func (z *Ztunnel) startOwn(stop, base context.Context, g *errgroup.Group, own *n
 	}
 	p := newProxy(&z.shared, Info{Name: pod.Name, Namespace: pod.Namespace, ServiceAccount: pod.ServiceAccount}, ns)
 	p.own = true
-	if err := p.open(stop, mesh.PortHBONE, p.startHBONE); err != nil {
+	if err := p.open(stop, mesh.PortHBONE, lane{serve: p.startHBONE}); err != nil {
 		ns.Close()
 		return err
 	}

@@ -4,7 +4,6 @@ package ztunnel
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -94,10 +93,14 @@ func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy,
 	p := newProxy(s, info, ns)
 	p.portTries = sync.OnceValue(p.sourcePortTries)
 	for _, l := range []struct {
-		port  uint16
-		serve func(context.Context, *net.TCPConn)
-	}{{mesh.PortOutbound, p.spawn(p.serveOutbound)}, {mesh.PortPlaintext, p.spawn(p.servePlaintext)}, {mesh.PortHBONE, p.startHBONE}} {
-		if err := p.open(ctx, l.port, l.serve); err != nil {
+		port uint16
+		lane lane
+	}{
+		{mesh.PortOutbound, lane{serveFile: p.startOutbound}},
+		{mesh.PortPlaintext, lane{serve: p.spawn(p.servePlaintext)}},
+		{mesh.PortHBONE, lane{serve: p.startHBONE}},
+	} {
+		if err := p.open(ctx, l.port, l.lane); err != nil {
 			p.closeListeners()
 			return nil, err
 		}
@@ -109,27 +112,24 @@ func openProxy(ctx context.Context, s *shared, info Info, ns *netns.NS) (*proxy,
 	return p, nil
 }
 
-func (p *proxy) open(ctx context.Context, port uint16, serve func(context.Context, *net.TCPConn)) error {
-	l, err := p.ns.ListenTCP(ctx, netip.AddrPortFrom(p.wildcard(), port), p.listenOptions())
-	if err != nil {
+func (p *proxy) open(ctx context.Context, port uint16, as lane) (err error) {
+	if as.l, err = p.ns.ListenTCP(ctx, netip.AddrPortFrom(p.wildcard(), port), p.listenOptions()); err != nil {
 		return err
 	}
-	p.lanes = append(p.lanes, lane{l, serve})
-	return nil
+	if as.serveFile != nil {
+		as.files, err = netns.NewAcceptor(as.l)
+	}
+	p.lanes = append(p.lanes, as)
+	return err
 }
 
 // closeListeners undoes a start that failed.
 func (p *proxy) closeListeners() {
 	for _, l := range p.lanes {
+		l.wake()
 		l.l.Close()
 	}
 	p.names.close()
-}
-
-// lane is a listener and what starts to serve its connections, without blocking.
-type lane struct {
-	l     *net.TCPListener
-	serve func(ctx context.Context, c *net.TCPConn)
 }
 
 // spawn serves in a goroutine. The connection is closed, and run need not wait for it any more, once serve has called over.
@@ -141,6 +141,12 @@ func (p *proxy) spawn(serve func(ctx context.Context, c *net.TCPConn, over func(
 			p.conns.Done()
 		})
 	}
+}
+
+// startOutbound is spawn for serveOutbound, which closes the connection itself.
+func (p *proxy) startOutbound(ctx context.Context, c *os.File, client netip.AddrPort) {
+	p.conns.Add(1)
+	go p.serveOutbound(ctx, c, client, p.conns.Done)
 }
 
 func (p *proxy) wildcard() netip.Addr {
@@ -231,59 +237,6 @@ func (p *proxy) cutReason() error {
 		return errDrained
 	}
 	return errPodGone
-}
-
-// wakeLanes ends the accept loops. With grace their listeners stay open for the hand-over.
-func (p *proxy) wakeLanes() {
-	for _, l := range p.lanes {
-		if p.grace > 0 {
-			_ = l.l.SetDeadline(time.Unix(1, 0))
-		} else {
-			l.l.Close()
-		}
-	}
-	p.names.end(p.grace > 0)
-}
-
-// accept serves l's connections until the proxy ends, and then hands the listener over to a successor if there is time: half
-// of the grace, because connections are told to end only after that, and a handshake that hangs must not take all of it.
-func (p *proxy) accept(ctx context.Context, l lane) {
-	p.acceptUntilEnd(ctx, l)
-	if p.grace == 0 {
-		return
-	}
-	limit, cancel := context.WithTimeout(ctx, p.grace/2)
-	defer cancel()
-	err := netns.HandOver(limit, l.l, func(c *net.TCPConn) { l.serve(ctx, c) })
-	if err != nil {
-		p.log.Warn("listener not handed over cleanly", "listener", l.l.Addr(), "error", err)
-	}
-}
-
-// acceptUntilEnd returns once drain was called and its listener woken.
-func (p *proxy) acceptUntilEnd(ctx context.Context, l lane) {
-	var backoff time.Duration
-	for {
-		c, err := l.l.AcceptTCP()
-		if err == nil {
-			backoff = 0
-			l.serve(ctx, c)
-			continue
-		}
-		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
-			<-p.ended
-			return
-		}
-		// Out of descriptors or memory, most likely; connections that end will help.
-		backoff = min(max(2*backoff, 5*time.Millisecond), time.Second)
-		p.log.Warn("cannot accept a connection", "listener", l.l.Addr(), "error", err, "retry", backoff.String())
-		t := time.NewTimer(backoff)
-		select {
-		case <-t.C:
-		case <-p.ended:
-		}
-		t.Stop()
-	}
 }
 
 // refresh follows the catalog: the pod's certificate is wanted, and its live connections are judged by what policy says now.
