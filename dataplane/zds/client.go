@@ -62,7 +62,8 @@ func NewClient(cfg ClientConfig) *Client {
 }
 
 // Run connects, again and again, until ctx ends, then returns nil. An agent that is not there is waited for: the appearance
-// of its socket ends the wait, whatever failed before. Attempts that fail are further and further apart.
+// of its socket ends the wait, whatever failed before. Attempts that fail are further and further apart. The file system is
+// watched only while nobody talks: a machine has few inotify instances.
 func (c *Client) Run(ctx context.Context) error {
 	backoff := c.cfg.BackoffMin
 	for said := false; ctx.Err() == nil; {
@@ -72,6 +73,7 @@ func (c *Client) Run(ctx context.Context) error {
 		}
 		conn, err := c.dial(ctx)
 		if err == nil {
+			w.close()
 			worked, err := c.converse(ctx, conn)
 			if ctx.Err() == nil {
 				c.cfg.Log.Warn("conversation with the CNI agent ended", "socket", c.cfg.Path, "error", err)
@@ -80,6 +82,10 @@ func (c *Client) Run(ctx context.Context) error {
 			if worked {
 				backoff = c.cfg.BackoffMin
 			}
+			if worked && errors.Is(err, errHungUp) { // it may be back already
+				continue
+			}
+			w, _ = newWatch(c.cfg.Path)
 		} else if !said && ctx.Err() == nil {
 			c.cfg.Log.Warn("waiting for the CNI agent", "socket", c.cfg.Path, "error", err)
 			said = true
@@ -121,6 +127,8 @@ func (c *Client) pause(ctx context.Context, w *watch, most time.Duration) bool {
 // unwatched is how long an agent's socket that cannot be watched is left alone at most.
 const unwatched = time.Second
 
+var errHungUp = errors.New("the agent hung up")
+
 // converse holds one conversation, whose end is the error. It reports whether it came as far as the snapshot.
 func (c *Client) converse(ctx context.Context, conn *net.UnixConn) (worked bool, err error) {
 	defer conn.Close()
@@ -134,7 +142,7 @@ func (c *Client) converse(ctx context.Context, conn *net.UnixConn) (worked bool,
 		var req zdsapi.WorkloadRequest
 		fds, err := receive(conn, &req)
 		if errors.Is(err, io.EOF) {
-			return worked, errors.New("the agent hung up")
+			return worked, errHungUp
 		}
 		if err != nil {
 			return worked, fmt.Errorf("receive: %w", err)

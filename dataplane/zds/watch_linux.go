@@ -96,4 +96,8 @@ func (w *watch) concerns(events []byte) bool {
 	return false
 }
 
-func (w *watch) close() { w.f.Close() }
+func (w *watch) close() {
+	if w != nil {
+		w.f.Close()
+	}
+}
