@@ -33,6 +33,7 @@ func access() []runtime.Object {
 		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: controlRole}, Rules: controlRules()},
 		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: agentRole}, Rules: agentRules()},
 		&rbacv1.Role{ObjectMeta: named(controlRole), Rules: controlOwnRules()},
+		&rbacv1.Role{ObjectMeta: named(agentRole), Rules: agentOwnRules()},
 		&rbacv1.ClusterRoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: controlRole}, Subjects: []rbacv1.Subject{control},
 			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: controlRole},
@@ -44,6 +45,10 @@ func access() []runtime.Object {
 		&rbacv1.RoleBinding{
 			ObjectMeta: named(controlRole), Subjects: []rbacv1.Subject{control},
 			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: controlRole},
+		},
+		&rbacv1.RoleBinding{
+			ObjectMeta: named(agentRole), Subjects: []rbacv1.Subject{agent},
+			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "Role", Name: agentRole},
 		},
 	}
 }
@@ -93,4 +98,9 @@ func may(verbs, group, resources string, names ...string) rbacv1.PolicyRule {
 	return rbacv1.PolicyRule{
 		Verbs: strings.Fields(verbs), APIGroups: []string{group}, Resources: strings.Fields(resources), ResourceNames: names,
 	}
+}
+
+// agentOwnRules: the plugin gets a token of the same account that outlives the agent's pod.
+func agentOwnRules() []rbacv1.PolicyRule {
+	return []rbacv1.PolicyRule{may("create", "", "serviceaccounts/token", agentAccount)}
 }

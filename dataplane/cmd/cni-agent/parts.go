@@ -128,7 +128,7 @@ func (p *parts) installPlugin(o *options, cluster *kube.Cluster, s shared) error
 			Type: pluginName, Kubeconfig: filepath.Join(o.confDirOnHost, o.kubeconfigName), PluginSocket: o.pluginSocket, LogSocket: o.logSocket,
 			LogLevel: o.pluginLogLevel, ExcludeNamespaces: o.excluded(), AgentPods: o.podNamespace + "/" + o.daemonSet + "-",
 		},
-		Access: func() (install.Access, error) { return access(cluster) }, Installed: s.metrics.Installed, Readiness: s.ready, Log: s.log,
+		Access: (&pluginAccess{cluster: cluster, log: s.log}).read, Installed: s.metrics.Installed, Readiness: s.ready, Log: s.log,
 	})
 	if err != nil {
 		return err
@@ -139,16 +139,4 @@ func (p *parts) installPlugin(o *options, cluster *kube.Cluster, s shared) error
 		Name: "install", About: "the CNI plugin on this node", Value: func() any { return installer.Status() }, Index: true,
 	})
 	return nil
-}
-
-// access is the agent's own, for the plugin.
-func access(cluster *kube.Cluster) (install.Access, error) {
-	a, err := cluster.Access()
-	out := install.Access{Server: a.Server, CA: a.CA, Token: a.Token, Certificate: a.Certificate, Key: a.Key, Insecure: a.Insecure}
-	for _, f := range []string{a.TokenFile, a.CAFile} {
-		if f != "" {
-			out.Files = append(out.Files, f)
-		}
-	}
-	return out, err
 }
