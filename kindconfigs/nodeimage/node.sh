@@ -43,6 +43,7 @@ rm -f "$node"/usr/lib/sysctl.d/*.conf "$node/etc/sysctl.d/99-sysctl.conf" # syst
 # containerd, runc and the CNI plugins are Debian's; ocifit makes do with the capabilities that there are.
 ln -sf /usr/bin/containerd "$node/usr/local/bin/containerd"
 mv "$node/usr/lib/cni" "$node/opt/cni/bin"
+install -m 0755 "$work/bin/nodad" "$node/opt/cni/bin/nodad"
 install -D -m 0755 "$work/bin/ocifit" "$node/usr/local/sbin/runc"
 sed -i 's#registry.k8s.io/pause:[0-9.]*#registry.k8s.io/pause:'"$PAUSE_TAG"'#; s#restrict_oom_score_adj = false#restrict_oom_score_adj = true#
   /^\[proxy_plugins/,/^$/d' "$node/etc/containerd/config.toml"
@@ -55,9 +56,9 @@ rm -f "$units"/multi-user.target.wants/* "$node"/etc/systemd/system/*.wants/* "$
   "$units"/sockets.target.wants/*{udev,initctl}* "$units"/sysinit.target.wants/systemd-tmpfiles-setup.service
 echo ReadKMsg=no >>"$node/etc/systemd/journald.conf"
 for u in kubelet containerd undo-mount-hacks; do chroot "$node" systemctl enable $u.service; done
-chroot "$node" systemctl mask systemd-binfmt.service
-chroot "$node" ctr oci spec | jq '.hooks.createContainer += [{path: "/kind/bin/mount-product-files.sh"}] | del(.process.rlimits)' \
-  >"$node/etc/containerd/cri-base.json"
+chroot "$node" systemctl mask systemd-binfmt.service dbus.{service,socket} systemd-ask-password-{console,wall}.path # two inotify instances less, of which a machine has few
+# Without kind's hook that hides the host's product files: it starts a shell and five commands for each container.
+chroot "$node" ctr oci spec | jq 'del(.process.rlimits)' >"$node/etc/containerd/cri-base.json"
 
 container=ambientlab-node-build-$$
 trap 'docker rm -f $container >/dev/null 2>&1 || true; docker rmi "$image-base" >/dev/null 2>&1 || true' EXIT

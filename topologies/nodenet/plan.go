@@ -53,7 +53,10 @@ func NewPlan(c Config) (Plan, error) {
 	frontends, problems := c.frontends()
 	p := Plan{Routes: c.routes(frontends), Problems: problems}
 	if c.forwards() {
-		p.Settings = []Setting{{"net/ipv4/ip_forward", "1"}, {"net/ipv6/conf/all/forwarding", "1"}}
+		p.Settings = []Setting{
+			{"net/ipv4/ip_forward", "1"}, {"net/ipv6/conf/all/forwarding", "1"},
+			{"net/ipv6/conf/default/accept_dad", "0"}, // new pods ask for the node's end of their cable, which would not answer for up to two seconds
+		}
 	}
 	if c.forwards() || len(c.Cut) > 0 {
 		p.chains = c.chains(frontends)

@@ -107,7 +107,7 @@ func TestConflist(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := fmt.Sprint(c)
-	if want := "{0.4.0 [{ptp 1400 {[[{10.244.1.0/24}] [{fd00:10:244:1::/64}]] [{0.0.0.0/0} {::/0}]}} {portmap 0 {[] []}}]}"; got != want {
+	if want := "{0.4.0 [{nodad 0 {[] []}} {ptp 1400 {[[{10.244.1.0/24}] [{fd00:10:244:1::/64}]] [{0.0.0.0/0} {::/0}]}} {portmap 0 {[] []}}]}"; got != want {
 		t.Errorf("%s, want %s", got, want)
 	}
 }

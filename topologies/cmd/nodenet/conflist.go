@@ -18,8 +18,8 @@ import (
 
 type object = map[string]any
 
-// conflist is the CNI configuration of a node: a cable for each pod, an address of each of the node's pod subnets, and host
-// ports. Version 0.4.0 is read by every container runtime that there is.
+// conflist is the CNI configuration of a node: a cable for each pod, an address of each of the node's pod subnets, used at once
+// (kindconfigs/nodeimage/nodad), and host ports. Version 0.4.0 is read by every container runtime that there is.
 func conflist(subnets []netip.Prefix, mtu int) ([]byte, error) {
 	var ranges [][]object
 	var routes []object
@@ -35,6 +35,7 @@ func conflist(subnets []netip.Prefix, mtu int) ([]byte, error) {
 		"cniVersion": "0.4.0",
 		"name":       "nodenet",
 		"plugins": []object{
+			{"type": "nodad"},
 			{"type": "ptp", "ipMasq": false, "mtu": mtu, "ipam": object{
 				"type": "host-local", "dataDir": "/run/cni-ipam-state", "ranges": ranges, "routes": routes,
 			}},
