@@ -32,6 +32,9 @@ type ClusterOptions struct {
 	Image             string // of the nodes; "" leaves it to kind
 
 	UnsafeSysctls []string // that pods may ask for, beside those that Kubernetes calls safe
+
+	// Ephemeral is for a cluster that nobody needs after a crash of its machine: etcd does not wait for disks.
+	Ephemeral bool
 }
 
 var clusterFile = template.Must(template.New("cluster").Funcs(template.FuncMap{"quote": strconv.Quote, "join": join}).Parse(clusterTemplate))

@@ -76,6 +76,7 @@ func TestClusterWithEverything(t *testing.T) {
 	got, err := Cluster(ClusterOptions{
 		Name: "lab-1", Nodes: 2, IPFamily: topologies.Dual, KubeProxyMode: "none", DisableDefaultCNI: true, Image: "kindest/node:v1.34.4",
 		UnsafeSysctls:  []string{"net.ipv4.tcp_tw_reuse"},
+		Ephemeral:      true,
 		PodSubnets:     []netip.Prefix{netip.MustParsePrefix("10.1.0.0/16"), netip.MustParsePrefix("fd01::/56")},
 		ServiceSubnets: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16"), netip.MustParsePrefix("fd02::/112")},
 	})
@@ -96,6 +97,13 @@ kubeadmConfigPatches:
   kind: KubeletConfiguration
   allowedUnsafeSysctls:
   - net.ipv4.tcp_tw_reuse
+- |
+  apiVersion: kubeadm.k8s.io/v1beta3
+  kind: ClusterConfiguration
+  etcd:
+    local:
+      extraArgs:
+        unsafe-no-fsync: "true"
 nodes:
 - role: control-plane
   image: "kindest/node:v1.34.4"

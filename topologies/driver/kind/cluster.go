@@ -97,7 +97,7 @@ func create(ctx context.Context, t tools, dir record, s shape, say func(string))
 	}
 	config, err := shapes.Cluster(shapes.ClusterOptions{
 		APIServerPort: port, Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets, Image: s.Image, KubeProxyMode: string(s.KubeProxyMode),
-		UnsafeSysctls: []string{"net.ipv4.tcp_tw_reuse"}, // for pods that use a local port again at once
+		Ephemeral: true, UnsafeSysctls: []string{"net.ipv4.tcp_tw_reuse"}, // for pods that use a local port again at once
 	})
 	if err != nil {
 		return nil, err
