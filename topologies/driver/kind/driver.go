@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ambientlab/ambientlab/kindconfigs/image"
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/kube"
@@ -151,13 +153,13 @@ func claim(ctx context.Context, t tools, name, topology string) (record, *os.Fil
 // install puts the mesh and the topology into the cluster.
 func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOptions, img *image.Image) error {
 	c := d.cluster
-	if err := c.load(ctx, img); err != nil {
-		return err
-	}
 	if err := c.proxy(ctx, shapeOf(&spec.Clusters[0], c.Image).mode(), d.o.Progress); err != nil {
 		return err
 	}
-	if err := c.startOutside(ctx, spec.External); err != nil {
+	g, each := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.load(each, img) })
+	g.Go(func() error { return c.startOutside(each, spec.External) })
+	if err := g.Wait(); err != nil {
 		return err
 	}
 	d.Driver = kube.New(d.options(spec, img.Ref, c))

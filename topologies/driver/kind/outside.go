@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/ambientlab/ambientlab/topologies"
 )
 
@@ -18,16 +20,32 @@ const labelCluster = "dev.ambientlab.cluster"
 // startOutside starts the topology's external hosts: containers beside the nodes, on their network, with the addresses that the
 // topology gives them. Nodes have a route to each; what pods send there has their node's address, as with any cluster.
 func (c *cluster) startOutside(ctx context.Context, hosts []topologies.External) error {
-	for i := range hosts {
-		if err := c.startHost(ctx, &hosts[i]); err != nil {
-			return fmt.Errorf("start external host %s: %w", hosts[i].Name, err)
-		}
-	}
 	if len(hosts) == 0 {
 		return nil
 	}
-	if err := c.nameHosts(ctx, hosts); err != nil {
-		return fmt.Errorf("have the cluster's DNS know external hosts: %w", err)
+	g, each := errgroup.WithContext(ctx)
+	routes := make([]string, len(hosts))
+	for i := range hosts {
+		g.Go(func() (err error) {
+			if routes[i], err = c.startHost(each, &hosts[i]); err != nil {
+				err = fmt.Errorf("start external host %s: %w", hosts[i].Name, err)
+			}
+			return err
+		})
+	}
+	g.Go(func() error {
+		if err := c.nameHosts(each, hosts); err != nil {
+			return fmt.Errorf("have the cluster's DNS know external hosts: %w", err)
+		}
+		return nil
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	for _, node := range c.nodes {
+		if _, err := c.output(ctx, node, "sh", "-ec", strings.Join(routes, "")); err != nil {
+			return fmt.Errorf("route to external hosts: %w", err)
+		}
 	}
 	return nil
 }
@@ -66,7 +84,8 @@ func (c *cluster) nameHosts(ctx context.Context, hosts []topologies.External) er
 
 func (c *cluster) outsideName(host string) string { return c.name + "-external-" + host }
 
-func (c *cluster) startHost(ctx context.Context, h *topologies.External) error {
+// startHost returns the commands with which nodes find the host.
+func (c *cluster) startHost(ctx context.Context, h *topologies.External) (routes string, err error) {
 	name := c.outsideName(h.Name)
 	script := []string{"set -e"}
 	copied := func(program string) []string {
@@ -84,25 +103,21 @@ func (c *cluster) startHost(ctx context.Context, h *topologies.External) error {
 		{"start", name},
 	} {
 		if _, err := c.run(ctx, nil, append([]string{c.docker}, argv...)...); err != nil {
-			return err
+			return "", err
 		}
 	}
 	via, err := c.addresses(ctx, name)
 	if err != nil {
-		return err
+		return "", err
 	}
-	for _, node := range c.nodes {
-		for _, a := range h.Addresses {
-			hop := via[0]
-			if a.Is6() {
-				hop = via[1]
-			}
-			if _, err := c.output(ctx, node, "ip", "route", "replace", a.String(), "via", hop); err != nil {
-				return err
-			}
+	for _, a := range h.Addresses {
+		hop := via[0]
+		if a.Is6() {
+			hop = via[1]
 		}
+		routes += fmt.Sprintf("ip route replace %s via %s\n", a, hop)
 	}
-	return nil
+	return routes, nil
 }
 
 // addresses are a container's on the nodes' network, IPv4 and IPv6.
