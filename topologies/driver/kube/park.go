@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -30,7 +31,7 @@ const labelParked = prefixOwn + "parked"
 const annotationMade = prefixOwn + "made"
 
 // Park takes the lab down, but for its mesh and what of the topology is as it was made: Up of a topology of the same name on that
-// cluster takes it up again, with daemons that have what they are told then, and every other Up removes it first. Pods that stay
+// cluster takes it up again, with daemons that have what they are told then, and every other Up keeps what it can use. Pods that stay
 // are the processes that they were; so are the connections of daemons that stay. After an error what there is, is Down's to remove.
 func (d *Driver) Park(ctx context.Context) error {
 	d.mu.Lock()
@@ -176,12 +177,13 @@ type parked struct {
 	made string // its topology's digest
 }
 
-// takeUp makes a parked mesh this lab's own, or removes it if it was another topology's. Of the same topology changed it removes
-// what differs.
+// takeUp makes a parked mesh this lab's own, and what differs of the topology's goes: of another topology most.
 func (s *stand) takeUp(ctx context.Context, was parked, p *parts) error {
 	if was.name != s.name {
-		s.say("removing the mesh that lab " + was.name + " has left")
-		return s.sweep(ctx, was.name)
+		s.say("taking over the mesh that lab " + was.name + " has left")
+		if err := s.inherit(ctx, was.name); err != nil {
+			return err
+		}
 	}
 	made, err := s.made(p)
 	if err == nil && made != was.made {
@@ -191,6 +193,39 @@ func (s *stand) takeUp(ctx context.Context, was parked, p *parts) error {
 		return err
 	}
 	return s.mark(ctx, "null")
+}
+
+// inherit makes what another lab has left this one's, but for its nodes, and for its services, whose addresses cannot be changed.
+func (s *stand) inherit(ctx context.Context, of string) error {
+	kinds, err := s.api.kinds()
+	if err != nil {
+		return err
+	}
+	all, err := s.api.find(ctx, kinds, LabelLab+"="+of)
+	if err != nil {
+		return err
+	}
+	patch := []byte(`{"metadata":{"labels":{"` + LabelLab + `":"` + s.name + `"}}}`)
+	g, each := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	var services []*found
+	for _, o := range all {
+		switch {
+		case len(o.object.GetOwnerReferences()) > 0:
+			continue
+		case o.kind.Group == "" && (o.kind.Kind == "Service" || o.kind.Kind == "Endpoints") && o.object.GetNamespace() != systemNamespace:
+			services = append(services, o)
+			continue
+		}
+		g.Go(func() error {
+			_, err := o.at.Patch(each, o.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+			if unlessGone(err) != nil {
+				return fmt.Errorf("take over %s: %w", o.what, err)
+			}
+			return nil
+		})
+	}
+	return errors.Join(g.Wait(), s.end(ctx, services, withPods), s.leaveGuests(ctx, kinds, of), s.api.unlabel(ctx))
 }
 
 // renew replaces daemons that a parked mesh has and this lab would not: started otherwise, or started again since.
@@ -223,6 +258,9 @@ func (f *fleet) asInstalled(k key, p *corev1.Pod) bool {
 	template := &f.deploy.Spec.Template
 	if k.daemon != lab.DaemonControl {
 		template = &f.sets[k.daemon].Spec.Template
+	}
+	if !equality.Semantic.DeepEqual(p.Spec.NodeSelector, template.Spec.NodeSelector) { // another lab's, that its controller replaces
+		return false
 	}
 	want, has := template.Spec.Containers[0], p.Spec.Containers[0]
 	c := mainStatus(p)
