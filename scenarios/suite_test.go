@@ -62,12 +62,18 @@ func TestScenarios(t *testing.T) {
 		gomega.Expect(world.Close(ctx)).To(gomega.Succeed())
 		gomega.Expect(clusters.Close(ctx)).To(gomega.Succeed())
 	}, ginkgo.NodeTimeout(world.Budget.Down))
+	ginkgo.BeforeEach(func(ctx context.Context) {
+		gomega.Expect(world.Ready(ctx)).To(gomega.Succeed())
+	}, ginkgo.NodeTimeout(world.Budget.Up+world.Budget.Down))
 	ginkgo.AfterEach(world.CollectIfFailed, ginkgo.NodeTimeout(world.Budget.Spec))
 	ginkgo.ReportAfterSuite("results", func(r types.Report) {
 		gomega.Expect(world.WriteResults(r)).To(gomega.Succeed())
 	})
 
 	suite, reporter := ginkgo.GinkgoConfiguration()
+	if suite.ParallelTotal > 1 { // a machine has inotify instances for kind.DefaultMost
+		clusters.Most = max(1, kind.DefaultMost/suite.ParallelTotal)
+	}
 	if reporter.JUnitReport == "" {
 		reporter.JUnitReport = filepath.Join(out, "junit.xml")
 	}

@@ -16,7 +16,7 @@ var _ = Describe("DNS capture", func() {
 	// ztunnel#1360: rules of one version with a proxy of another. Rules that lead to a port where nobody listens leave the pod
 	// without DNS: that is what happens here too, said at once by the kernel. Neither daemon can know of it, since neither
 	// tells the other what it does; the annotation, or the agent's default, takes the rules away.
-	It("leaves a pod without names where the rules redirect and the proxy does not listen, until its annotation says otherwise", Label("DN-04"), func(ctx SpecContext) {
+	It("leaves a pod without names where the rules redirect and the proxy does not listen, until its annotation says otherwise", world.OwnLab, Label("DN-04"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"ISTIO_META_DNS_CAPTURE=false"}}})
 		Expect(err).NotTo(HaveOccurred())
 		const name = "cart.shop.svc.cluster.local"
@@ -33,7 +33,7 @@ var _ = Describe("DNS capture", func() {
 		eventually(ctx, l, inside, name, options{}, func(r workload.Resolution) bool { return r.Class == workload.ClassRefused })
 	}, SpecTimeout(world.Budget.Spec))
 
-	It("is off for a pod that says so, whatever the agent's default, and on for one that says so", Label("DN-04"), func(ctx SpecContext) {
+	It("is off for a pod that says so, whatever the agent's default, and on for one that says so", world.OwnLab, Label("DN-04"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonCNIAgent: {"AMBIENT_DNS_CAPTURE=false"}}})
 		Expect(err).NotTo(HaveOccurred())
 		// The short name tells who answers: the cluster's DNS knows full ones only.

@@ -19,7 +19,7 @@ import (
 const attempt = time.Second
 
 var _ = Describe("DNS servers that fail", func() {
-	It("says at once that a server is down, and after a while that it is silent; others and the mesh's names do not wait", Label("DN-05"), func(ctx SpecContext) {
+	It("says at once that a server is down, and after a while that it is silent; others and the mesh's names do not wait", world.OwnLab, Label("DN-05"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"DNS_UPSTREAM_TIMEOUT=" + attempt.String()}}})
 		Expect(err).NotTo(HaveOccurred())
 		down := l.Pod("plain/ledger").Addr(false).String()

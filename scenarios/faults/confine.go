@@ -25,7 +25,7 @@ type setting struct{ v1File, v1, v2File, v2 string }
 const megabyte = 1 << 20
 
 var _ = Describe("a ztunnel that is confined", func() {
-	It("goes on with a twentieth of a processor, slowly", Label("FI-03"), func(ctx SpecContext) {
+	It("goes on with a twentieth of a processor, slowly", world.OwnLab, Label("FI-03"), func(ctx SpecContext) {
 		l := twoNodes(ctx, lab.CapProcess)
 		zt := l.Daemon("node2", lab.DaemonZtunnel)
 		before := alive(ctx, zt)
@@ -35,7 +35,7 @@ var _ = Describe("a ztunnel that is confined", func() {
 		Expect(alive(ctx, zt)).To(Equal(before))
 	}, SpecTimeout(world.Budget.Spec))
 
-	It("stays within a memory limit under a crowd of connections", Label("FI-03"), func(ctx SpecContext) {
+	It("stays within a memory limit under a crowd of connections", world.OwnLab, Label("FI-03"), func(ctx SpecContext) {
 		l := twoNodes(ctx, lab.CapProcess)
 		zt := l.Daemon("node2", lab.DaemonZtunnel)
 		before := alive(ctx, zt)

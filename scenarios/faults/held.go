@@ -43,11 +43,11 @@ func expectHeld(ctx SpecContext, l *world.World, node, daemon string, before hol
 
 // Memory of closed connections that stays with ztunnel is istio/ztunnel#1630 (open).
 var _ = Describe("connections that close", func() {
-	It("leave ztunnel with the descriptors and goroutines that it had", Label("TR-08"), func(ctx SpecContext) {
+	It("leave ztunnel with the descriptors and goroutines that it had", world.OwnLab, Label("TR-08"), func(ctx SpecContext) {
 		openAndClose(ctx, 400, 1)
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("leave ztunnel, ten thousand of them at once, within 30 s with 1.5 times the memory that it had", Label("TR-08", "slow"), func(ctx SpecContext) {
+	It("leave ztunnel, ten thousand of them at once, within 30 s with 1.5 times the memory that it had", world.OwnLab, Label("TR-08", "slow"), func(ctx SpecContext) {
 		l, nodes := openAndClose(ctx, 400, 1) // so that what only the first connections cost is there
 		before := map[string]int{}
 		for _, node := range nodes {

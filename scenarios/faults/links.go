@@ -35,7 +35,7 @@ var _ = Describe("a link that is not good", func() {
 		{"between two nodes", "node1", "node2", []time.Duration{20 * time.Millisecond, 50 * time.Millisecond}},
 		{"of a pod", "node2", "shop/cart", []time.Duration{20 * time.Millisecond}},
 	} {
-		It("delays what crosses it by as much as it says, and nothing else, "+link.name, Label("FI-01"), func(ctx SpecContext) {
+		It("delays what crosses it by as much as it says, and nothing else, "+link.name, world.OwnLab, Label("FI-01"), func(ctx SpecContext) {
 			l := impairable(ctx)
 			cable := l.Link(link.a, link.b)
 			for _, delay := range link.delays {
@@ -58,7 +58,7 @@ var _ = Describe("a link that is not good", func() {
 		}, SpecTimeout(world.Budget.Spec))
 	}
 
-	It("loses, doubles and reorders packets, and no byte", Label("FI-01"), func(ctx SpecContext) {
+	It("loses, doubles and reorders packets, and no byte", world.OwnLab, Label("FI-01"), func(ctx SpecContext) {
 		l := impairable(ctx)
 		cable := l.Link("node1", "node2")
 		const size = 256 << 10
@@ -102,7 +102,7 @@ var _ = Describe("a link that is not good", func() {
 		}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeNumerically("<=", sent/4), "control: a good link needs hardly any second sending")
 	}, SpecTimeout(world.Budget.Spec))
 
-	It("slows the control plane's word down, and loses none of it", Label("FI-01"), func(ctx SpecContext) {
+	It("slows the control plane's word down, and loses none of it", world.OwnLab, Label("FI-01"), func(ctx SpecContext) {
 		l := impairable(ctx)
 		cable := l.Link("node1", "istio-system/istiod")
 		const delay = 50 * time.Millisecond

@@ -23,7 +23,7 @@ const connectWithin = time.Second
 // The control plane, which is the certificate authority too, runs on node1: a cut between the nodes parts node2's ztunnel from
 // both, and from the pods of the other node.
 var _ = Describe("a partition between nodes", func() {
-	It("stops what must cross it, with a reason, and nothing else; all is back when it ends", Label("FI-02"), func(ctx SpecContext) {
+	It("stops what must cross it, with a reason, and nothing else; all is back when it ends", world.OwnLab, Label("FI-02"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {
 			"CONNECT_TIMEOUT=" + connectWithin.String(), "XDS_BACKOFF_MAX=500ms", "CERT_BACKOFF_MIN=100ms", "CERT_BACKOFF_MAX=500ms",
 			"LOCAL_WORKLOAD_TIMEOUT=30s", "HBONE_PING_INTERVAL=500ms", "HBONE_PING_TIMEOUT=2s",

@@ -23,7 +23,7 @@ import (
 
 var _ = Describe("resources that run out", func() {
 	// A ztunnel serves every pod of its node: what one pod uses up, all of them miss (istio/ztunnel#1630).
-	It("lives on without free descriptors, and serves again once there are some", Label("FI-03"), func(ctx SpecContext) {
+	It("lives on without free descriptors, and serves again once there are some", world.OwnLab, Label("FI-03"), func(ctx SpecContext) {
 		l := twoNodes(ctx, lab.CapProcess)
 		zt := l.Daemon("node2", lab.DaemonZtunnel)
 		before := alive(ctx, zt)
@@ -54,7 +54,7 @@ var _ = Describe("resources that run out", func() {
 
 	// The proxy connects to the application from the client's own address, so each client has as many connections to a port as the pod has
 	// local ports (istio/istio#52260).
-	It("refuses for want of a local port, and nobody who has one", Label("FI-03"), func(ctx SpecContext) {
+	It("refuses for want of a local port, and nobody who has one", world.OwnLab, Label("FI-03"), func(ctx SpecContext) {
 		l := borrowed(ctx)
 		const ports = 16
 		another(ctx, l, "narrow", func(p *corev1.Pod) {
@@ -89,7 +89,7 @@ var _ = Describe("resources that run out", func() {
 	}, SpecTimeout(world.Budget.Spec))
 
 	// The limit is the host's and counts each namespace for itself: this pod's table is full, nobody else's.
-	It("keeps open connections while the pod's conntrack table is full, and takes new ones after", Label("FI-03"), func(ctx SpecContext) {
+	It("keeps open connections while the pod's conntrack table is full, and takes new ones after", world.OwnLab, Label("FI-03"), func(ctx SpecContext) {
 		l := borrowed(ctx)
 		full := another(ctx, l, "full", func(p *corev1.Pod) {
 			p.Spec.Containers[0].SecurityContext = &corev1.SecurityContext{Capabilities: &corev1.Capabilities{Add: []corev1.Capability{"NET_ADMIN"}}}

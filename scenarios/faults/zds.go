@@ -31,7 +31,7 @@ type outcome struct {
 var refusedAlone = map[string]bool{"add-no-namespace": true, "add-nothing": true, "del-unknown": true}
 
 var _ = Describe("malformed ZDS", func() {
-	It("from a ztunnel is hung up on by the agent, which goes on with the others", Label("FI-05"), func(ctx SpecContext) {
+	It("from a ztunnel is hung up on by the agent, which goes on with the others", world.OwnLab, Label("FI-05"), func(ctx SpecContext) {
 		l, zt := oneNode(ctx)
 		agent := l.Daemon(zt.Node, lab.DaemonCNIAgent)
 		before := held(ctx, l, zt.Node, lab.DaemonCNIAgent)
@@ -49,7 +49,7 @@ var _ = Describe("malformed ZDS", func() {
 		expectHeld(ctx, l, zt.Node, lab.DaemonCNIAgent, before)
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("from an agent is hung up on by ztunnel, which goes on serving its pods", Label("FI-05"), func(ctx SpecContext) {
+	It("from an agent is hung up on by ztunnel, which goes on serving its pods", world.OwnLab, Label("FI-05"), func(ctx SpecContext) {
 		l, zt := oneNode(ctx)
 		agent, ztunnel := l.Daemon(zt.Node, lab.DaemonCNIAgent), l.Daemon(zt.Node, lab.DaemonZtunnel)
 		url := fmt.Sprintf("http://%s", netip.AddrPortFrom(l.Pod("shop/cart").Addr(false), 8080))

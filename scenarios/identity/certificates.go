@@ -32,21 +32,21 @@ func shortLived(ttl time.Duration) lab.UpOptions {
 }
 
 var _ = Describe("certificates", func() {
-	It("are refreshed at half of their life, under load", Label("ID-04"), func(ctx SpecContext) {
+	It("are refreshed at half of their life, under load", world.OwnLab, Label("ID-04"), func(ctx SpecContext) {
 		const ttl = 4 * time.Second
 		l, err := world.Start(ctx, "two-nodes", shortLived(ttl))
 		Expect(err).NotTo(HaveOccurred())
 		refreshUnderLoad(ctx, l, ttl)
 	}, SpecTimeout(world.Budget.Spec))
 
-	It("are refreshed at half of their life, under load: two minutes", Label("ID-04", "slow"), func(ctx SpecContext) {
+	It("are refreshed at half of their life, under load: two minutes", world.OwnLab, Label("ID-04", "slow"), func(ctx SpecContext) {
 		const ttl = 2 * time.Minute
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: append([]string{"SECRET_TTL=" + ttl.String()}, unpooled...)}})
 		Expect(err).NotTo(HaveOccurred())
 		refreshUnderLoad(ctx, l, ttl)
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("outlast their authority, and come back with it", Label("ID-05"), func(ctx SpecContext) {
+	It("outlast their authority, and come back with it", world.OwnLab, Label("ID-05"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal)
 		const ttl = 6 * time.Second
 		l, err := world.Start(ctx, "two-nodes", shortLived(ttl))

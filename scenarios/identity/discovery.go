@@ -24,7 +24,7 @@ const discoveryPort = 15012
 const slack = 8
 
 var _ = Describe("a control plane that sends nonsense", func() {
-	It("is told what is wrong, by name, and changes nothing but what is right", Label("FI-04"), func(ctx SpecContext) {
+	It("is told what is wrong, by name, and changes nothing but what is right", world.OwnLab, Label("FI-04"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())

@@ -28,7 +28,7 @@ var w = world.Shared()
 const secret = "the-quick-brown-fox-0451"
 
 var _ = Describe("identity", func() {
-	It("puts nothing but TLS 1.3 on the wire between nodes", Label("ID-01"), func(ctx SpecContext) {
+	It("puts nothing but TLS 1.3 on the wire between nodes", world.OwnLab, Label("ID-01"), func(ctx SpecContext) {
 		w.Needs(lab.CapCapture)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: unpooled}}) // so that a handshake is recorded
 		Expect(err).NotTo(HaveOccurred())

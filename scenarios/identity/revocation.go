@@ -22,7 +22,7 @@ import (
 const crlPath = "/tmp/crl.pem"
 
 var _ = Describe("a revoked certificate", func() {
-	It("is refused and cut, on either side, and nobody else is", Label("ID-08"), func(ctx SpecContext) {
+	It("is refused and cut, on either side, and nobody else is", world.OwnLab, Label("ID-08"), func(ctx SpecContext) {
 		w.Needs(lab.CapCAFiles)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"CRL_PATH=" + crlPath}}})
 		Expect(err).NotTo(HaveOccurred())

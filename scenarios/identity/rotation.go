@@ -24,7 +24,7 @@ import (
 // only when they refresh, up to half a certificate's life later. Ours watch the bundle, and the authority says who is
 // behind.
 var _ = Describe("a change of the mesh's root", func() {
-	It("cuts nobody off if every step waits for the last, and does if one does not", Label("ID-06"), func(ctx SpecContext) {
+	It("cuts nobody off if every step waits for the last, and does if one does not", world.OwnLab, Label("ID-06"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal, lab.CapCAFiles)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: unpooled}})
 		Expect(err).NotTo(HaveOccurred())

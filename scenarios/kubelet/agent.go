@@ -31,7 +31,7 @@ func plugins(content string) []string {
 	return types
 }
 
-var _ = Describe("the CNI chain of a node", Serial, func() {
+var _ = Describe("the CNI chain of a node", func() {
 	It("is repaired when another project rewrites it", Label("CN-05"), func(ctx SpecContext) {
 		w := shared()
 		name := w.Pod("shop/web").Node

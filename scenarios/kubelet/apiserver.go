@@ -22,17 +22,17 @@ import (
 // Of a cluster whose API server is away only the nodes and what they run are left: what a mesh asks it for, tokens and objects,
 // it must have kept, and what it has not, a new pod's, must wait and not be guessed.
 var _ = Describe("an API server that is killed", func() {
-	It("is not missed by pods that run, whose certificates go on; new pods wait, then proceed", Label("FI-02", "LC-06"), func(ctx SpecContext) {
-		outage(ctx, 16*time.Second)
+	It("is not missed by pods that run, whose certificates go on; new pods wait, then proceed", world.OwnLab, Label("FI-02", "LC-06"), func(ctx SpecContext) {
+		outage(ctx, 8*time.Second)
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("is not missed for two minutes either", Label("FI-02", "LC-06", "slow"), func(ctx SpecContext) {
+	It("is not missed for two minutes either", world.OwnLab, Label("FI-02", "LC-06", "slow"), func(ctx SpecContext) {
 		outage(ctx, 2*time.Minute)
 	}, SpecTimeout(world.Budget.LongSpec))
 })
 
 var _ = Describe("an agent that is parted from the API server", func() {
-	It("goes on with the pods that it has, and does what it missed when it is back", Label("FI-02"), func(ctx SpecContext) {
+	It("goes on with the pods that it has, and does what it missed when it is back", world.OwnLab, Label("FI-02"), func(ctx SpecContext) {
 		world.Shared().Needs(lab.CapAPIServer, lab.CapLink, lab.CapInspect)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())

@@ -50,7 +50,7 @@ var _ = Describe("pods that end", func() {
 		base.Spec.RestartPolicy = corev1.RestartPolicyNever
 		job := &batchv1.Job{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "errand"}, Spec: batchv1.JobSpec{Template: template(base), BackoffLimit: new(int32)}}
 		cron := &batchv1.CronJob{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "errands"}}
-		cron.Spec.Schedule, cron.Spec.JobTemplate.Spec = "* * * * *", job.Spec
+		cron.Spec.Schedule, cron.Spec.ConcurrencyPolicy, cron.Spec.JobTemplate.Spec = "@every 5s", batchv1.ForbidConcurrent, job.Spec
 		began := time.Now()
 		apply(ctx, w, job, cron)
 		Eventually(func(ctx SpecContext) (int32, error) {
@@ -75,7 +75,7 @@ var _ = Describe("pods that end", func() {
 			return j.Status.Failed, err
 		}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(Equal(int32(1)))
 
-		By("the CronJob's next minute")
+		By("the CronJob's Job")
 		Eventually(func(ctx SpecContext) (*metav1.Time, error) {
 			c, err := get(ctx, w, &batchv1.CronJob{ObjectMeta: cron.ObjectMeta})
 			return c.Status.LastSuccessfulTime, err

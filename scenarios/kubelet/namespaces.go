@@ -25,7 +25,7 @@ import (
 
 // The agent finds the namespace of a pod that runs by the control groups of the node's processes, and these need not be in the
 // namespaces of their pods: the wrong one was once taken, and the host's (istio/istio#55139).
-var _ = Describe("a pod whose processes are in several network namespaces", Serial, func() {
+var _ = Describe("a pod whose processes are in several network namespaces", func() {
 	It("is enrolled in its own, and no other is touched", Label("CN-09"), func(ctx SpecContext) {
 		w := shared()
 		w.Needs(lab.CapInspect, lab.CapSignal, lab.CapPodCaps)

@@ -42,22 +42,23 @@ var _ = Describe("kubelet's probes of a pod in the mesh", func() {
 		probed := map[string]lab.PodInfo{}
 		began := time.Now()
 		apply(ctx, w, strict("shop"), nobodyIn("shop", "probed"))
-		for kind, handler := range probes {
-			p := pod(w, "probed-"+kind, func(p *corev1.Pod) {
-				p.Labels["deny"] = "probed"
-				p.Spec.Containers[0].ReadinessProbe = everySecond(handler, 1)
-				p.Spec.Containers[0].LivenessProbe = everySecond(handler, 3)
-				p.Spec.Containers[0].StartupProbe = everySecond(handler, 30)
-			})
-			apply(ctx, w, p)
-			probed[kind] = enrolled(ctx, w, "shop", p.Name)
-		}
-
-		By("control: a probe that cannot succeed has its container restarted")
 		broken := pod(w, "broken", func(p *corev1.Pod) {
 			p.Spec.Containers[0].LivenessProbe = everySecond(corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(1)}}, 1)
 		})
 		apply(ctx, w, broken)
+		for kind, handler := range probes {
+			apply(ctx, w, pod(w, "probed-"+kind, func(p *corev1.Pod) {
+				p.Labels["deny"] = "probed"
+				p.Spec.Containers[0].ReadinessProbe = everySecond(handler, 1)
+				p.Spec.Containers[0].LivenessProbe = everySecond(handler, 3)
+				p.Spec.Containers[0].StartupProbe = everySecond(handler, 30)
+			}))
+		}
+		for kind := range probes {
+			probed[kind] = enrolled(ctx, w, "shop", "probed-"+kind)
+		}
+
+		By("control: a probe that cannot succeed has its container restarted")
 		Eventually(restarts).WithContext(ctx).WithArguments(w, broken).WithTimeout(world.Budget.Propagation).Should(BeNumerically(">", 0))
 
 		By("control: nobody else gets in, and kubelet has gone on asking meanwhile")

@@ -23,7 +23,7 @@ import (
 
 // What ztunnel translates kube-proxy never sees, and the other way round: it matters who of them comes first, on a node whose
 // rules are of another make than the mesh's (istio/ztunnel#621).
-var _ = DescribeTable("services' addresses, as kube-proxy has nodes translate them,",
+var _ = DescribeTable("services' addresses, as kube-proxy has nodes translate them,", world.OwnLab,
 	func(ctx SpecContext, mode topologies.KubeProxyMode, rules string) {
 		shared()
 		l, err := world.StartChanged(ctx, "two-nodes", lab.UpOptions{}, func(s *topologies.Spec) { s.Clusters[0].KubeProxyMode = mode })

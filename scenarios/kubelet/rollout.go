@@ -19,7 +19,7 @@ import (
 
 // notice is how long a pod that is to go serves on, so that those who call it hear of it: what Kubernetes' documentation
 // advises for every rollout, with a mesh or without.
-const notice = 2
+const notice = 5
 
 var _ = Describe("a Deployment's rollout under load", func() {
 	// istio/istio#58514: ztunnel went on sending to pods whose container had ended.

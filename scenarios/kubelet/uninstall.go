@@ -17,8 +17,8 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/workload"
 )
 
-var _ = Describe("taking the mesh out of a cluster", Serial, func() {
-	It("leaves no rules, no plugin and no configuration, and pods that go on", Label("LC-13"), func(ctx SpecContext) {
+var _ = Describe("taking the mesh out of a cluster", func() {
+	It("leaves no rules, no plugin and no configuration, and pods that go on", world.OwnLab, Label("LC-13"), func(ctx SpecContext) {
 		w, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())
 		w.Needs(lab.CapKubelet, lab.CapInspect)

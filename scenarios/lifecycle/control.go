@@ -18,7 +18,7 @@ import (
 // Upstream's proxies learn of a pod only after the control plane has seen its address, and its first connections may fail
 // meanwhile (istio/istio#57674, open). Here they wait, for as long as LOCAL_WORKLOAD_TIMEOUT allows.
 var _ = Describe("a control plane that is away", func() {
-	It("is not missed by pods that are known; new ones wait, then proceed", Label("LC-06"), func(ctx SpecContext) {
+	It("is not missed by pods that are known; new ones wait, then proceed", world.OwnLab, Label("LC-06"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{
 			lab.DaemonZtunnel: {"LOCAL_WORKLOAD_TIMEOUT=60s"},
 		}})

@@ -25,7 +25,7 @@ const look = 300 * time.Millisecond
 // A pod was once without its data plane for 29 days while everything called it enrolled (istio/istio#61182, open). Here the
 // agent compares, on events and by time.
 var _ = Describe("a captured pod that may change its own network", func() {
-	It("loses its rules or its proxy only until the agent sees it", Label("LC-14"), func(ctx SpecContext) {
+	It("loses its rules or its proxy only until the agent sees it", world.OwnLab, Label("LC-14"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{
 			lab.DaemonCNIAgent: {"DRIFT_INTERVAL=" + look.String()},
 		}})

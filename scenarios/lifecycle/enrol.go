@@ -18,7 +18,7 @@ import (
 )
 
 var _ = Describe("enrolment by label", func() {
-	It("joins, leaves and joins again under load without a restart, by pod", Label("LC-01"), func(ctx SpecContext) {
+	It("joins, leaves and joins again under load without a restart, by pod", world.OwnLab, Label("LC-01"), func(ctx SpecContext) {
 		underLoad(ctx, true, func(l *world.World, enrol bool) runtime.Object {
 			pod := l.PodObject("shop/cart")
 			pod.Labels[mesh.LabelDataplaneMode] = mesh.ModeNone
@@ -29,7 +29,7 @@ var _ = Describe("enrolment by label", func() {
 		})
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("joins, leaves and joins again under load without a restart, by namespace", Label("LC-01"), func(ctx SpecContext) {
+	It("joins, leaves and joins again under load without a restart, by namespace", world.OwnLab, Label("LC-01"), func(ctx SpecContext) {
 		underLoad(ctx, false, func(l *world.World, enrol bool) runtime.Object {
 			ns := l.NamespaceObject("shop")
 			delete(ns.Labels, mesh.LabelDataplaneMode)

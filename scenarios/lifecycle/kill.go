@@ -58,11 +58,11 @@ func victims(l *world.World) []victim {
 // carried (#48949). Here the rules stand whoever is gone, so that a captured pod reaches nobody meanwhile, and what was
 // answered was whole.
 var _ = Describe("daemons that are killed", func() {
-	It("are back within two seconds, in any order, without a word in plain text or a byte lost", Label("LC-03", "LC-05"), func(ctx SpecContext) {
+	It("are back within two seconds, in any order, without a word in plain text or a byte lost", world.OwnLab, Label("LC-03", "LC-05"), func(ctx SpecContext) {
 		killAll(ctx, 1, func(list []victim, random *rand.Rand) [][]victim { return [][]victim{list} })
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("are back one by one, again and again", Label("LC-03", "LC-05", "slow"), func(ctx SpecContext) {
+	It("are back one by one, again and again", world.OwnLab, Label("LC-03", "LC-05", "slow"), func(ctx SpecContext) {
 		killAll(ctx, 3, func(list []victim, _ *rand.Rand) [][]victim {
 			var each [][]victim
 			for _, v := range list {

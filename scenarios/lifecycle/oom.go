@@ -63,7 +63,7 @@ func set(dir, name, value string) error {
 }
 
 var _ = Describe("a ztunnel that runs out of memory", func() {
-	It("is killed, lets nothing through meanwhile, and is back within two seconds", Label("LC-03"), func(ctx SpecContext) {
+	It("is killed, lets nothing through meanwhile, and is back within two seconds", world.OwnLab, Label("LC-03"), func(ctx SpecContext) {
 		world.Shared().Needs(lab.CapSignal, lab.CapStopped)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())

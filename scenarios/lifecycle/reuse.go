@@ -19,7 +19,7 @@ import (
 // istio/istio#58389, #53108): upstream's way out is a short idle time. Here a pool's key holds the identities that the
 // destination may have, so that a connection of another time serves nobody.
 var _ = Describe("an address that another identity takes over", func() {
-	It("leads to the new pod at once, over a connection of its own", Label("LC-09"), func(ctx SpecContext) {
+	It("leads to the new pod at once, over a connection of its own", world.OwnLab, Label("LC-09"), func(ctx SpecContext) {
 		world.Shared().Needs(lab.CapPodIPs)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())

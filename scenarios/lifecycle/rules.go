@@ -19,7 +19,7 @@ import (
 var atStartOnly = lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonCNIAgent: {"DRIFT_INTERVAL=0s"}}}
 
 var _ = Describe("the rules of a captured pod, when its agent starts again,", func() {
-	It("are left alone if they are right, to the last counter", Label("CN-08"), func(ctx SpecContext) {
+	It("are left alone if they are right, to the last counter", world.OwnLab, Label("CN-08"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", atStartOnly)
 		Expect(err).NotTo(HaveOccurred())
 		l.Needs(lab.CapInspect, lab.CapSignal)
@@ -38,7 +38,7 @@ var _ = Describe("the rules of a captured pod, when its agent starts again,", fu
 		Expect(observe(ctx, l, "shop/web", url)).To(expect.Tunnelled())
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("are repaired if they are not, and those of others left alone", Label("CN-08"), func(ctx SpecContext) {
+	It("are repaired if they are not, and those of others left alone", world.OwnLab, Label("CN-08"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", atStartOnly)
 		Expect(err).NotTo(HaveOccurred())
 		l.Needs(lab.CapInspect, lab.CapSignal, lab.CapPodCaps)

@@ -22,7 +22,7 @@ import (
 )
 
 var _ = Describe("a lab that one records", func() {
-	It("writes packets of a pod and its node's wire, with the secrets that Wireshark reads HBONE with", Label("OB-04"), func(ctx SpecContext) {
+	It("writes packets of a pod and its node's wire, with the secrets that Wireshark reads HBONE with", world.OwnLab, Label("OB-04"), func(ctx SpecContext) {
 		w.Needs(lab.CapTLSKeys)
 		l, err := world.StartChanged(ctx, "two-nodes", lab.UpOptions{}, func(s *topologies.Spec) { s.Debug.TLSKeys = true })
 		Expect(err).NotTo(HaveOccurred())

@@ -86,7 +86,7 @@ func claimant(ctx SpecContext, l *world.World, name string, command ...string) l
 }
 
 var _ = Describe("response flags", func() {
-	It("tell each kind of failure apart, in the log and in the metrics of both sides", Label("OB-03"), func(ctx SpecContext) {
+	It("tell each kind of failure apart, in the log and in the metrics of both sides", world.OwnLab, Label("OB-03"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal, lab.CapLink)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"CONNECT_TIMEOUT=1s"}}})
 		Expect(err).NotTo(HaveOccurred())

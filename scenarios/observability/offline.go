@@ -19,7 +19,7 @@ import (
 )
 
 var _ = Describe("two ztunnels without a control plane", func() {
-	It("carry traffic by LOCAL_XDS and FAKE_CA, enforce its policy and log the denial on both sides", Label("OB-02"), func(ctx SpecContext) {
+	It("carry traffic by LOCAL_XDS and FAKE_CA, enforce its policy and log the denial on both sides", world.OwnLab, Label("OB-02"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())

@@ -21,7 +21,7 @@ import (
 )
 
 var _ = Describe("a scraper of the mesh, where mutual TLS is required", func() {
-	It("gets the metrics of applications and of ztunnel through a tunnel; one outside the mesh gets no application's", Label("OB-05"), func(ctx SpecContext) {
+	It("gets the metrics of applications and of ztunnel through a tunnel; one outside the mesh gets no application's", world.OwnLab, Label("OB-05"), func(ctx SpecContext) {
 		l, err := world.Borrow(ctx, "two-nodes")
 		Expect(err).NotTo(HaveOccurred())
 		cart := l.Pod("shop/cart")

@@ -196,7 +196,7 @@ func (f *fixture) verdicts() (out []verdict) {
 }
 
 var _ = Describe("each field of a policy", func() {
-	It("lets in whom it matches and refuses the others, over HBONE and in plain text, in both families", Label("P4-01"), func(ctx SpecContext) {
+	It("lets in whom it matches and refuses the others, over HBONE and in plain text, in both families", world.OwnLab, Label("P4-01"), func(ctx SpecContext) {
 		f := newFixture(ctx)
 		f.l.Needs(lab.CapIPv4, lab.CapIPv6)
 		f.apply(ctx)

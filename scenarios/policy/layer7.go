@@ -18,7 +18,7 @@ import (
 const accepted = "ZtunnelAccepted"
 
 var _ = Describe("a policy with rules that only a waypoint could judge", func() {
-	It("loses those rules if it allows, keeps what L4 can judge if it denies, and says so", Label("P4-05"), func(ctx SpecContext) {
+	It("loses those rules if it allows, keeps what L4 can judge if it denies, and says so", world.OwnLab, Label("P4-05"), func(ctx SpecContext) {
 		l := start(ctx)
 		get := &securityapi.Operation{Methods: []string{"GET"}}
 		port := func(p string) *securityapi.Operation { return &securityapi.Operation{Ports: []string{p}} }

@@ -44,7 +44,7 @@ const (
 // The first thing that users stumble over (istio/ztunnel#1229, istio/istio#52742, #51034), and its other side: who allows 15008
 // allows every port of the pod (istio/istio#56659). Upstream's own test of it is skipped (#49301).
 var _ = Describe("NetworkPolicy and the mesh's port", func() {
-	It("blocks those in the mesh where it names the application's port alone, and opens every port where it names 15008", Label("P4-09"), func(ctx SpecContext) {
+	It("blocks those in the mesh where it names the application's port alone, and opens every port where it names 15008", world.OwnLab, Label("P4-09"), func(ctx SpecContext) {
 		began := time.Now()
 		l := underNetworkPolicy(ctx)
 		for _, six := range families(l) {

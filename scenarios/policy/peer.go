@@ -51,7 +51,7 @@ func madeAt(t time.Time) func(*securityv1.PeerAuthentication) {
 }
 
 var _ = Describe("of several PeerAuthentications", func() {
-	It("the narrowest counts, of two alike the older; a port's mode stands above its workload's", Label("P4-03"), func(ctx SpecContext) {
+	It("the narrowest counts, of two alike the older; a port's mode stands above its workload's", world.OwnLab, Label("P4-03"), func(ctx SpecContext) {
 		l := start(ctx)
 		plain := func(port uint16, ok func(*world.Observation) bool, why string) {
 			GinkgoHelper()

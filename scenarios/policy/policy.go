@@ -27,7 +27,7 @@ import (
 )
 
 var _ = Describe("policy", func() {
-	It("allows the client, port and identity that it names, and nothing else", Label("P4-07", "P4-08"), func(ctx SpecContext) {
+	It("allows the client, port and identity that it names, and nothing else", world.OwnLab, Label("P4-07", "P4-08"), func(ctx SpecContext) {
 		l := start(ctx)
 		Expect(observe(ctx, l, "plain/batch", 8080)).To(expect.PlainInbound(), "control: without a policy anybody may")
 		apply(ctx, l, authorization("shop", "only-web", func(p *securityapi.AuthorizationPolicy) {
@@ -43,7 +43,7 @@ var _ = Describe("policy", func() {
 		expectDenied(observe(ctx, l, "plain/batch", 8080), "plain text has no principal")
 	}, SpecTimeout(world.Budget.Spec))
 
-	It("covers a namespace or the mesh by its place, allows nothing without rules, and only watches in a dry run", Label("P4-02"), func(ctx SpecContext) {
+	It("covers a namespace or the mesh by its place, allows nothing without rules, and only watches in a dry run", world.OwnLab, Label("P4-02"), func(ctx SpecContext) {
 		l := start(ctx)
 		dry := authorization("istio-system", "dry", denyAll)
 		dry.Annotations = map[string]string{"istio.io/dry-run": "true"}
@@ -61,7 +61,7 @@ var _ = Describe("policy", func() {
 		Expect(observe(ctx, l, "shop/web", 8080).Inbound.Record.Policy).To(Equal("istio-system/mesh-wide"))
 	}, SpecTimeout(world.Budget.Spec))
 
-	It("requires mutual TLS where PeerAuthentication says STRICT, but for the ports that it exempts", Label("P4-03"), func(ctx SpecContext) {
+	It("requires mutual TLS where PeerAuthentication says STRICT, but for the ports that it exempts", world.OwnLab, Label("P4-03"), func(ctx SpecContext) {
 		l := start(ctx)
 		Expect(observe(ctx, l, "plain/batch", 8080)).To(expect.PlainInbound(), "control: permissive until told otherwise")
 		apply(ctx, l, peer("shop", "strict", strictMode, of("cart"), onPort(9000, permissiveMode)))
@@ -70,7 +70,7 @@ var _ = Describe("policy", func() {
 		Expect(observe(ctx, l, "plain/batch", 9000)).To(expect.PlainInbound(), "the exempted port")
 	}, SpecTimeout(world.Budget.Spec))
 
-	It("closes live connections that it comes to deny, within a second", Label("P4-06", "OB-03"), func(ctx SpecContext) {
+	It("closes live connections that it comes to deny, within a second", world.OwnLab, Label("P4-06", "OB-03"), func(ctx SpecContext) {
 		l := start(ctx)
 		web, cart := l.Pod("shop/web"), l.Pod("shop/cart")
 		ended := make(chan workload.Result, 1)

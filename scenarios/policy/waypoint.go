@@ -22,7 +22,7 @@ import (
 const bound = "istio.io/WaypointBound"
 
 var _ = Describe("a service that asks for a waypoint that is not there", func() {
-	It("is called without, and says so", Label("W7-06"), func(ctx SpecContext) {
+	It("is called without, and says so", world.OwnLab, Label("W7-06"), func(ctx SpecContext) {
 		l := start(ctx)
 		s := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: "judged", Labels: map[string]string{mesh.LabelUseWaypoint: "nobody"}}}
 		s.Spec.Selector = map[string]string{"app": "cart"}

@@ -53,7 +53,7 @@ var kinds = []rights{
 func (r rights) marks() bool { return r.admin || r.raw && kernel() >= kernelVersion(5, 17) }
 
 var _ = Describe("an application that tries to get past its proxy", func() {
-	It("gets no identity by it, whatever its rights", Label("SE-02"), func(ctx SpecContext) {
+	It("gets no identity by it, whatever its rights", world.OwnLab, Label("SE-02"), func(ctx SpecContext) {
 		l := borrowed(ctx)
 		l.Needs(lab.CapPodCaps)
 		cart := l.Pod("shop/cart")

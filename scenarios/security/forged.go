@@ -28,7 +28,7 @@ func only(principal string) *securityv1.AuthorizationPolicy {
 }
 
 var _ = Describe("forged headers", func() {
-	It("change neither who is authorised nor whose identity is counted", Label("SE-04"), func(ctx SpecContext) {
+	It("change neither who is authorised nor whose identity is counted", world.OwnLab, Label("SE-04"), func(ctx SpecContext) {
 		l := borrowed(ctx)
 		mallory := attacker(ctx, l, "mallory")
 		cart := l.Pod("shop/cart")

@@ -36,21 +36,21 @@ const (
 
 var _ = Describe("a hostile peer", func() {
 	// Four connections each, one kind after the other, as long as it takes to use every allowance up several times.
-	It("with a certificate floods a proxy, and its other clients do not notice", Label("FI-07"), func(ctx SpecContext) {
+	It("with a certificate floods a proxy, and its other clients do not notice", world.OwnLab, Label("FI-07"), func(ctx SpecContext) {
 		s := besiege(ctx)
 		for _, kind := range []string{"rapid-reset", "settings", "goaway"} {
 			s.attack(ctx, kind, 500*time.Millisecond, growth)
 		}
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("reads slowly or not at all, and its other clients do not notice", Label("FI-06"), func(ctx SpecContext) {
+	It("reads slowly or not at all, and its other clients do not notice", world.OwnLab, Label("FI-06"), func(ctx SpecContext) {
 		s := besiege(ctx)
 		for _, kind := range []string{"slow-read", "never-read"} {
 			s.attack(ctx, kind, 700*time.Millisecond, growth)
 		}
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("without a certificate leaves handshakes half done, and its other clients do not notice", Label("SE-05"), func(ctx SpecContext) {
+	It("without a certificate leaves handshakes half done, and its other clients do not notice", world.OwnLab, Label("SE-05"), func(ctx SpecContext) {
 		s := besiege(ctx)
 		s.attack(ctx, "plain", 500*time.Millisecond, growth)
 		s.attack(ctx, "half-open", time.Second, growthHalfOpen)
@@ -78,7 +78,7 @@ var _ = Describe("a hostile peer", func() {
 		Expect(ask("CONNECT", authority).Status).To(Equal(http.StatusOK), "control")
 	}, SpecTimeout(world.Budget.Spec))
 
-	It("does everything it can for ten seconds each, and calls of others take no longer", Label("FI-06", "FI-07", "SE-05", "slow"), func(ctx SpecContext) {
+	It("does everything it can for ten seconds each, and calls of others take no longer", world.OwnLab, Label("FI-06", "FI-07", "SE-05", "slow"), func(ctx SpecContext) {
 		s := besiege(ctx)
 		for _, certificate := range []bool{true, false} {
 			for _, kind := range attack.Kinds(certificate) {

@@ -35,7 +35,7 @@ var lasting = []struct {
 var _ = Describe("connections that last", func() {
 	// With Envoy in the way a stream that is idle for an hour is cut; upstream's ztunnel cannot forward an application's keepalives and has its own
 	// (istio/ztunnel#1699, #1337).
-	DescribeTable("does not cut what is idle, and keeps it alive on the wire", Label("TR-09"),
+	DescribeTable("does not cut what is idle, and keeps it alive on the wire", world.OwnLab, Label("TR-09"),
 		func(ctx SpecContext, idle, keepalive time.Duration) {
 			l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {
 				"KEEPALIVE_TIME=" + keepalive.String(), "KEEPALIVE_INTERVAL=" + keepalive.String(),

@@ -19,7 +19,7 @@ import (
 const etherHeader = 14
 
 var _ = Describe("packets of other sizes", func() {
-	It("carries large transfers where MTUs differ, and fragments nothing", Label("TR-19"), func(ctx SpecContext) {
+	It("carries large transfers where MTUs differ, and fragments nothing", world.OwnLab, Label("TR-19"), func(ctx SpecContext) {
 		w.Needs(lab.CapCapture, lab.CapMTU)
 		l, err := world.Start(ctx, "mixed-mtu", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())

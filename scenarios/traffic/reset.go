@@ -66,7 +66,7 @@ var _ = Describe("connections that end badly", func() {
 		}, SpecTimeout(world.Budget.Spec))
 	}
 
-	It("gives up on what does not answer, and says what may be in the way", Label("TR-07"), func(ctx SpecContext) {
+	It("gives up on what does not answer, and says what may be in the way", world.OwnLab, Label("TR-07"), func(ctx SpecContext) {
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{
 			lab.DaemonZtunnel: {"CONNECT_TIMEOUT=" + connectTimeout.String()},
 		}})

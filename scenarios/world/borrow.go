@@ -37,6 +37,9 @@ type loan struct {
 // applied is deleted when it ends. A lab in which something else was done, a scenario failed, or the proxies do not forget
 // what is gone, is nobody's any more.
 func Borrow(ctx context.Context, topology string) (*World, error) {
+	if err := owning(); err != nil {
+		return nil, err
+	}
 	w := spare[topology]
 	delete(spare, topology)
 	if w == nil {

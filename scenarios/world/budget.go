@@ -2,7 +2,11 @@
 
 package world
 
-import "time"
+import (
+	"time"
+
+	"github.com/onsi/gomega"
+)
 
 // Budget names every bound on waiting that scenarios use. A budget bounds how long a condition may take to come true;
 // none of them is slept through, so that each is generous: what takes 50 ms on a quiet machine may take seconds on one
@@ -33,10 +37,13 @@ var Budget = struct {
 // and a container runtime, and what a scenario asks goes through an API server.
 var patient = map[string]int{"kind": 4, "kube": 4}
 
-// stretch multiplies the budgets for a driver. It comes before the scenarios are declared, which read them.
+// stretch multiplies the budgets for a driver, and the rests between looks, which cost a cluster more than a namespace. It comes
+// before the scenarios are declared, which read them.
 func stretch(driver string) {
 	n := time.Duration(max(1, patient[driver]))
-	for _, d := range []*time.Duration{&Budget.Up, &Budget.Down, &Budget.Spec, &Budget.LongSpec, &Budget.Evidence, &Budget.Propagation} {
+	for _, d := range []*time.Duration{&Budget.Up, &Budget.Down, &Budget.Spec, &Budget.LongSpec, &Budget.Evidence, &Budget.Propagation, &Budget.Poll} {
 		*d *= n
 	}
+	gomega.SetDefaultEventuallyPollingInterval(Budget.Poll)
+	gomega.SetDefaultConsistentlyPollingInterval(Budget.Poll)
 }

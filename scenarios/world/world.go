@@ -27,6 +27,7 @@ type World struct {
 	Out string // where evidence goes
 
 	driver string
+	caps   lab.Capabilities       // what the lab can do, or could until it was taken down
 	pods   map[string]lab.PodInfo // as they were when the lab came up
 	logs   map[string]*accessLog  // by node; of ztunnels; not changed once the lab is up
 	series *series
@@ -71,36 +72,7 @@ func Clear() error { return os.RemoveAll(failures()) }
 // failures is where failed scenarios leave their bundles.
 func failures() string { return filepath.Join(settings.Out, "failures") }
 
-// Init brings the suite's lab up; topology is a name of the catalogue.
-func Init(ctx context.Context, topology string) error {
-	w, err := start(ctx, topology, lab.UpOptions{}, func(*topologies.Spec) {})
-	if err != nil {
-		return err
-	}
-	shared = *w
-	return nil
-}
-
-// Close takes the suite's lab down, and those that nobody borrows any more.
-func Close(ctx context.Context) error {
-	errs := []error{closeSpare(ctx)}
-	if shared.Lab != nil {
-		errs = append(errs, shared.down(ctx))
-	}
-	return errors.Join(errs...)
-}
-
-// closeSpare takes down the labs that wait for a borrower.
-func closeSpare(ctx context.Context) error {
-	var errs []error
-	for topology, w := range spare {
-		delete(spare, topology)
-		errs = append(errs, w.down(ctx))
-	}
-	return errors.Join(errs...)
-}
-
-// Start brings up another lab for the scenario that calls it, and takes it down when the scenario ends. On clusters its pods and
+// Start brings up another lab for the scenario that calls it, which has OwnLab, and takes it down when the scenario ends. On clusters its pods and
 // daemons may be an earlier lab's, as they were made but with what they have counted and pooled since: a scenario to which that
 // matters asks for daemons with settings of its own.
 func Start(ctx context.Context, topology string, o lab.UpOptions) (*World, error) {
@@ -109,6 +81,9 @@ func Start(ctx context.Context, topology string, o lab.UpOptions) (*World, error
 
 // StartChanged is Start for a topology of the catalogue with a change to it.
 func StartChanged(ctx context.Context, topology string, o lab.UpOptions, change func(*topologies.Spec)) (*World, error) {
+	if err := owning(); err != nil {
+		return nil, err
+	}
 	w, err := start(ctx, topology, o, change)
 	if err != nil {
 		return nil, err
@@ -134,10 +109,13 @@ func start(ctx context.Context, topology string, o lab.UpOptions, change func(*t
 	defer cancel()
 	began := time.Now()
 	err = d.Up(ctx, spec, o)
-	if errors.Is(err, lab.ErrOccupied) && len(spare) > 0 { // by labs that wait for a borrower
-		if err = closeSpare(ctx); err == nil {
-			err = d.Up(ctx, spec, o)
+	for errors.Is(err, lab.ErrOccupied) {
+		made, closing := room(ctx)
+		if !made || closing != nil {
+			err = errors.Join(err, closing)
+			break
 		}
+		err = d.Up(ctx, spec, o)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("bring up %s on %s: %w", topology, settings.Driver, err)
@@ -169,7 +147,7 @@ func (w *World) look(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("list pods: %w", err), w.down(ctx))
 	}
-	w.pods = map[string]lab.PodInfo{}
+	w.caps, w.pods = w.Lab.Capabilities(), map[string]lab.PodInfo{}
 	for _, p := range pods {
 		w.pods[p.PodRef.String()] = p
 		if p.Namespace != "istio-system" && p.Namespace != "kube-system" {
@@ -190,6 +168,9 @@ func (w *World) look(ctx context.Context) error {
 	}
 	return nil
 }
+
+// Capabilities are those of the lab, also of one that was taken down for want of room.
+func (w *World) Capabilities() lab.Capabilities { return w.caps }
 
 func (w *World) down(ctx context.Context) error {
 	w.dropWires(ctx)
