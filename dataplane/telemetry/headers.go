@@ -74,12 +74,15 @@ func (b Baggage) String() string {
 
 // escapeBaggage percent-encodes what would end a member or the header. Kubernetes names never need it.
 func escapeBaggage(v string) string {
-	unsafe := func(c byte) bool {
+	unsafe := func(c rune) bool {
 		return c <= ' ' || c >= 0x7f || c == ',' || c == ';' || c == '=' || c == '%' || c == '"' || c == '\\'
+	}
+	if strings.IndexFunc(v, unsafe) < 0 {
+		return v
 	}
 	var sb strings.Builder
 	for i := range len(v) {
-		if unsafe(v[i]) {
+		if unsafe(rune(v[i])) {
 			fmt.Fprintf(&sb, "%%%02X", v[i])
 		} else {
 			sb.WriteByte(v[i])
@@ -198,26 +201,29 @@ var ErrTraceparent = errors.New("want 00-<32 hex>-<16 hex>-<2 hex>")
 
 // ParseTraceparent reads a header's value (W3C Trace Context, version 00; of later versions the part that 00 knows).
 func ParseTraceparent(s string) (Traceparent, error) {
-	var t Traceparent
-	var version, flags [1]byte
-	bad := fmt.Errorf("parse traceparent %q: %w", s, ErrTraceparent)
-	if len(s) < 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' || s[:55] != strings.ToLower(s[:55]) {
-		return t, bad
+	t, ok := parseTraceparent(s)
+	if !ok {
+		return Traceparent{}, fmt.Errorf("parse traceparent %q: %w", s, ErrTraceparent)
 	}
-	for _, f := range []struct {
+	return t, nil
+}
+
+func parseTraceparent(s string) (t Traceparent, ok bool) {
+	var version, flags [1]byte
+	if len(s) < 55 || s[2] != '-' || s[35] != '-' || s[52] != '-' || s[:55] != strings.ToLower(s[:55]) {
+		return t, false
+	}
+	for _, f := range [...]struct {
 		to   []byte
 		text string
 	}{{version[:], s[:2]}, {t.Trace[:], s[3:35]}, {t.Span[:], s[36:52]}, {flags[:], s[53:55]}} {
 		if _, err := hex.Decode(f.to, []byte(f.text)); err != nil {
-			return Traceparent{}, bad
+			return t, false
 		}
 	}
 	later := version[0] != 0 && version[0] != 0xff && (len(s) == 55 || s[55] == '-')
-	if (version[0] != 0 || len(s) != 55) && !later || t.Trace == [16]byte{} || t.Span == [8]byte{} {
-		return Traceparent{}, bad
-	}
 	t.Flags = flags[0]
-	return t, nil
+	return t, (version[0] == 0 && len(s) == 55 || later) && t.Trace != [16]byte{} && t.Span != [8]byte{}
 }
 
 // FormatForwarded is the forwarded header's value for a client and, if host is not empty, the service that it asked for.
