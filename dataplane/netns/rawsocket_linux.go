@@ -97,15 +97,20 @@ func boolInt(b bool) int {
 	return 0
 }
 
-// connect connects the socket, for as long as ctx allows, and returns it in the poller. An application in its pod is connected to at
+// connect connects the socket, for as long as ctx and limit allow, and returns it in the poller. An application in its pod is connected to at
 // once, and the poller hears of no socket that is not connected yet.
-func (n *NS) connect(ctx context.Context, fd int, to *sockaddr) (*os.File, error) {
+func (n *NS) connect(ctx context.Context, fd int, to *sockaddr, limit time.Duration) (*os.File, error) {
 	err := to.connect(fd)
 	if pending(err) {
 		err = to.connect(fd) // on the same host it has finished already
 	}
 	f := n.newFile(fd)
 	if pending(err) {
+		if limit > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, limit)
+			defer cancel()
+		}
 		err = awaitConnect(ctx, f, to)
 	}
 	if err != nil {

@@ -36,6 +36,8 @@ type SocketOptions struct {
 	Source netip.AddrPort
 	// KeepAlive is set on dialled connections, and inherited by accepted ones.
 	KeepAlive net.KeepAliveConfig
+	// Timeout is how long a dialled connection may take to stand; 0 is as long as its context allows.
+	Timeout time.Duration
 	// UserTimeout is how long sent data may stay unacknowledged (TCP_USER_TIMEOUT); 0 leaves the kernel's.
 	UserTimeout time.Duration
 }
@@ -160,7 +162,7 @@ func (n *NS) DialFile(ctx context.Context, addr netip.AddrPort, o SocketOptions)
 		return nil, addressError("connect to", n, addr, err)
 	}
 	to := encode(sa)
-	f, err := n.connect(ctx, fd, &to)
+	f, err := n.connect(ctx, fd, &to, o.Timeout)
 	if err != nil {
 		return nil, addressError("connect to", n, addr, err)
 	}

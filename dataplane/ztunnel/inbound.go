@@ -254,8 +254,6 @@ func (p *proxy) sourcePortTries() int {
 func dialApp[C any](ctx context.Context, p *proxy, client netip.Addr, to netip.AddrPort,
 	dial func(context.Context, netip.AddrPort, netns.SocketOptions) (C, error),
 ) (C, error) {
-	ctx, cancel := context.WithTimeout(ctx, p.cfg.Time.Connect)
-	defer cancel()
 	o := p.dialOptions()
 	if !p.keepSource || p.own || client == to.Addr() || client.Is4() != to.Addr().Is4() || client.IsLoopback() {
 		return dial(ctx, to, o)

@@ -124,9 +124,7 @@ func (p *proxy) outboundPlain(ctx context.Context, file *os.File, f *flow, up ca
 		return
 	}
 	f.client = c
-	dial, cancel := context.WithTimeout(ctx, p.cfg.Time.Connect)
-	to, err := p.ns.DialTCP(dial, up.Addr, p.dialOptions())
-	cancel()
+	to, err := p.ns.DialTCP(ctx, up.Addr, p.dialOptions())
 	if err != nil {
 		_ = f.reject(ctx, telemetry.FlagConnect, err)
 		return

@@ -168,6 +168,7 @@ func (p *proxy) dialOptions() netns.SocketOptions {
 	t := p.cfg.TCP
 	return netns.SocketOptions{
 		Mark:        p.cfg.Mark,
+		Timeout:     p.cfg.Time.Connect,
 		UserTimeout: t.UserTimeout,
 		KeepAlive:   net.KeepAliveConfig{Enable: t.KeepAlive, Idle: t.KeepAliveIdle, Interval: t.KeepAliveInterval, Count: t.KeepAliveCount},
 	}
