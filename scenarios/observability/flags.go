@@ -88,7 +88,8 @@ func claimant(ctx SpecContext, l *world.World, name string, command ...string) l
 var _ = Describe("response flags", func() {
 	It("tell each kind of failure apart, in the log and in the metrics of both sides", world.OwnLab, Label("OB-03"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal, lab.CapLink)
-		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {"CONNECT_TIMEOUT=1s"}}})
+		const soon = "CONNECT_TIMEOUT=900ms" // and nobody else's: a tunnel of an earlier lab would hide that nobody answers
+		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{DaemonEnv: map[string][]string{lab.DaemonZtunnel: {soon}}})
 		Expect(err).NotTo(HaveOccurred())
 		f := &failures{ctx: ctx, l: l}
 		web, cart, ledger := l.Pod("shop/web"), l.Pod("shop/cart"), l.Pod("plain/ledger")
@@ -118,7 +119,7 @@ var _ = Describe("response flags", func() {
 		f.call("the same without identity", "plain/batch", at("h2c", cart, 8081), none, said{telemetry.FlagDeny, "none allowed"})
 
 		zt := l.Daemon(web.Node, lab.DaemonZtunnel)
-		Expect(zt.Restart(ctx, "CA_ADDRESS=https://127.0.0.1:1", "CONNECT_TIMEOUT=1s")).To(Succeed())
+		Expect(zt.Restart(ctx, "CA_ADDRESS=https://127.0.0.1:1", soon)).To(Succeed())
 		Expect(zt.Ready(ctx)).To(Succeed())
 		f.call("no certificate is to be had", "shop/web", at("http", cart, 8080), said{telemetry.FlagIdentity, "127.0.0.1:1"}, none)
 
