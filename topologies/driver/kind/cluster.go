@@ -194,7 +194,7 @@ func (c *cluster) watchesRunOut(ctx context.Context) error {
 	for _, n := range c.nodes {
 		said, err := c.output(ctx, n, "journalctl", "--unit=kubelet", "--no-pager", "--lines=200")
 		if err == nil && strings.Contains(said, "inotify_init: too many open files") {
-			return errors.New("the machine's inotify instances are used up, kubelet cannot start: end other clusters and labs, or have its administrator raise fs.inotify.max_user_instances")
+			return errors.New("the machine's inotify instances are used up, kubelet cannot start: end other clusters and labs, run fewer processes (PROCS=1), or have its administrator raise fs.inotify.max_user_instances")
 		}
 	}
 	return nil

@@ -29,8 +29,8 @@ type Pool struct {
 	live  int      // guarded by mu; clusters of this pool, with and without a lab
 }
 
-// DefaultMost is how many clusters a Pool has at a time: of memory each takes about 800 MiB, and of a machine's inotify
-// instances, of which there are 128 by default, a node takes 18.
+// DefaultMost is how many clusters a Pool has at a time, or those of a parallel run together: of memory each takes about 800 MiB,
+// and of a machine's inotify instances, of which there are 128 by default, one of three nodes 58.
 const DefaultMost = 2
 
 // owned is a cluster and the lock that says so.
