@@ -71,8 +71,11 @@ func TestScenarios(t *testing.T) {
 	})
 
 	suite, reporter := ginkgo.GinkgoConfiguration()
-	if suite.ParallelTotal > 1 { // a machine has inotify instances for kind.DefaultMost
-		clusters.Most = max(1, kind.DefaultMost/suite.ParallelTotal)
+	if suite.ParallelTotal > 1 {
+		clusters.Most = kind.DefaultMost / suite.ParallelTotal
+	}
+	if driver == "kind" && suite.ParallelTotal > kind.DefaultMost {
+		t.Fatalf("PROCS=%d: each process has a cluster, and a machine has inotify instances for %d", suite.ParallelTotal, kind.DefaultMost)
 	}
 	if reporter.JUnitReport == "" {
 		reporter.JUnitReport = filepath.Join(out, "junit.xml")

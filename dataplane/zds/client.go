@@ -82,10 +82,11 @@ func (c *Client) Run(ctx context.Context) error {
 			if worked {
 				backoff = c.cfg.BackoffMin
 			}
-			if worked && errors.Is(err, errHungUp) { // it may be back already
+			w = nil // it may be back already: look soon
+			if worked && errors.Is(err, errHungUp) {
+				c.pause(ctx, nil, lookAgain)
 				continue
 			}
-			w, _ = newWatch(c.cfg.Path)
 		} else if !said && ctx.Err() == nil {
 			c.cfg.Log.Warn("waiting for the CNI agent", "socket", c.cfg.Path, "error", err)
 			said = true
@@ -123,6 +124,9 @@ func (c *Client) pause(ctx context.Context, w *watch, most time.Duration) bool {
 	}
 	return false
 }
+
+// lookAgain is how long an agent that has hung up is left alone.
+const lookAgain = 10 * time.Millisecond
 
 // unwatched is how long an agent's socket that cannot be watched is left alone at most.
 const unwatched = time.Second

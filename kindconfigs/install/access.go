@@ -20,18 +20,22 @@ const (
 const (
 	controlRole = "ambientlab-control"
 	agentRole   = "ambientlab-cni-agent"
+	pluginRole  = "ambientlab-cni-plugin"
 )
 
 // access is accounts and what they may do. ztunnel's may do nothing: it asks the control plane alone.
 func access() []runtime.Object {
 	control := rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: Namespace, Name: ControlName}
 	agent := rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: Namespace, Name: agentAccount}
+	plugin := rbacv1.Subject{Kind: rbacv1.ServiceAccountKind, Namespace: Namespace, Name: pluginAccount}
 	return []runtime.Object{
 		&corev1.ServiceAccount{ObjectMeta: named(ControlName)},
 		&corev1.ServiceAccount{ObjectMeta: named(ZtunnelName)},
 		&corev1.ServiceAccount{ObjectMeta: named(agentAccount)},
+		&corev1.ServiceAccount{ObjectMeta: named(pluginAccount)},
 		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: controlRole}, Rules: controlRules()},
 		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: agentRole}, Rules: agentRules()},
+		&rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: pluginRole}, Rules: []rbacv1.PolicyRule{may("get", "", "namespaces pods")}},
 		&rbacv1.Role{ObjectMeta: named(controlRole), Rules: controlOwnRules()},
 		&rbacv1.Role{ObjectMeta: named(agentRole), Rules: agentOwnRules()},
 		&rbacv1.ClusterRoleBinding{
@@ -41,6 +45,10 @@ func access() []runtime.Object {
 		&rbacv1.ClusterRoleBinding{
 			ObjectMeta: metav1.ObjectMeta{Name: agentRole}, Subjects: []rbacv1.Subject{agent},
 			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: agentRole},
+		},
+		&rbacv1.ClusterRoleBinding{
+			ObjectMeta: metav1.ObjectMeta{Name: pluginRole}, Subjects: []rbacv1.Subject{plugin},
+			RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: pluginRole},
 		},
 		&rbacv1.RoleBinding{
 			ObjectMeta: named(controlRole), Subjects: []rbacv1.Subject{control},
@@ -82,8 +90,7 @@ func controlOwnRules() []rbacv1.PolicyRule {
 	}
 }
 
-// agentRules: it and the plugin, which borrows its account, read pods and their namespaces; it notes on a pod that it is
-// captured, and takes away its node's taint.
+// agentRules: it reads pods and their namespaces, notes on a pod that it is captured, and takes away its node's taint.
 func agentRules() []rbacv1.PolicyRule {
 	return []rbacv1.PolicyRule{
 		may("get list watch", "", "namespaces nodes pods"),
@@ -100,7 +107,7 @@ func may(verbs, group, resources string, names ...string) rbacv1.PolicyRule {
 	}
 }
 
-// agentOwnRules: the plugin gets a token of the same account that outlives the agent's pod.
+// agentOwnRules: it gives the plugin tokens, which outlive the agent's pod, of an account that may but read what a pod's network needs.
 func agentOwnRules() []rbacv1.PolicyRule {
-	return []rbacv1.PolicyRule{may("create", "", "serviceaccounts/token", agentAccount)}
+	return []rbacv1.PolicyRule{may("create", "", "serviceaccounts/token", pluginAccount)}
 }

@@ -27,7 +27,8 @@ const (
 	ZtunnelName = "ztunnel"        // DaemonSet, ServiceAccount; label app
 	AgentName   = "istio-cni-node" // DaemonSet; label k8s-app
 
-	agentAccount = "istio-cni"
+	agentAccount  = "istio-cni"
+	pluginAccount = "ambientlab-cni-plugin" // as cni-agent has it by default
 )
 
 // LabelPartOf marks every object that is installed; its value is PartOf.

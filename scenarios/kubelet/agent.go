@@ -4,8 +4,10 @@ package kubelet
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"slices"
+	"strings"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -54,6 +56,7 @@ var _ = Describe("the CNI chain of a node", func() {
 		w.Needs(lab.CapSignal)
 		web := w.Pod("shop/web")
 		agent := w.Daemon(web.Node, lab.DaemonCNIAgent)
+		Expect(podOfToken(openNode(ctx, w, web.Node).read(ctx, configs+"/ZZZ-istio-cni-kubeconfig"))).To(BeNil(), "the plugin's token does not end with the agent's pod")
 		Expect(agent.Stop(ctx)).To(Succeed())
 		DeferCleanup(func(ctx SpecContext) { // however the scenario ends
 			Expect(agent.Start(ctx)).To(Succeed())
@@ -140,4 +143,24 @@ func joins(ctx SpecContext, w *world.World, name, node string) {
 	Eventually(func(ctx SpecContext) (bool, error) {
 		return expect.Tunnelled().Match(observe(ctx, w, from, url("http", w.Pod("shop/cart-1"), portHTTP)))
 	}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue(), "a new pod of %s", node)
+}
+
+// podOfToken is the pod that a kubeconfig's token is bound to; nil if there is none.
+func podOfToken(kubeconfig string) *struct{ Name string } {
+	GinkgoHelper()
+	_, rest, ok := strings.Cut(kubeconfig, "token: ")
+	Expect(ok).To(BeTrue(), "a token")
+	parts := strings.Split(strings.Fields(rest)[0], ".")
+	Expect(parts).To(HaveLen(3), "it is a JSON Web Token")
+	text, err := base64.RawURLEncoding.DecodeString(parts[1])
+	Expect(err).NotTo(HaveOccurred())
+	var claims struct {
+		Kubernetes struct {
+			ServiceAccount struct{ Name string }
+			Pod            *struct{ Name string }
+		} `json:"kubernetes.io"`
+	}
+	Expect(json.Unmarshal(text, &claims)).To(Succeed())
+	Expect(claims.Kubernetes.ServiceAccount.Name).NotTo(BeEmpty(), "control: it is an account's")
+	return claims.Kubernetes.Pod
 }

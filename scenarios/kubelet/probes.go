@@ -42,10 +42,6 @@ var _ = Describe("kubelet's probes of a pod in the mesh", func() {
 		probed := map[string]lab.PodInfo{}
 		began := time.Now()
 		apply(ctx, w, strict("shop"), nobodyIn("shop", "probed"))
-		broken := pod(w, "broken", func(p *corev1.Pod) {
-			p.Spec.Containers[0].LivenessProbe = everySecond(corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(1)}}, 1)
-		})
-		apply(ctx, w, broken)
 		for kind, handler := range probes {
 			apply(ctx, w, pod(w, "probed-"+kind, func(p *corev1.Pod) {
 				p.Labels["deny"] = "probed"
@@ -59,6 +55,10 @@ var _ = Describe("kubelet's probes of a pod in the mesh", func() {
 		}
 
 		By("control: a probe that cannot succeed has its container restarted")
+		broken := pod(w, "broken", func(p *corev1.Pod) {
+			p.Spec.Containers[0].LivenessProbe = everySecond(corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(1)}}, 1)
+		})
+		apply(ctx, w, broken)
 		Eventually(restarts).WithContext(ctx).WithArguments(w, broken).WithTimeout(world.Budget.Propagation).Should(BeNumerically(">", 0))
 
 		By("control: nobody else gets in, and kubelet has gone on asking meanwhile")

@@ -12,23 +12,33 @@ import (
 )
 
 const (
-	// pluginTokenLifetime is for how long the plugin can tell whose pods are the mesh's without an agent. kubelet renews a pod's
-	// token within the hour, and with that the agent the plugin's.
+	// pluginTokenLifetime is for how long the plugin can tell whose pods are the mesh's without an agent. kubelet renews an agent's
+	// own token within the hour, and with that the agent the plugin's.
 	pluginTokenLifetime = 24 * time.Hour
 	tokenRequestBudget  = 5 * time.Second
 )
 
-// pluginAccess is the agent's own access to the API server, for the plugin, but with a token that outlives the agent's pod: what an
-// agent wrote must do until the next one runs. It belongs to the goroutine that installs.
+// pluginAccess is the agent's way to the API server, for the plugin, with a token of an account that can do nothing but read pods and
+// namespaces, and that outlives the agent's pod: what one agent wrote must do until the next runs. It belongs to the goroutine that
+// installs.
 type pluginAccess struct {
-	cluster *kube.Cluster
+	access  func() (kube.Access, error)
+	request func(ctx context.Context, lifetime time.Duration) (string, error)
 	log     *slog.Logger
 
-	own, unbound string // for the agent's token of that time the plugin's; "" if there is none
+	own  string // the agent's token when the plugin's was asked for
+	got  string // the plugin's; "" if there is none
+	when time.Time
+}
+
+func newPluginAccess(cluster *kube.Cluster, namespace, account string, log *slog.Logger) *pluginAccess {
+	return &pluginAccess{access: cluster.Access, log: log, request: func(ctx context.Context, lifetime time.Duration) (string, error) {
+		return cluster.Token(ctx, namespace, account, lifetime)
+	}}
 }
 
 func (p *pluginAccess) read() (install.Access, error) {
-	a, err := p.cluster.Access()
+	a, err := p.access()
 	if err != nil {
 		return install.Access{}, err
 	}
@@ -44,20 +54,24 @@ func (p *pluginAccess) read() (install.Access, error) {
 	return out, nil
 }
 
+// token is the plugin's for an agent that has its own. One that cannot be renewed is kept while it is good; without any the plugin
+// has the agent's.
 func (p *pluginAccess) token(own string) string {
-	if own == p.own && p.unbound != "" {
-		return p.unbound
+	if own == p.own && p.got != "" {
+		return p.got
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), tokenRequestBudget)
 	defer cancel()
-	unbound, err := p.cluster.OwnToken(ctx, pluginTokenLifetime)
-	if err != nil {
-		if own != p.own {
-			p.log.Warn("the plugin gets the agent's own token: without an agent no pod starts on this node", "error", err)
-		}
-		p.own, p.unbound = own, ""
-		return own
+	got, err := p.request(ctx, pluginTokenLifetime)
+	if err == nil {
+		p.own, p.got, p.when = own, got, time.Now()
+		return got
 	}
-	p.own, p.unbound = own, unbound
-	return unbound
+	if p.got != "" && time.Since(p.when) < pluginTokenLifetime {
+		p.log.Warn("the plugin's token is not renewed", "error", err)
+		return p.got
+	}
+	p.log.Warn("the plugin gets the agent's own token: without an agent no pod starts on this node", "error", err)
+	p.got = ""
+	return own
 }

@@ -39,6 +39,7 @@ type options struct {
 	pluginBinary, pluginLogLevel       string
 	binDir, confDir, confDirOnHost     string
 	kubeconfigName, taint              string
+	pluginAccount                      string
 	pluginSocket, logSocket, zdsSocket string
 	ready, metrics, admin              string
 	dnsCapture                         bool
@@ -96,6 +97,7 @@ func (o *options) installation(fs *flag.FlagSet) {
 	fs.StringVar(&o.confDir, "cni-conf-dir", "/host/etc/cni/net.d", "`directory` where the host's CNI configuration is mounted")
 	fs.StringVar(&o.confDirOnHost, "cni-conf-dir-on-host", env("CNI_NET_DIR", "/etc/cni/net.d"), "the same `directory` as the host names it (CNI_NET_DIR)")
 	fs.StringVar(&o.kubeconfigName, "kubeconfig-name", env("KUBECONFIG_FILENAME", "ZZZ-istio-cni-kubeconfig"), "`name` of the plugin's kubeconfig in that directory (KUBECONFIG_FILENAME)")
+	fs.StringVar(&o.pluginAccount, "plugin-account", env("PLUGIN_SERVICE_ACCOUNT", "ambientlab-cni-plugin"), "`name` of the service account whose token the plugin gets, in the agent's namespace (PLUGIN_SERVICE_ACCOUNT)")
 	fs.StringVar(&o.pluginLogLevel, "plugin-log-level", "warn", "the plugin's log level: error, warn, info or debug")
 	fs.StringVar(&o.podNamespace, "pod-namespace", env("POD_NAMESPACE", "istio-system"), "`namespace` of the agent's own pod (POD_NAMESPACE)")
 	fs.StringVar(&o.daemonSet, "daemonset", env("DAEMONSET", "cni-agent"), "`name` of the agent's DaemonSet; when that is gone, the plugin is removed from the node (DAEMONSET)")

@@ -128,7 +128,7 @@ func (p *parts) installPlugin(o *options, cluster *kube.Cluster, s shared) error
 			Type: pluginName, Kubeconfig: filepath.Join(o.confDirOnHost, o.kubeconfigName), PluginSocket: o.pluginSocket, LogSocket: o.logSocket,
 			LogLevel: o.pluginLogLevel, ExcludeNamespaces: o.excluded(), AgentPods: o.podNamespace + "/" + o.daemonSet + "-",
 		},
-		Access: (&pluginAccess{cluster: cluster, log: s.log}).read, Installed: s.metrics.Installed, Readiness: s.ready, Log: s.log,
+		Access: newPluginAccess(cluster, o.podNamespace, o.pluginAccount, s.log).read, Installed: s.metrics.Installed, Readiness: s.ready, Log: s.log,
 	})
 	if err != nil {
 		return err

@@ -3,7 +3,6 @@
 package kube
 
 import (
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -15,21 +14,16 @@ import (
 	"k8s.io/client-go/rest"
 )
 
-func tokenOf(subject string) string {
-	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(fmt.Sprintf(`{"sub":%q}`, subject))) + ".c2ln"
-}
-
-func TestOwnToken(t *testing.T) {
+func TestToken(t *testing.T) {
 	for _, c := range []struct {
-		name, own, answer string
-		status            int
-		want, wrong       string
+		name, answer string
+		status       int
+		want, wrong  string
 	}{
-		{name: "granted", own: tokenOf("system:serviceaccount:istio-system:istio-cni"), status: 201, answer: `{"status":{"token":"unbound"}}`, want: "unbound"},
-		{name: "refused", own: tokenOf("system:serviceaccount:istio-system:istio-cni"), status: 403, answer: "forbidden", wrong: "of istio-system/istio-cni: 403 Forbidden: forbidden"},
-		{name: "empty", own: tokenOf("system:serviceaccount:istio-system:istio-cni"), status: 201, answer: "{}", wrong: "the answer has none"},
-		{name: "a person", own: tokenOf("alice"), wrong: `"alice"`},
-		{name: "no token", wrong: "no service account's token"},
+		{name: "granted", status: 201, answer: `{"status":{"token":"unbound"}}`, want: "unbound"},
+		{name: "refused", status: 403, answer: "forbidden", wrong: "request a token of istio-system/plugin: 403 Forbidden: forbidden"},
+		{name: "empty", status: 201, answer: "{}", wrong: "the answer has none"},
+		{name: "no JSON", status: 201, answer: "<html>", wrong: "invalid character"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -41,7 +35,7 @@ func TestOwnToken(t *testing.T) {
 					}
 				}
 				err := json.NewDecoder(r.Body).Decode(&body)
-				if err != nil || r.URL.Path != "/api/v1/namespaces/istio-system/serviceaccounts/istio-cni/token" || r.Header.Get("Authorization") != "Bearer "+c.own ||
+				if err != nil || r.URL.Path != "/api/v1/namespaces/istio-system/serviceaccounts/plugin/token" || r.Header.Get("Authorization") != "Bearer agent" ||
 					body.Kind != "TokenRequest" || body.Spec.ExpirationSeconds != 3600 || body.Spec.BoundObjectRef != nil {
 					t.Errorf("%s %s %+v: %v", r.Method, r.URL, body, err)
 				}
@@ -49,7 +43,7 @@ func TestOwnToken(t *testing.T) {
 				fmt.Fprint(w, c.answer)
 			}))
 			defer server.Close()
-			got, err := (&Cluster{config: &rest.Config{Host: server.URL, BearerToken: c.own}}).OwnToken(t.Context(), time.Hour)
+			got, err := (&Cluster{config: &rest.Config{Host: server.URL, BearerToken: "agent"}}).Token(t.Context(), "istio-system", "plugin", time.Hour)
 			if c.wrong == "" && err != nil || c.wrong != "" && (err == nil || !strings.Contains(err.Error(), c.wrong)) {
 				t.Errorf("error %v, want %q", err, c.wrong)
 			}

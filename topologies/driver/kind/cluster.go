@@ -226,10 +226,10 @@ func (c *cluster) load(ctx context.Context, img *image.Image) error {
 func (c *cluster) delete(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, deleteBudget)
 	defer cancel()
-	if err := c.stopOutside(ctx); err != nil {
-		return err
-	}
 	for {
+		if err := c.stopOutside(ctx); err != nil {
+			return err
+		}
 		if _, err := c.run(ctx, nil, c.kind, "delete", "cluster", "--name", c.name, "--kubeconfig", c.dir.kubeconfig()); err != nil {
 			return err
 		}
