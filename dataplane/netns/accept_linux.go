@@ -66,15 +66,17 @@ func (a *Acceptor) Accept() (*os.File, netip.AddrPort, error) {
 	return os.NewFile(fd, "accepted connection"), decode(&peer), nil
 }
 
-// AsFile gives up c for its socket alone.
+// AsFile gives up c for its socket alone. After an error c is as it was.
 func AsFile(c *net.TCPConn) (*os.File, error) {
-	defer c.Close()
-	return c.File()
+	f, err := c.File()
+	if err == nil {
+		c.Close()
+	}
+	return f, err
 }
 
-// AsTCP gives up f, a connection, for package net's view of it.
+// AsTCP gives up f, a connection, for package net's view of it. After an error f is as it was.
 func (o SocketOptions) AsTCP(f *os.File) (*net.TCPConn, error) {
-	defer f.Close() // net.FileConn works on a duplicate
 	c, err := net.FileConn(f)
 	if err != nil {
 		return nil, err
@@ -88,6 +90,7 @@ func (o SocketOptions) AsTCP(f *os.File) (*net.TCPConn, error) {
 		c.Close()
 		return nil, err
 	}
+	f.Close() // the other is a duplicate
 	return tc, nil
 }
 

@@ -41,12 +41,12 @@ func TestAcceptor(t *testing.T) {
 		if got := netns.Local(in).Addr().Unmap(); got != addr.Addr() {
 			t.Errorf("%s: the server's end is %s", to, got)
 		}
+		if mark, now := intOption(t, in, unix.SOL_SOCKET, unix.SO_MARK), intOption(t, in, unix.IPPROTO_TCP, unix.TCP_NODELAY); mark != 0x539 || now != 1 {
+			t.Errorf("mark %#x, TCP_NODELAY %d", mark, now)
+		}
 		tcp, err := o.AsTCP(in)
 		if err != nil {
 			t.Fatal(err)
-		}
-		if mark, now := intOption(t, tcp, unix.SOL_SOCKET, unix.SO_MARK), intOption(t, tcp, unix.IPPROTO_TCP, unix.TCP_NODELAY); mark != 0x539 || now != 1 {
-			t.Errorf("mark %#x, TCP_NODELAY %d", mark, now)
 		}
 		netns.ResetOnClose(tcp)
 		tcp.Close()

@@ -144,6 +144,7 @@ func (n *NS) DialTCP(ctx context.Context, addr netip.AddrPort, o SocketOptions) 
 	}
 	c, err := o.AsTCP(f)
 	if err != nil {
+		f.Close()
 		return nil, addressError("connect to", n, addr, err)
 	}
 	return c, nil

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -106,7 +107,7 @@ func TestSourceOfOtherFamily(t *testing.T) {
 	}
 }
 
-func intOption(t *testing.T, c *net.TCPConn, level, id int) int {
+func intOption(t *testing.T, c syscall.Conn, level, id int) int {
 	t.Helper()
 	rc, err := c.SyscallConn()
 	if err != nil {

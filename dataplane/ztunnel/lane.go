@@ -47,16 +47,21 @@ func (l *lane) next(ctx context.Context) error {
 	return err
 }
 
-// take serves a connection that a hand-over has accepted.
-func (l *lane) take(ctx context.Context, c *net.TCPConn) {
+// take serves a connection that a hand-over has accepted, or resets it, with an error, if there is no descriptor left.
+func (l *lane) take(ctx context.Context, c *net.TCPConn) error {
 	if l.serveFile == nil {
 		l.serve(ctx, c)
-		return
+		return nil
 	}
 	client := remoteOf(c)
-	if f, err := netns.AsFile(c); err == nil { // else there is no descriptor left
-		l.serveFile(ctx, f, client)
+	f, err := netns.AsFile(c)
+	if err != nil {
+		netns.ResetOnClose(c)
+		c.Close()
+		return err
 	}
+	l.serveFile(ctx, f, client)
+	return nil
 }
 
 // wakeLanes ends the accept loops. With grace their listeners stay open for the hand-over.
@@ -79,7 +84,11 @@ func (p *proxy) accept(ctx context.Context, l lane) {
 	}
 	limit, cancel := context.WithTimeout(ctx, p.grace/2)
 	defer cancel()
-	err := netns.HandOver(limit, l.l, func(c *net.TCPConn) { l.take(ctx, c) })
+	err := netns.HandOver(limit, l.l, func(c *net.TCPConn) {
+		if err := l.take(ctx, c); err != nil {
+			p.log.Warn("cannot serve a connection", "listener", l.l.Addr(), "error", err)
+		}
+	})
 	if err != nil {
 		p.log.Warn("listener not handed over cleanly", "listener", l.l.Addr(), "error", err)
 	}
