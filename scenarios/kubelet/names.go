@@ -97,7 +97,9 @@ var _ = Describe("pods that controllers make, by their names", func() {
 			}
 		}
 		Expect(observe(ctx, w, web, fmt.Sprintf("http://host-network.shop:%d", portHTTP))).To(expect.PlainOutbound(), "in plain text: nobody there takes a tunnel")
-		Expect(observe(ctx, w, batch, fmt.Sprintf("http://host-network.shop:%d", portHTTP)).Call.OK).To(BeTrue(), "control: outside the mesh")
+		Eventually(func(ctx SpecContext) bool {
+			return observe(ctx, w, batch, fmt.Sprintf("http://host-network.shop:%d", portHTTP)).Call.OK
+		}).WithContext(ctx).WithTimeout(world.Budget.Propagation).Should(BeTrue(), "control: outside the mesh, where kube-proxy has to have it")
 	}, SpecTimeout(world.Budget.LongSpec))
 })
 
