@@ -112,7 +112,7 @@ func asRoot(capabilities ...corev1.Capability) *corev1.SecurityContext {
 func ready(path string, port uint16) *corev1.Probe {
 	return &corev1.Probe{
 		ProbeHandler:  corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: path, Port: intstr.FromInt32(int32(port))}},
-		PeriodSeconds: 2, TimeoutSeconds: 2,
+		PeriodSeconds: 1, TimeoutSeconds: 2,
 	}
 }
 
