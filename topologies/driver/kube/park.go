@@ -206,26 +206,33 @@ func (s *stand) inherit(ctx context.Context, of string) error {
 		return err
 	}
 	patch := []byte(`{"metadata":{"labels":{"` + LabelLab + `":"` + s.name + `"}}}`)
+	takeOver := func(ctx context.Context, o *found) error {
+		_, err := o.at.Patch(ctx, o.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
+		if unlessGone(err) != nil {
+			return fmt.Errorf("take over %s: %w", o.what, err)
+		}
+		return nil
+	}
 	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
 	var services []*found
+	var last *found // it says whose the mesh is
 	for _, o := range all {
 		switch {
 		case len(o.object.GetOwnerReferences()) > 0:
-			continue
+		case o.kind.Kind == "Namespace" && o.name == systemNamespace:
+			last = o
 		case o.kind.Group == "" && (o.kind.Kind == "Service" || o.kind.Kind == "Endpoints") && o.object.GetNamespace() != systemNamespace:
 			services = append(services, o)
-			continue
+		default:
+			g.Go(func() error { return takeOver(each, o) })
 		}
-		g.Go(func() error {
-			_, err := o.at.Patch(each, o.name, types.MergePatchType, patch, metav1.PatchOptions{FieldManager: manager})
-			if unlessGone(err) != nil {
-				return fmt.Errorf("take over %s: %w", o.what, err)
-			}
-			return nil
-		})
 	}
-	return errors.Join(g.Wait(), s.end(ctx, services, withPods), s.leaveGuests(ctx, kinds, of), s.api.unlabel(ctx))
+	err = errors.Join(g.Wait(), s.end(ctx, services, withPods), s.leaveGuests(ctx, kinds, of), s.api.unlabel(ctx))
+	if err == nil && last != nil {
+		err = takeOver(ctx, last)
+	}
+	return err
 }
 
 // renew replaces daemons that a parked mesh has and this lab would not: started otherwise, or started again since.
