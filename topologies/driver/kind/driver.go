@@ -166,6 +166,9 @@ func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	if err := d.Driver.Up(ctx, spec, o); err != nil {
 		return err
 	}
+	if err := c.awaitNames(ctx, spec.External); err != nil { // meanwhile the mesh was installed
+		return err
+	}
 	c.topology = spec.Name
 	record := c.about()
 	record.Detached, record.Nodes = d.o.Detach, c.nodes[:len(spec.Clusters[0].Nodes)]

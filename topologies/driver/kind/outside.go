@@ -50,7 +50,8 @@ func (c *cluster) startOutside(ctx context.Context, hosts []topologies.External)
 	return nil
 }
 
-// nameHosts gives external hosts their names, <name>.external, in the cluster's DNS: a zone of its own in CoreDNS' configuration.
+// nameHosts gives external hosts their names, <name>.external, in the cluster's DNS: a zone of its own in CoreDNS' configuration, with
+// which it starts anew; see awaitNames.
 func (c *cluster) nameHosts(ctx context.Context, hosts []topologies.External) error {
 	const begin = "# external hosts of the lab\n"
 	corefile, err := c.kubectl(ctx, "--namespace=kube-system", "get", "configmap", "coredns", "--output=jsonpath={.data.Corefile}")
@@ -73,11 +74,22 @@ func (c *cluster) nameHosts(ctx context.Context, hosts []topologies.External) er
 	for _, argv := range [][]string{
 		{"patch", "configmap", "coredns", "--type=merge", "--patch=" + string(patch)},
 		{"rollout", "restart", "deployment/coredns"},
-		{"rollout", "status", "deployment/coredns", "--timeout=" + readyBudget.String()},
 	} {
 		if _, err := c.kubectl(ctx, append([]string{"--namespace=kube-system"}, argv...)...); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// awaitNames waits until all of the cluster's DNS knows external hosts, if there are any.
+func (c *cluster) awaitNames(ctx context.Context, hosts []topologies.External) error {
+	if len(hosts) == 0 {
+		return nil
+	}
+	_, err := c.kubectl(ctx, "--namespace=kube-system", "rollout", "status", "deployment/coredns", "--timeout="+readyBudget.String())
+	if err != nil {
+		return fmt.Errorf("have the cluster's DNS know external hosts: %w", err)
 	}
 	return nil
 }
