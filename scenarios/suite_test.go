@@ -71,11 +71,11 @@ func TestScenarios(t *testing.T) {
 	})
 
 	suite, reporter := ginkgo.GinkgoConfiguration()
-	if suite.ParallelTotal > 1 {
+	if driver == "kind" {
+		if suite.ParallelTotal > kind.DefaultMost {
+			t.Fatalf("PROCS=%d: each process has a cluster, and a machine has inotify instances for %d", suite.ParallelTotal, kind.DefaultMost)
+		}
 		clusters.Most = kind.DefaultMost / suite.ParallelTotal
-	}
-	if driver == "kind" && suite.ParallelTotal > kind.DefaultMost {
-		t.Fatalf("PROCS=%d: each process has a cluster, and a machine has inotify instances for %d", suite.ParallelTotal, kind.DefaultMost)
 	}
 	if reporter.JUnitReport == "" {
 		reporter.JUnitReport = filepath.Join(out, "junit.xml")

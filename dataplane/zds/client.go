@@ -62,8 +62,8 @@ func NewClient(cfg ClientConfig) *Client {
 }
 
 // Run connects, again and again, until ctx ends, then returns nil. An agent that is not there is waited for: the appearance
-// of its socket ends the wait, whatever failed before. Attempts that fail are further and further apart. The file system is
-// watched only while nobody talks: a machine has few inotify instances.
+// of its socket ends the wait. Attempts that fail are further and further apart. The file system is watched only while nobody
+// talks, as a machine has few inotify instances: after a conversation that failed the agent is looked for within a second.
 func (c *Client) Run(ctx context.Context) error {
 	backoff := c.cfg.BackoffMin
 	for said := false; ctx.Err() == nil; {

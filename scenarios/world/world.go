@@ -72,9 +72,9 @@ func Clear() error { return os.RemoveAll(failures()) }
 // failures is where failed scenarios leave their bundles.
 func failures() string { return filepath.Join(settings.Out, "failures") }
 
-// Start brings up another lab for the scenario that calls it, which has OwnLab, and takes it down when the scenario ends. On clusters its pods and
-// daemons may be an earlier lab's, as they were made but with what they have counted and pooled since: a scenario to which that
-// matters asks for daemons with settings of its own.
+// Start brings up another lab for the scenario that calls it, which has OwnLab, and takes it down when the scenario ends. On
+// clusters its pods and daemons may be an earlier lab's, as they were made but with what they have counted and pooled since: a
+// scenario to which that matters asks for daemons with settings of its own.
 func Start(ctx context.Context, topology string, o lab.UpOptions) (*World, error) {
 	return StartChanged(ctx, topology, o, func(*topologies.Spec) {})
 }

@@ -88,13 +88,19 @@ func (s *stand) leave() error {
 	return os.RemoveAll(s.dir)
 }
 
-// sweep deletes what has a lab's label.
-func (s *stand) sweep(ctx context.Context, of string) error {
+// belongings are what has a lab's label, and the kinds that the API server has.
+func (s *stand) belongings(ctx context.Context, of string) ([]served, []*found, error) {
 	kinds, err := s.api.kinds()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	all, err := s.api.find(ctx, kinds, LabelLab+"="+of)
+	return kinds, all, err
+}
+
+// sweep deletes what has a lab's label.
+func (s *stand) sweep(ctx context.Context, of string) error {
+	kinds, all, err := s.belongings(ctx, of)
 	if err != nil {
 		return err
 	}

@@ -67,11 +67,7 @@ func (s *stand) park(ctx context.Context) error {
 
 // clear deletes what the lab has beside the mesh and the topology, and pods of the topology that are not as they were made.
 func (s *stand) clear(ctx context.Context, p *parts) error {
-	kinds, err := s.api.kinds()
-	if err != nil {
-		return err
-	}
-	all, err := s.api.find(ctx, kinds, LabelLab+"="+s.name)
+	kinds, all, err := s.belongings(ctx, s.name)
 	if err != nil {
 		return err
 	}
@@ -197,11 +193,7 @@ func (s *stand) takeUp(ctx context.Context, was parked, p *parts) error {
 
 // inherit makes what another lab has left this one's, but for its nodes, and for its services, whose addresses cannot be changed.
 func (s *stand) inherit(ctx context.Context, of string) error {
-	kinds, err := s.api.kinds()
-	if err != nil {
-		return err
-	}
-	all, err := s.api.find(ctx, kinds, LabelLab+"="+of)
+	kinds, all, err := s.belongings(ctx, of)
 	if err != nil {
 		return err
 	}
