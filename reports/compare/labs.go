@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package compare holds pure functions of several result documents.
+// Package compare holds pure functions of result documents.
 package compare
 
 import (
@@ -37,7 +37,7 @@ func OfLabs(docs []schema.ScenarioResults) Labs {
 	var l Labs
 	rows := map[string]int{}
 	for i, d := range docs {
-		l.Names = append(l.Names, driver(d, i))
+		l.Names = append(l.Names, cmp.Or(driver(d), fmt.Sprintf("document %d", i+1)))
 		for _, s := range d.Scenarios {
 			key := strings.Join(s.IDs, " ") + "\x00" + s.Text
 			at, ok := rows[key]
@@ -55,9 +55,9 @@ func OfLabs(docs []schema.ScenarioResults) Labs {
 	return l
 }
 
-func driver(d schema.ScenarioResults, i int) string {
+func driver(d schema.ScenarioResults) string {
 	if len(d.Labs) == 0 {
-		return fmt.Sprintf("document %d", i+1)
+		return ""
 	}
 	return d.Labs[0].Driver
 }

@@ -29,7 +29,7 @@ func WriteResults(report types.Report) error {
 	}
 	for _, s := range report.SpecReports {
 		doc.Labs = append(doc.Labs, entries[schema.Lab](s, labEntry)...)
-		if s.LeafNodeType == types.NodeTypeIt && selected(s) {
+		if selected(s) {
 			doc.Scenarios = append(doc.Scenarios, scenario(s))
 		}
 	}
@@ -81,14 +81,18 @@ func Finding(format string, args ...any) {
 	ginkgo.AddReportEntry(findingEntry, fmt.Sprintf(format, args...), ginkgo.ReportEntryVisibilityNever)
 }
 
-// selected: a scenario that FOCUS or LABELS leave out is not a skip: nobody asked for it.
+// selected: a scenario that FOCUS or LABELS leave out is not a skip: nobody asked for it. What comes before the scenarios and after
+// them is none, but a run in which it fails has failed.
 func selected(s types.SpecReport) bool {
+	if s.LeafNodeType != types.NodeTypeIt {
+		return s.State.Is(types.SpecStateFailureStates)
+	}
 	return s.State != types.SpecStateSkipped || s.Failure.Message != ""
 }
 
 func scenario(s types.SpecReport) schema.Scenario {
 	out := schema.Scenario{
-		Text: s.FullText(), Labels: s.Labels(), DurationMillis: millis(s.RunTime), Location: location(s), IDs: []string{},
+		Text: text(s), Labels: s.Labels(), DurationMillis: millis(s.RunTime), Location: location(s), IDs: []string{},
 	}
 	out.Findings = entries[string](s, findingEntry)
 	for _, l := range out.Labels {
@@ -108,6 +112,13 @@ func scenario(s types.SpecReport) schema.Scenario {
 		}
 	}
 	return out
+}
+
+func text(s types.SpecReport) string {
+	if s.LeafNodeType != types.NodeTypeIt {
+		return fmt.Sprintf("[%s]", s.LeafNodeType)
+	}
+	return s.FullText()
 }
 
 // location is relative to the repository, so that documents of different machines can be compared.
