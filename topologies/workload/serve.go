@@ -201,6 +201,7 @@ func (s *Server) bind(ctx context.Context, b *binder) (ls []listener, ps []*net.
 }
 
 func (s *Server) serve(ctx context.Context, l listener) error {
+	l.Listener = &patient{Listener: l.Listener, done: ctx.Done(), log: s.cfg.Log}
 	var err error
 	switch l.protocol {
 	case TCP, TCPServerFirst:

@@ -75,19 +75,6 @@ func (s *Server) tcpConn(ctx context.Context, c *net.TCPConn, protocol string) e
 	return echo(c, r)
 }
 
-// echo sends back what comes until the caller closes its side, then closes this one.
-func echo(c *net.TCPConn, r io.Reader) error {
-	if br, ok := r.(*bufio.Reader); ok {
-		if _, err := io.CopyN(c, br, int64(br.Buffered())); err != nil {
-			return err
-		}
-	}
-	if _, err := io.Copy(c, c); err != nil { // spliced: the bytes stay in the kernel
-		return err
-	}
-	return c.CloseWrite()
-}
-
 func tail(c *net.TCPConn, r io.Reader, n int64, seen Seen) error {
 	got := newCounter()
 	if _, err := io.Copy(got, r); err != nil {
