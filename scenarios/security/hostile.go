@@ -5,6 +5,7 @@ package security
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/netip"
@@ -80,15 +81,21 @@ var _ = Describe("a hostile peer", func() {
 
 	It("does everything it can for ten seconds each, and calls of others take no longer", world.OwnLab, Label("FI-06", "FI-07", "SE-05", "slow"), func(ctx SpecContext) {
 		s := besiege(ctx)
+		var table strings.Builder
+		var missed []error
 		for _, certificate := range []bool{true, false} {
 			for _, kind := range attack.Kinds(certificate) {
 				limit := growth
 				if kind == "half-open" || kind == "hello" {
 					limit = growthHalfOpen
 				}
-				s.attack(ctx, kind, fullLength, limit)
+				d := s.endure(ctx, kind, fullLength)
+				fmt.Fprintf(&table, "%-18s p99 %8s  grew %6d kB  failed %d of %d\n", kind, d.honest.LatencyP99.Round(10*time.Microsecond), d.grew, d.honest.Failed, d.honest.OK+d.honest.Failed)
+				missed = append(missed, d.missed(limit))
 			}
 		}
+		AddReportEntry("what others noticed", table.String())
+		Expect(errors.Join(missed...)).NotTo(HaveOccurred(), "%s", table.String())
 	}, SpecTimeout(20*time.Minute))
 })
 
@@ -116,14 +123,50 @@ func (s *siege) load(ctx context.Context, d time.Duration) workload.Result {
 	return res
 }
 
-// attack attacks while the honest client calls. Each attacker is a pod of its own: the victim knows the addresses of
-// those before, and would keep it waiting.
+// damage is what an attack did.
+type damage struct {
+	kind     string
+	took     time.Duration
+	attacked attack.Result
+	honest   workload.Result
+	grew     int  // kB
+	another  bool // the victim is another process now
+}
+
+// missed says what is beyond the bounds.
+func (d *damage) missed(limit int) error {
+	var all []error
+	miss := func(bad bool, format string, args ...any) {
+		if bad {
+			all = append(all, fmt.Errorf(d.kind+": "+format, args...))
+		}
+	}
+	miss(d.attacked.Opened == 0, "no connection was opened")
+	miss(slices.Contains(attack.Kinds(true), d.kind) && d.attacked.Frames <= 100, "no attack: %d frames", d.attacked.Frames)
+	miss(d.honest.OK == 0, "no call of another client")
+	miss(d.honest.Failed > 0, "%d calls of another client failed: %v", d.honest.Failed, d.honest.Errors)
+	// A short attack is all beginning, and whatever else the machine does shows.
+	miss(d.took >= fullLength && d.honest.LatencyP99 > latency, "p99 of another client's %d calls is %v, above %v", d.honest.OK, d.honest.LatencyP99, latency)
+	miss(d.grew > limit, "the victim grew by %d kB, above %d", d.grew, limit)
+	miss(d.another, "the victim is another process now")
+	return errors.Join(all...)
+}
+
+// attack attacks while the honest client calls, and judges what came of it.
 func (s *siege) attack(ctx SpecContext, kind string, d time.Duration, limit int) {
+	GinkgoHelper()
+	Expect(s.endure(ctx, kind, d).missed(limit)).NotTo(HaveOccurred())
+}
+
+// endure attacks while the honest client calls. Each attacker is a pod of its own: the victim knows the addresses of
+// those before, and would keep it waiting.
+func (s *siege) endure(ctx SpecContext, kind string, d time.Duration) *damage {
 	GinkgoHelper()
 	hostile := attacker(ctx, s.l, kind)
 	status, err := s.victim.Status(ctx)
 	Expect(err).NotTo(HaveOccurred())
 	before := s.resident(ctx, status.PID)
+	Expect(before).To(BeNumerically(">", 0), "control: its memory is seen")
 	type outcome struct {
 		res attack.Result
 		err error
@@ -150,19 +193,9 @@ func (s *siege) attack(ctx SpecContext, kind string, d time.Duration, limit int)
 	Expect(attacked.err).NotTo(HaveOccurred())
 	AddReportEntry(kind, fmt.Sprintf("%+v; grew %d kB; honest %d ok, %d failed, p50 %v, p99 %v, max %v", attacked.res, grew,
 		honest.OK, honest.Failed, honest.LatencyP50, honest.LatencyP99, honest.LatencyMax))
-	Expect(attacked.res.Opened).To(BeNumerically(">", 0))
-	if slices.Contains(attack.Kinds(true), kind) {
-		Expect(attacked.res.Frames).To(BeNumerically(">", 100), "%s: no attack", kind)
-	}
-	Expect(honest.Failed).To(BeZero(), "%s: calls of another client failed: %v", kind, honest.Errors)
-	if d >= fullLength { // a short attack is all beginning, and whatever else the machine does shows
-		Expect(honest.LatencyP99).To(BeNumerically("<=", latency), "%s: %d calls of another client", kind, honest.OK)
-	}
-	Expect(grew).To(BeNumerically("<=", limit), "%s: kB that the victim grew by", kind)
-	status2, err := s.victim.Status(ctx)
+	after, err := s.victim.Status(ctx)
 	Expect(err).NotTo(HaveOccurred())
-	Expect(status2.Started).To(Equal(status.Started), "%s: the victim is another process now", kind)
-	Expect(before).To(BeNumerically(">", 0), "control: its memory was seen")
+	return &damage{kind: kind, took: d, attacked: attacked.res, honest: honest, grew: grew, another: !after.Started.Equal(status.Started)}
 }
 
 // resident is the victim's resident memory in kB, as it says itself where its process is not one of this host's.
