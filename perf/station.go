@@ -184,7 +184,8 @@ func (s *site) start(ctx context.Context, at lab.PodRef, role string, p pod.Port
 	return a, nil
 }
 
-// procs is the GOMAXPROCS that a ztunnel gives itself, and every other process of a measurement too.
+// procs is the most that a ztunnel makes GOMAXPROCS, which it lowers while fewer suffice, and what every other process of a
+// measurement has all the time.
 func procs() int {
 	cpus := runtime.NumCPU()
 	return min(max(2, (cpus+3)/4), runtime.GOMAXPROCS(0))

@@ -30,7 +30,15 @@ type volume struct{ bytes, pieces atomic.Uint64 }
 func (v *volume) add(n int) {
 	v.bytes.Add(uint64(n))
 	v.pieces.Add(1)
+	if n >= bulkPiece {
+		bulkBytes.Add(uint64(n))
+	}
 }
+
+var bulkBytes atomic.Uint64
+
+// BulkBytes is how many bytes the process's tunnels have carried, both ways, in pieces that are no small messages.
+func BulkBytes() uint64 { return bulkBytes.Load() }
 
 // look notes what the streams have carried since it was last noted. Pool.mu is held.
 func (e *entry) look() {

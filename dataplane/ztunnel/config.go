@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"runtime"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
@@ -64,6 +65,8 @@ type Config struct {
 	// well-known port, of the admin server on loopback.
 	Admin, Metrics, Readiness string
 
+	// Processors is how many processors the process may use at a time; 0 means as many as it uses now.
+	Processors int
 	// Relax, if set, is called when the process has come to rest after work, to give memory back.
 	Relax func()
 
@@ -176,6 +179,9 @@ type Backoff struct{ Min, Max time.Duration }
 func (c *Config) setDefaults() {
 	if c.Mark == 0 {
 		c.Mark = mesh.MarkProxy
+	}
+	if c.Processors == 0 {
+		c.Processors = runtime.GOMAXPROCS(0)
 	}
 	orText(&c.ClusterID, "Kubernetes")
 	orText(&c.ClusterDomain, "cluster.local")

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"time"
 
@@ -81,8 +80,8 @@ func newProxy(s *shared, info Info, ns *netns.NS) *proxy {
 	client.MaxStreams = s.cfg.HBONE.MaxStreams
 	// Bulk goes over two connections for each processor: with one for each, 16 streams that are never done share windows of
 	// 4 MiB, wait for them at every third read, and send the few bytes that windows leave as frames of their own.
-	p.pool = hbone.NewPool(hbone.PoolConfig{Config: client, IdleFor: s.cfg.HBONE.IdleFor, Spread: runtime.GOMAXPROCS(0),
-		SpreadBulk: 2 * runtime.GOMAXPROCS(0), Dial: p.dialTunnel, TLS: p.clientTLS})
+	p.pool = hbone.NewPool(hbone.PoolConfig{Config: client, IdleFor: s.cfg.HBONE.IdleFor, Spread: s.cfg.Processors,
+		SpreadBulk: 2 * s.cfg.Processors, Dial: p.dialTunnel, TLS: p.clientTLS})
 	p.server = hbone.NewServer(hbone.ServerConfig{Config: h, TLS: p.serverTLS, Handler: p.serveTunnel, DrainTimeout: s.cfg.Time.Drain,
 		OnHandshakeError: p.handshakeFailed})
 	return p

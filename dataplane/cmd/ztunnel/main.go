@@ -16,9 +16,11 @@ import (
 	"os/signal"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"syscall"
 
 	"github.com/ambientlab/ambientlab/dataplane/admin"
+	"github.com/ambientlab/ambientlab/dataplane/hbone"
 	"github.com/ambientlab/ambientlab/dataplane/identity"
 	"github.com/ambientlab/ambientlab/dataplane/ztunnel"
 )
@@ -77,7 +79,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	cfg := s.ztunnel
 	cfg.Version, cfg.AccessLog, cfg.AccessLogJSON = version, stdout, s.logJSON
 	cfg.Log, cfg.Level = logger(stderr, &level, s.logJSON), &level
-	cfg.Relax = giveBack
+	cfg.Processors, cfg.Relax = runtime.GOMAXPROCS(0), giveBack
 	cfg.Process = admin.Process{Args: args, Environ: environ}
 	slog.SetDefault(cfg.Log)
 	secrets, err := identity.OpenKeyLog(s.keyLog, cfg.Log)
@@ -92,6 +94,16 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return fmt.Errorf("%w: %w", errUsage, err)
 	}
+	return serve(ctx, z, newProcessors(cfg.Processors))
+}
+
+// serve runs z, on as many processors as it needs.
+func serve(ctx context.Context, z *ztunnel.Ztunnel, p *processors) error {
+	looking, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var looks sync.WaitGroup
+	looks.Go(func() { p.run(looking, hbone.BulkBytes) })
+	defer looks.Wait()
+	defer stop()
 	return z.Run(ctx)
 }
 
