@@ -108,7 +108,7 @@ func (c *conn) ask(s *stream, r *Request) bool {
 		c.draining = true // ids are used up (RFC 9113 §5.1.1)
 	}
 	c.mu.Unlock()
-	c.writeHeaders(s.id, false, []Header{{":method", "CONNECT"}, {":authority", r.Authority}}, r.Header)
+	c.writeHeaders(s.id, false, []Header{{":method", "CONNECT"}, {":authority", r.Authority}}, r.Header, r.Once)
 	return true
 }
 

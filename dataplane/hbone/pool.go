@@ -53,6 +53,9 @@ const spareFor = 5 * time.Second
 type Request struct {
 	Authority string
 	Header    []Header
+	// Once are header fields, too, whose values no other request has: the peer is not made to remember them, in the place of
+	// those that come again.
+	Once []Header
 }
 
 // Pool opens tunnels and shares connections among them. All methods may be called concurrently.

@@ -162,15 +162,15 @@ func putFrameHeader(b []byte, n int, kind http2.FrameType, flags http2.Flags, id
 	binary.BigEndian.PutUint32(b[5:9], id)
 }
 
-// writeHeaders writes one header block. The write lock is held.
-func (c *conn) writeHeaders(id uint32, endStream bool, pseudo, fields []Header) {
+// writeHeaders writes one header block; once are fields that the peer need not remember. The write lock is held.
+func (c *conn) writeHeaders(id uint32, endStream bool, pseudo, fields, once []Header) {
 	if size := min(c.peerTableSize.Load(), 4096); size != c.encoder.MaxDynamicTableSize() {
 		c.encoder.SetMaxDynamicTableSize(size)
 	}
 	c.block.Reset()
-	for _, list := range [2][]Header{pseudo, fields} {
+	for i, list := range [3][]Header{pseudo, fields, once} {
 		for _, h := range list {
-			_ = c.encoder.WriteField(hpack.HeaderField{Name: h.Name, Value: h.Value})
+			_ = c.encoder.WriteField(hpack.HeaderField{Name: h.Name, Value: h.Value, Sensitive: i == 2})
 		}
 	}
 	kind, flags := http2.FrameHeaders, http2.Flags(0)
@@ -200,7 +200,7 @@ func (s *stream) respond(status int, endStream bool, fields []Header) bool {
 		return false
 	}
 	s.replied.Store(true)
-	s.c.writeHeaders(s.id, endStream, []Header{{":status", strconv.Itoa(status)}}, fields)
+	s.c.writeHeaders(s.id, endStream, []Header{{":status", strconv.Itoa(status)}}, fields, nil)
 	if endStream {
 		s.setOutEnd()
 	}

@@ -78,11 +78,14 @@ func (p *proxy) outboundTunnel(ctx context.Context, c *os.File, f *flow, self *m
 	key := p.poolKey(self, f.rec.Src.Addr.Addr(), up)
 	f.rec.TraceID, f.rec.HBONEAddr, f.rec.Dst.Addr = trace.TraceID(), up.Addr, key.Addr
 	f.live.hbone, f.live.actualDst = true, key.Addr
-	stream, err := p.pool.Open(ctx, key, &hbone.Request{Authority: up.Addr.String(), Header: []hbone.Header{
-		{Name: telemetry.HeaderForwarded, Value: telemetry.FormatForwarded(f.rec.Src.Addr, host)},
-		{Name: telemetry.HeaderBaggage, Value: telemetry.BaggageOf(self).String()},
-		{Name: telemetry.HeaderTraceparent, Value: trace.String()},
-	}})
+	stream, err := p.pool.Open(ctx, key, &hbone.Request{
+		Authority: up.Addr.String(),
+		Header:    []hbone.Header{{Name: telemetry.HeaderBaggage, Value: telemetry.BaggageOf(self).String()}},
+		Once: []hbone.Header{
+			{Name: telemetry.HeaderForwarded, Value: telemetry.FormatForwarded(f.rec.Src.Addr, host)},
+			{Name: telemetry.HeaderTraceparent, Value: trace.String()},
+		},
+	})
 	if err != nil {
 		if refused := (*hbone.StatusError)(nil); errors.As(err, &refused) { // by a peer that had proved who it is
 			f.secure(p.local.identity(self), up.Workload.Identity())
