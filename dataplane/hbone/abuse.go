@@ -44,6 +44,7 @@ func newAbuse(now time.Time) abuse {
 const (
 	costSettings = 4  // every stream may have to be looked at
 	costGoAway   = 50 // an honest peer sends two
+	costShrink   = 2  // is one noise, for so many streams whose window SETTINGS takes away
 	costHeaders  = 5  // beyond the limit, all of which were decoded
 	earnOpen     = 4
 	// One WINDOW_UPDATE for this many bytes is what the busiest of known peers send, for stream and connection each.
@@ -85,6 +86,10 @@ func (c *conn) noise(n int64, kind http2.FrameType) error {
 	}
 	return connErr(http2.ErrCodeEnhanceYourCalm, "too many frames that carry nothing, the last a %v", kind)
 }
+
+// shrunk books SETTINGS that took window away from n streams. Peers let windows grow while there are streams, but seldom
+// shrink them: each time, what was on its way for all of them stops, to go on all at once when window comes back.
+func (c *conn) shrunk(n int) error { return c.noise(int64(n/costShrink), http2.FrameSettings) }
 
 // fault books a stream that has to be reset for what the peer sent.
 func (c *conn) fault(code Code) error { return c.faultOf(1, code) }

@@ -125,6 +125,57 @@ func TestFloodsOfClients(t *testing.T) {
 	}
 }
 
+// TestShrinkingWindows: window is taken away from as many streams as there are, which costs accordingly; to give some is free.
+func TestShrinkingWindows(t *testing.T) {
+	for name, c := range map[string]struct {
+		streams, times int
+		sizes          [2]uint32
+		cut            bool
+	}{
+		"of many streams, again and again": {streams: 200, times: 5, sizes: [2]uint32{0, 1 << 20}, cut: true},
+		"of many streams, twice":           {streams: 200, times: 2, sizes: [2]uint32{0, 1 << 20}},
+		"of one stream":                    {streams: 1, times: 5, sizes: [2]uint32{0, 1 << 20}},
+		"growing":                          {streams: 200, times: 5, sizes: [2]uint32{1 << 20, 1 << 20}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			cfg := serverConfig()
+			cfg.Handler = func(ctx context.Context, _ *Inbound) { <-ctx.Done() }
+			_, hop := startServer(t, cfg)
+			peer := rawClient(t, net.TCPAddrFromAddrPort(hop))
+			for i := range c.streams {
+				peer.connect(uint32(i*2+1), "x:1")
+			}
+			for range c.times {
+				for _, v := range c.sizes {
+					peer.fr.WriteSettings(http2.Setting{ID: http2.SettingInitialWindowSize, Val: v})
+				}
+			}
+			peer.fr.WritePing(false, [8]byte{7})
+			if got := peer.isCut(); got != c.cut {
+				t.Errorf("cut: %v, want %v", got, c.cut)
+			}
+		})
+	}
+}
+
+// isCut reads until the other end has answered a PING, or given the connection up.
+func (p *rawPeer) isCut() bool {
+	for {
+		f, err := p.fr.ReadFrame()
+		if err != nil {
+			return true
+		}
+		switch f := f.(type) {
+		case *http2.GoAwayFrame:
+			return f.ErrCode == http2.ErrCodeEnhanceYourCalm
+		case *http2.PingFrame:
+			if f.IsAck() {
+				return false
+			}
+		}
+	}
+}
+
 func manyFields() []string {
 	kv := []string{":method", "CONNECT", ":authority", "x:1"}
 	for range 3000 {

@@ -192,6 +192,11 @@ func (c *conn) setInitialWindow(v uint32) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delta := int64(v) - c.send.initialWindow
+	if delta < 0 {
+		if err := c.shrunk(len(c.streams)); err != nil {
+			return err
+		}
+	}
 	c.send.initialWindow = int64(v)
 	for _, s := range c.streams {
 		if s.sendWindow += delta; s.sendWindow > 1<<31-1 {
