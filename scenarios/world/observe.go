@@ -94,10 +94,27 @@ func (w *World) evidence(ctx context.Context, obs *Observation, before map[strin
 func (o *Observation) settled() bool { return o.missing() == nil }
 
 func (o *Observation) missing() error {
+	if err := o.uncounted(); err != nil {
+		return err
+	}
 	if o.Metrics.Sum(Opened, nil) > o.Metrics.Sum(Closed, nil) { // of an older connection the end may be counted now
 		return fmt.Errorf("%v connections were opened, %v closed", o.Metrics.Sum(Opened, nil), o.Metrics.Sum(Closed, nil))
 	}
 	return o.unlogged()
+}
+
+// uncounted: a connection is counted before it is logged, so its counters were read too early if its record is there and they are not.
+func (o *Observation) uncounted() error {
+	for reporter, e := range map[string]*telemetry.Entry{"source": o.Outbound, "destination": o.Inbound} {
+		if e == nil {
+			continue
+		}
+		by := map[string]string{"reporter": reporter}
+		if o.Metrics.Sum(Opened, by)+o.Metrics.Sum(Failed, by) == 0 {
+			return fmt.Errorf("a ztunnel logged a connection of %s that it has not counted", e.Record.Src.Addr)
+		}
+	}
+	return nil
 }
 
 // unlogged: the counters, as far as they are known, promise records that are not there.

@@ -27,7 +27,7 @@ import (
 // left it was made from.
 const labelParked = prefixOwn + "parked"
 
-// annotationMade on a pod of a topology is a digest of what it was made from.
+// annotationMade on a pod of a topology, and on a definition, is a digest of what it was made from.
 const annotationMade = prefixOwn + "made"
 
 // Park takes the lab down, but for its mesh and what of the topology is as it was made: Up of a topology of the same name on that

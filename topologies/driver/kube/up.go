@@ -210,24 +210,32 @@ func (s *stand) storeAll(ctx context.Context, objs []runtime.Object) error {
 				return err
 			}
 		}
-		g, each := errgroup.WithContext(ctx)
-		g.SetLimit(atOnce)
-		for _, u := range list {
-			g.Go(func() error {
-				if _, err := s.store(each, u, u.GetKind() == kindCRD.Kind); err != nil {
-					return fmt.Errorf("apply %s: %w", name(u), err)
-				}
-				return nil
-			})
-		}
-		if err := g.Wait(); err != nil {
-			return err
-		}
-		if err := s.awaitDefinitions(ctx, list); err != nil {
+		if err := s.storeAlike(ctx, list); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// storeAlike applies objects that do not depend on each other, and waits until the API server serves the kinds that they define.
+func (s *stand) storeAlike(ctx context.Context, list []*unstructured.Unstructured) error {
+	g, each := errgroup.WithContext(ctx)
+	g.SetLimit(atOnce)
+	for _, u := range list {
+		g.Go(func() error {
+			var err error
+			if u.GetKind() == kindCRD.Kind {
+				err = s.define(each, u)
+			} else {
+				_, err = s.store(each, u, false)
+			}
+			if err != nil {
+				return fmt.Errorf("apply %s: %w", name(u), err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 // awaitRoots waits for what the control plane writes when it runs.
@@ -239,26 +247,39 @@ func (s *stand) awaitRoots(ctx context.Context) error {
 	})
 }
 
-// awaitDefinitions waits until the API server serves the kinds of definitions.
-func (s *stand) awaitDefinitions(ctx context.Context, list []*unstructured.Unstructured) error {
-	for _, u := range list {
-		if u.GetKind() != kindCRD.Kind {
-			continue
-		}
-		r, err := s.api.resource(kindCRD, "")
-		if err != nil {
-			return err
-		}
-		err = poll(ctx, func() (string, bool) {
-			now, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
-			return fmt.Sprintf("wait for %s to be established: %v", name(u), err), err == nil && established(now)
-		})
-		if err != nil {
-			return err
-		}
+// define applies a definition and waits until the API server serves its kind. One that is as a lab made it is not applied again:
+// the API server compiles every rule in it each time.
+func (s *stand) define(ctx context.Context, u *unstructured.Unstructured) error {
+	made, err := digest(u.Object)
+	if err != nil {
+		return err
 	}
-	s.api.mapper.Reset()
-	return nil
+	r, err := s.api.resource(kindCRD, "")
+	if err != nil {
+		return err
+	}
+	now, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err
+	}
+	if err == nil && now.GetLabels()[LabelLab] == s.name && now.GetAnnotations()[annotationMade] == made && established(now) {
+		return nil
+	}
+	u = u.DeepCopy()
+	annotations := u.GetAnnotations()
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[annotationMade] = made
+	u.SetAnnotations(annotations)
+	if _, err := s.store(ctx, u, true); err != nil {
+		return err
+	}
+	defer s.api.mapper.Reset()
+	return poll(ctx, func() (string, bool) {
+		now, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
+		return fmt.Sprintf("wait for %s to be established: %v", name(u), err), err == nil && established(now)
+	})
 }
 
 func established(crd *unstructured.Unstructured) bool {
