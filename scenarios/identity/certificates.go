@@ -46,7 +46,7 @@ var _ = Describe("certificates", func() {
 		refreshUnderLoad(ctx, l, ttl)
 	}, SpecTimeout(world.Budget.LongSpec))
 
-	It("outlast their authority, and come back with it", world.OwnLab, Label("ID-05"), func(ctx SpecContext) {
+	It("outlast their authority, and come back with it", world.LongOwnLab, Label("ID-05"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal)
 		const ttl = 6 * time.Second
 		l, err := world.Start(ctx, "two-nodes", shortLived(ttl))

@@ -20,7 +20,7 @@ import (
 // An address that changed hands must not carry an identity with it: istio/istio#46628, istio/ztunnel#1409 (two workloads of
 // one address). Upstream mended it by what the node agent says of a pod (istio/ztunnel#777, #1218), and so do we.
 var _ = Describe("an address that has changed hands", func() {
-	It("gives its new owner nothing of the old one's identity, whatever the control plane still believes", world.OwnLab, Label("ID-10"), func(ctx SpecContext) {
+	It("gives its new owner nothing of the old one's identity, whatever the control plane still believes", world.LongOwnLab, Label("ID-10"), func(ctx SpecContext) {
 		w.Needs(lab.CapSignal, lab.CapIPv6)
 		l, err := world.Start(ctx, "two-nodes", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())

@@ -22,7 +22,7 @@ import (
 // Of a cluster whose API server is away only the nodes and what they run are left: what a mesh asks it for, tokens and objects,
 // it must have kept, and what it has not, a new pod's, must wait and not be guessed.
 var _ = Describe("an API server that is killed", func() {
-	It("is not missed by pods that run, whose certificates go on; new pods wait, then proceed", world.OwnLab, Label("FI-02", "LC-06"), func(ctx SpecContext) {
+	It("is not missed by pods that run, whose certificates go on; new pods wait, then proceed", world.LongOwnLab, Label("FI-02", "LC-06"), func(ctx SpecContext) {
 		outage(ctx, 8*time.Second)
 	}, SpecTimeout(world.Budget.LongSpec))
 

@@ -58,7 +58,7 @@ var _ = Describe("many policies", func() {
 		Expect(l.Delete(ctx, heeded)).To(Succeed())
 		eventually(ctx, l, "shop/web", 8080, func(o *world.Observation) bool { return o.Call.OK }, "control: it was that one policy")
 	}
-	It("cost a connection little, and a deny among them is heeded", world.OwnLab, Label("P4-10"), func(ctx SpecContext) { check(ctx, aThousand) },
+	It("cost a connection little, and a deny among them is heeded", world.LongOwnLab, Label("P4-10"), func(ctx SpecContext) { check(ctx, aThousand) },
 		SpecTimeout(world.Budget.Spec))
 	It("cost a connection little when there are ten thousand of them", world.OwnLab, Label("P4-10", "slow"), func(ctx SpecContext) { check(ctx, manyPolicies) },
 		SpecTimeout(world.Budget.LongSpec))

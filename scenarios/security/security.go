@@ -29,7 +29,7 @@ var w = world.Shared()
 const secret = "the-lazy-dog-1729"
 
 var _ = Describe("a pod that should be in the mesh", func() {
-	It("does not start while the agent cannot enrol it, and sends nothing in plain text", world.OwnLab, Label("SE-07"), func(ctx SpecContext) {
+	It("does not start while the agent cannot enrol it, and sends nothing in plain text", world.LongOwnLab, Label("SE-07"), func(ctx SpecContext) {
 		l := twoNodes(ctx)
 		l.Needs(lab.CapSignal, lab.CapCapture)
 		cart := url(l.Pod("shop/cart"))

@@ -13,17 +13,23 @@ import (
 )
 
 // OwnLab decorates a scenario that does not stand on the suite's lab, but brings one up or borrows one. It runs after those
-// that do: where a process has room for one lab, the suite's is taken down once.
-const OwnLab = ginkgo.SpecPriority(-1)
+// that do: where a process has room for one lab, the suite's is taken down once. LongOwnLab is for one that takes half a minute on
+// some lab: it comes before the others, so that no process is alone with it at the end.
+const (
+	OwnLab     = ginkgo.SpecPriority(-2)
+	LongOwnLab = ginkgo.SpecPriority(-1)
+)
 
 // errNotDecorated fails a scenario that would take the suite's lab from those that follow.
 var errNotDecorated = errors.New("a scenario with a lab of its own needs the decorator world.OwnLab")
 
 func owning() error {
-	if ginkgo.CurrentSpecReport().SpecPriority != int(OwnLab) {
+	switch ginkgo.SpecPriority(ginkgo.CurrentSpecReport().SpecPriority) {
+	case OwnLab, LongOwnLab:
+		return nil
+	default:
 		return errNotDecorated
 	}
-	return nil
 }
 
 // suiteTopology is that of the suite's lab.
