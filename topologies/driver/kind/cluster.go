@@ -19,8 +19,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"github.com/ambientlab/ambientlab/kindconfigs/image"
 	"github.com/ambientlab/ambientlab/kindconfigs/shapes"
 	"github.com/ambientlab/ambientlab/topologies"
@@ -90,9 +88,8 @@ func newName(topology string) string {
 	return prefix + topology + "-" + hex.EncodeToString(b[:])
 }
 
-// create makes a cluster, loads the mesh's image as soon as its nodes can take it, and waits until they are Ready. On error, or when
-// ctx ends, nothing of it is left.
-func create(ctx context.Context, t tools, dir record, s shape, img *image.Image, say func(string)) (_ *cluster, err error) {
+// create makes a cluster and waits until its nodes are Ready. On error, or when ctx ends, nothing of it is left.
+func create(ctx context.Context, t tools, dir record, s shape, say func(string)) (_ *cluster, err error) {
 	c := &cluster{tools: t, shape: s, name: dir.name(), dir: dir}
 	port, err := freePort()
 	if err != nil {
@@ -117,57 +114,17 @@ func create(ctx context.Context, t tools, dir record, s shape, img *image.Image,
 	defer cancel()
 	began := time.Now()
 	say(fmt.Sprintf("kind cluster %s: %d nodes ...", c.name, s.Nodes))
-	answer := make(chan struct{}) // closed when containerd does on every node
-	g, each := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if _, err := t.run(each, bytes.NewReader(config), t.kind, "create", "cluster", "--name", c.name, "--kubeconfig", dir.kubeconfig(), "--config", "-"); err != nil {
-			return err
-		}
-		select {
-		case <-answer:
-		case <-each.Done():
-			return context.Cause(each)
-		}
-		if err := c.awaitNodes(each); err != nil {
-			return err
-		}
-		say(fmt.Sprintf("kind cluster %s: nodes Ready after %.0f s", c.name, time.Since(began).Seconds()))
-		return nil
-	})
-	g.Go(func() error {
-		if err := c.awaitContainerd(each); err != nil {
-			return err
-		}
-		close(answer)
-		return c.push(each, img)
-	})
-	if err := g.Wait(); err != nil {
+	if _, err := t.run(ctx, bytes.NewReader(config), t.kind, "create", "cluster", "--name", c.name, "--kubeconfig", dir.kubeconfig(), "--config", "-"); err != nil {
 		return nil, err
 	}
-	return c, c.dir.write(c.about())
-}
-
-// awaitContainerd finds the nodes of a cluster that is being made, and waits until containerd answers on each. How long that may take
-// is for kind to say: ctx ends when it fails.
-func (c *cluster) awaitContainerd(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		err := c.findNodes(ctx)
-		for _, n := range c.nodes {
-			if err == nil {
-				_, err = c.output(ctx, n, "ctr", "version")
-			}
-		}
-		if err == nil && len(c.nodes) == c.Nodes {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("wait for containerd on %d nodes: %w", c.Nodes, errors.Join(err, context.Cause(ctx)))
-		}
+	if err := c.findNodes(ctx); err != nil {
+		return nil, err
 	}
+	if err := c.awaitNodes(ctx); err != nil {
+		return nil, err
+	}
+	say(fmt.Sprintf("kind cluster %s: nodes Ready after %.0f s", c.name, time.Since(began).Seconds()))
+	return c, nil
 }
 
 // Ports of this host for API servers: below those that Linux gives to connections, of which one could take a port between its
@@ -248,13 +205,6 @@ func (c *cluster) load(ctx context.Context, img *image.Image) error {
 	if c.mesh == img.Ref {
 		return nil
 	}
-	if err := c.push(ctx, img); err != nil {
-		return err
-	}
-	return c.dir.write(c.about())
-}
-
-func (c *cluster) push(ctx context.Context, img *image.Image) error {
 	archive := filepath.Join(string(c.dir), "mesh.tar")
 	if err := img.Save(archive); err != nil {
 		return err
@@ -269,7 +219,7 @@ func (c *cluster) push(ctx context.Context, img *image.Image) error {
 		}
 	}
 	c.mesh = img.Ref
-	return nil
+	return c.dir.write(c.about())
 }
 
 // delete removes the cluster, or what there is of it.

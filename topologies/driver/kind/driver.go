@@ -75,7 +75,7 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if err := t.proxies(ctx, shapeOf(&spec.Clusters[0], d.o.Image)); err != nil { // before another cluster goes for it
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
-	c, err := d.acquire(ctx, t, spec, img)
+	c, err := d.acquire(ctx, t, spec)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
@@ -89,10 +89,10 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 }
 
 // acquire is a cluster of the pool, or a new one.
-func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec, img *image.Image) (*owned, error) {
+func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec) (*owned, error) {
 	want := shapeOf(&spec.Clusters[0], d.o.Image)
 	if d.o.Pool == nil {
-		return d.make(ctx, t, spec.Name, want, img)
+		return d.make(ctx, t, spec.Name, want)
 	}
 	if c := d.o.Pool.take(want, spec.Name); c != nil {
 		return c, nil
@@ -102,7 +102,7 @@ func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec, im
 	}
 	c, err := adopt(ctx, t, want, spec.Name)
 	if c == nil && err == nil {
-		c, err = d.make(ctx, t, spec.Name, want, img)
+		c, err = d.make(ctx, t, spec.Name, want)
 	}
 	if err != nil {
 		d.o.Pool.gone()
@@ -111,12 +111,12 @@ func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec, im
 }
 
 // make makes a cluster.
-func (d *Driver) make(ctx context.Context, t tools, topology string, want shape, img *image.Image) (*owned, error) {
+func (d *Driver) make(ctx context.Context, t tools, topology string, want shape) (*owned, error) {
 	dir, lock, err := claim(ctx, t, d.o.Name, topology)
 	if err != nil {
 		return nil, err
 	}
-	c, err := create(ctx, t, dir, want, img, d.o.Progress)
+	c, err := create(ctx, t, dir, want, d.o.Progress)
 	if err != nil {
 		lock.Close()
 		return nil, err
