@@ -45,7 +45,8 @@ const (
 	costSettings = 4  // every stream may have to be looked at
 	costGoAway   = 50 // an honest peer sends two
 	costShrink   = 2  // is one noise, for so many streams whose window SETTINGS takes away
-	costHeaders  = 5  // beyond the limit, all of which were decoded
+	mostShrink   = 100
+	costHeaders  = 5 // beyond the limit, all of which were decoded
 	earnOpen     = 4
 	// One WINDOW_UPDATE for this many bytes is what the busiest of known peers send, for stream and connection each.
 	bytesPerUpdate = 2 << 10
@@ -89,7 +90,10 @@ func (c *conn) noise(n int64, kind http2.FrameType) error {
 
 // shrunk books SETTINGS that took window away from n streams. Peers let windows grow while there are streams, but seldom
 // shrink them: each time, what was on its way for all of them stops, to go on all at once when window comes back.
-func (c *conn) shrunk(n int) error { return c.noise(int64(n/costShrink), http2.FrameSettings) }
+// Once is never too often, however many streams there are.
+func (c *conn) shrunk(n int) error {
+	return c.noise(int64(min(n/costShrink, mostShrink)), http2.FrameSettings)
+}
 
 // fault books a stream that has to be reset for what the peer sent.
 func (c *conn) fault(code Code) error { return c.faultOf(1, code) }

@@ -134,11 +134,13 @@ func TestShrinkingWindows(t *testing.T) {
 	}{
 		"of many streams, again and again": {streams: 200, times: 5, sizes: [2]uint32{0, 1 << 20}, cut: true},
 		"of many streams, twice":           {streams: 200, times: 2, sizes: [2]uint32{0, 1 << 20}},
+		"of very many streams, once":       {streams: 800, times: 1, sizes: [2]uint32{0, 1 << 20}},
 		"of one stream":                    {streams: 1, times: 5, sizes: [2]uint32{0, 1 << 20}},
 		"growing":                          {streams: 200, times: 5, sizes: [2]uint32{1 << 20, 1 << 20}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			cfg := serverConfig()
+			cfg.MaxStreams = 1000
 			cfg.Handler = func(ctx context.Context, _ *Inbound) { <-ctx.Done() }
 			_, hop := startServer(t, cfg)
 			peer := rawClient(t, net.TCPAddrFromAddrPort(hop))
