@@ -42,11 +42,11 @@ func newAbuse(now time.Time) abuse {
 
 // What things cost or earn.
 const (
-	costSettings = 4  // every stream may have to be looked at
-	costGoAway   = 50 // an honest peer sends two
-	costShrink   = 2  // is one noise, for so many streams whose window SETTINGS takes away
-	mostShrink   = 100
-	costHeaders  = 5 // beyond the limit, all of which were decoded
+	costSettings = 4   // every stream may have to be looked at
+	costGoAway   = 50  // an honest peer sends two
+	costShrink   = 2   // is one noise, for so many streams whose window SETTINGS takes away
+	mostShrink   = 100 // for one SETTINGS, below what noise allows at once
+	costHeaders  = 5   // beyond the limit, all of which were decoded
 	earnOpen     = 4
 	// One WINDOW_UPDATE for this many bytes is what the busiest of known peers send, for stream and connection each.
 	bytesPerUpdate = 2 << 10
