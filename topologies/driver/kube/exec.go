@@ -70,11 +70,8 @@ func (s *stand) exec(ctx context.Context, ref lab.PodRef, argv []string, stdio l
 	refusal.to = *first
 	*first = refusal
 	start := func(ctx context.Context, argv []string, stdio lab.Stdio) (int, error) {
-		switch {
-		case stdio.TTY != nil:
+		if stdio.TTY != nil {
 			return s.stream(ctx, ref, container.Name, argv, stdio)
-		case s.byNode:
-			return s.execByNode(ctx, pod, argv, stdio)
 		}
 		gated, end := gates(stdio)
 		defer end()
@@ -145,7 +142,8 @@ func (r *refusal) errno() syscall.Errno {
 	return syscall.Errno(n)
 }
 
-// execByNode has a pod's node run a command in it, with what the pod's first container has.
+// execByNode has a pod's node run a command in it, with what the pod's first container has. What the command prints last may be
+// lost: ctr stops reading when it hears of the end.
 func (s *stand) execByNode(ctx context.Context, pod *corev1.Pod, argv []string, stdio lab.Stdio) (int, error) {
 	id, err := containerID(pod)
 	if err != nil {

@@ -111,13 +111,18 @@ func (p *podSession) drop(was *session.Session) {
 	}
 }
 
-// dial starts the far end. What the API server says of it, if it does not start, is the error's reason.
+// dial starts the far end. What the API server, or the node, says of it, if it does not start, is the error's reason.
 func (ss *sessions) dial(ctx context.Context, pod *corev1.Pod) (*session.Session, error) {
 	near, far := net.Pipe()
 	ended := make(chan error, 1)
 	go func() {
-		exit, err := ss.s.stream(ss.ctx, refOf(pod), pod.Spec.Containers[0].Name,
-			[]string{topologies.WorkloadBinary, workload.SessionCommand}, lab.Stdio{In: far, Out: far})
+		argv, stdio := []string{topologies.WorkloadBinary, workload.SessionCommand}, lab.Stdio{In: far, Out: far}
+		exit, err := 0, error(nil)
+		if ss.s.byNode {
+			exit, err = ss.s.execByNode(ss.ctx, pod, argv, stdio)
+		} else {
+			exit, err = ss.s.stream(ss.ctx, refOf(pod), pod.Spec.Containers[0].Name, argv, stdio)
+		}
 		if err == nil {
 			err = fmt.Errorf("it ended with %d", exit)
 		}
