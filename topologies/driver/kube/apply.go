@@ -100,6 +100,7 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 	if err != nil {
 		return nil, err
 	}
+	s.note(u.GroupVersionKind())
 	mark := LabelLab
 	old, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
 	switch {
@@ -146,6 +147,7 @@ func (s *stand) applyPod(ctx context.Context, p *corev1.Pod) error {
 	if err != nil {
 		return fmt.Errorf("apply pod %s: %w", ref, err)
 	}
+	s.note(u.GroupVersionKind())
 	stored, err := r.Create(ctx, u, metav1.CreateOptions{FieldManager: manager})
 	for end := time.Now().Add(retryApply); apierrors.IsForbidden(err) && time.Now().Before(end); { // no service account yet
 		select {

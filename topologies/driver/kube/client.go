@@ -97,23 +97,32 @@ func (c *client) allowed(ctx context.Context, force bool) error {
 	return fmt.Errorf("the cluster at %s is not marked for labs, which change nodes and install a mesh: `kubectl label namespace kube-system %s=true` marks it", c.config.Host, LabelAllowed)
 }
 
-// resource finds how a kind is addressed. A kind that was defined since the last look is found at the second.
+// resource finds how objects of a kind are addressed.
 func (c *client) resource(kind schema.GroupVersionKind, namespace string) (dynamic.ResourceInterface, error) {
+	k, err := c.serves(kind)
+	if err != nil {
+		return nil, err
+	}
+	if !k.namespaced {
+		return c.dyn.Resource(k.resource), nil
+	}
+	if namespace == "" {
+		return nil, errors.New("it has no namespace")
+	}
+	return c.dyn.Resource(k.resource).Namespace(namespace), nil
+}
+
+// serves finds what the API server has of a kind. One that was defined since the last look is found at the second.
+func (c *client) serves(kind schema.GroupVersionKind) (served, error) {
 	m, err := c.mapper.RESTMapping(kind.GroupKind(), kind.Version)
 	if meta.IsNoMatchError(err) {
 		c.mapper.Reset()
 		m, err = c.mapper.RESTMapping(kind.GroupKind(), kind.Version)
 	}
 	if err != nil {
-		return nil, err
+		return served{}, err
 	}
-	if m.Scope.Name() == meta.RESTScopeNameRoot {
-		return c.dyn.Resource(m.Resource), nil
-	}
-	if namespace == "" {
-		return nil, errors.New("it has no namespace")
-	}
-	return c.dyn.Resource(m.Resource).Namespace(namespace), nil
+	return served{kind, m.Resource, m.Scope.Name() != meta.RESTScopeNameRoot}, nil
 }
 
 // unlessGone is err, but for one that says that there is nothing.

@@ -7,17 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	"k8s.io/apimachinery/pkg/runtime/schema"
-	"k8s.io/client-go/discovery"
-	"k8s.io/client-go/dynamic"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
@@ -88,19 +84,13 @@ func (s *stand) leave() error {
 	return os.RemoveAll(s.dir)
 }
 
-// belongings are what has a lab's label, and the kinds that the API server has.
-func (s *stand) belongings(ctx context.Context, of string) ([]served, []*found, error) {
+// sweep deletes what has a lab's label, whoever made it.
+func (s *stand) sweep(ctx context.Context, of string) error {
 	kinds, err := s.api.kinds()
 	if err != nil {
-		return nil, nil, err
+		return err
 	}
 	all, err := s.api.find(ctx, kinds, LabelLab+"="+of)
-	return kinds, all, err
-}
-
-// sweep deletes what has a lab's label.
-func (s *stand) sweep(ctx context.Context, of string) error {
-	kinds, all, err := s.belongings(ctx, of)
 	if err != nil {
 		return err
 	}
@@ -155,86 +145,35 @@ func (s *stand) end(ctx context.Context, list []*found, propagation func(*found)
 	return s.awaitGone(ctx, list)
 }
 
-// served is a kind of object that can be listed and deleted.
-type served struct {
-	kind       schema.GroupVersionKind
-	resource   schema.GroupVersionResource
-	namespaced bool
-}
-
-// kinds are those that the API server has. A group whose own server is away does not hide the others.
-func (c *client) kinds() ([]served, error) {
-	c.disco.Invalidate()
-	lists, err := discovery.ServerPreferredResources(c.disco)
-	if err != nil && !discovery.IsGroupDiscoveryFailedError(err) {
-		return nil, fmt.Errorf("ask which kinds there are: %w", err)
-	}
-	var out []served
-	for _, l := range lists {
-		gv, err := schema.ParseGroupVersion(l.GroupVersion)
-		if err != nil {
-			continue
-		}
-		for _, r := range l.APIResources {
-			if slices.Contains(r.Verbs, "list") && slices.Contains(r.Verbs, "delete") {
-				out = append(out, served{gv.WithKind(r.Kind), gv.WithResource(r.Name), r.Namespaced})
-			}
-		}
-	}
-	return out, nil
-}
-
-// found is one object of a lab.
-type found struct {
-	at     dynamic.ResourceInterface
-	kind   schema.GroupVersionKind
-	name   string
-	what   string
-	object *unstructured.Unstructured
-}
-
-// find lists objects by a label. Nodes are left out: they have labels of the lab's, and are the cluster's.
-func (c *client) find(ctx context.Context, kinds []served, label string) ([]*found, error) {
-	g, each := errgroup.WithContext(ctx)
-	g.SetLimit(atOnce)
-	by := make([][]*found, len(kinds))
-	for i, k := range kinds {
-		if k.kind.Group == "" && k.kind.Kind == "Node" {
-			continue
-		}
-		g.Go(func() error {
-			r := c.dyn.Resource(k.resource)
-			list, err := r.List(each, metav1.ListOptions{LabelSelector: label})
-			if err != nil {
-				if unlessGone(err) == nil || apierrors.IsMethodNotSupported(err) {
-					return nil
-				}
-				return fmt.Errorf("list %s: %w", k.resource.Resource, err)
-			}
-			for j := range list.Items {
-				o := &list.Items[j]
-				f := &found{at: r, kind: k.kind, name: o.GetName(), what: name(o), object: o}
-				if o.GetNamespace() != "" {
-					f.at = r.Namespace(o.GetNamespace())
-				}
-				by[i] = append(by[i], f)
-			}
-			return nil
-		})
-	}
-	err := g.Wait()
-	return slices.Concat(by...), err
-}
-
-// awaitGone waits until objects are gone.
+// awaitGone waits until objects of labs are gone. It asks for all of a kind at once, as there may be thousands.
 func (s *stand) awaitGone(ctx context.Context, list []*found) error {
+	type alike struct {
+		kind served
+		lab  string
+	}
+	left := map[alike]map[types.UID]string{}
+	for _, o := range list {
+		k := alike{o.served, o.object.GetLabels()[LabelLab]}
+		if left[k] == nil {
+			left[k] = map[types.UID]string{}
+		}
+		left[k][o.object.GetUID()] = o.what
+	}
 	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
-	for _, o := range list {
+	for k, were := range left {
 		g.Go(func() error {
 			return poll(each, func() (string, bool) {
-				_, err := o.at.Get(each, o.name, metav1.GetOptions{})
-				return o.what + " does not go", apierrors.IsNotFound(err)
+				now, err := s.api.find(each, []served{k.kind}, LabelLab+"="+k.lab)
+				if err != nil {
+					return err.Error(), false
+				}
+				for _, o := range now {
+					if what := were[o.object.GetUID()]; what != "" {
+						return what + " does not go", false
+					}
+				}
+				return "", true
 			})
 		})
 	}

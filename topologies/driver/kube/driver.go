@@ -99,6 +99,7 @@ type stand struct {
 
 	mu    sync.Mutex
 	given map[types.UID]given // guarded by mu; by pod
+	kinds kindSet             // guarded by mu; of what the lab has applied or taken over
 	cuts  map[cut]bool        // guarded by mu
 	away  bool                // guarded by mu; the API server was stopped
 }
@@ -162,7 +163,7 @@ func (d *Driver) prepare(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	}
 	s := &stand{
 		name: spec.Name, spec: spec, cluster: &spec.Clusters[0], image: cmp.Or(d.o.Image, install.DefaultImage), host: d.o.Host, outside: d.o.Outside, log: o.Log, byNode: o.ExecByNode && d.o.Host != nil,
-		given: map[types.UID]given{}, cuts: map[cut]bool{},
+		given: map[types.UID]given{}, kinds: kindSet{}, cuts: map[cut]bool{},
 	}
 	s.say = s.progress(d.o.Progress)
 	if s.api, err = connect(config); err != nil {

@@ -27,6 +27,9 @@ import (
 // left it was made from.
 const labelParked = prefixOwn + "parked"
 
+// annotationKinds on that namespace has the kinds of what the lab has left.
+const annotationKinds = prefixOwn + "kinds"
+
 // annotationMade on a pod of a topology, and on a definition, is a digest of what it was made from.
 const annotationMade = prefixOwn + "made"
 
@@ -62,7 +65,7 @@ func (s *stand) park(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.clear(ctx, p), s.mark(ctx, `"`+made+`"`))
+	return errors.Join(s.clear(ctx, p), s.mark(ctx, &parked{name: s.name, made: made, kinds: s.known()}))
 }
 
 // clear deletes what the lab has beside the mesh and the topology, and pods of the topology that are not as they were made.
@@ -75,10 +78,20 @@ func (s *stand) clear(ctx context.Context, p *parts) error {
 	if err != nil {
 		return err
 	}
-	all = slices.DeleteFunc(all, func(o *found) bool {
-		return stays[o.what] || stays[strings.Replace(o.what, "Endpoints ", "Service ", 1)] || len(o.object.GetOwnerReferences()) > 0
-	})
-	return errors.Join(s.end(ctx, all, withPods), s.leaveGuests(ctx, kinds, s.name))
+	var namespaces, rest []*found
+	for _, o := range all {
+		switch {
+		case stays[o.what] || stays[strings.Replace(o.what, "Endpoints ", "Service ", 1)] || len(o.object.GetOwnerReferences()) > 0:
+		case o.kind.Group == "" && o.kind.Kind == "Namespace": // whose controller looks again late if there is something in them
+			namespaces = append(namespaces, o)
+		default:
+			rest = append(rest, o)
+		}
+	}
+	if err := s.end(ctx, rest, withPods); err != nil {
+		return err
+	}
+	return errors.Join(s.end(ctx, namespaces, withPods), s.leaveGuests(ctx, kinds, s.name))
 }
 
 // withPods has what makes pods end after them: its own end is then theirs. Of the rest the garbage collector would have to look at
@@ -160,21 +173,52 @@ func digest(v any) (string, error) {
 	return hex.EncodeToString(sum[:16]), nil
 }
 
-// mark says whether the mesh is parked: value is JSON, null if it is not.
-func (s *stand) mark(ctx context.Context, value string) error {
-	patch := `{"metadata":{"labels":{"` + labelParked + `":` + value + `}}}`
+// mark says what is parked, nil if nothing is.
+func (s *stand) mark(ctx context.Context, p *parked) error {
+	var made, kinds *string
+	if p != nil {
+		made, kinds = &p.made, new(p.kinds.String())
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
+		"labels": map[string]*string{labelParked: made}, "annotations": map[string]*string{annotationKinds: kinds},
+	}})
+	if err != nil {
+		return err
+	}
 	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: systemNamespace}}
-	return s.api.res.Patch(ctx, ns, k8s.Patch{PatchType: types.MergePatchType, Data: []byte(patch)})
+	return s.api.res.Patch(ctx, ns, k8s.Patch{PatchType: types.MergePatchType, Data: patch})
 }
 
 // parked is what a lab has left on a cluster.
 type parked struct {
-	name string // the lab's; "" is nothing
-	made string // its topology's digest
+	name  string // the lab's; "" is nothing
+	made  string // its topology's digest
+	kinds kindSet
+}
+
+// recall has the lab know the kinds of what another has left; all that there are if that did not say.
+func (s *stand) recall(was parked) error {
+	kinds := was.kinds
+	if len(kinds) == 0 {
+		all, err := s.api.kinds()
+		if err != nil {
+			return err
+		}
+		for _, k := range all {
+			kinds[k.kind] = true
+		}
+	}
+	for kind := range kinds {
+		s.note(kind)
+	}
+	return nil
 }
 
 // takeUp makes a parked mesh this lab's own, and what differs of the topology's goes: of another topology most.
 func (s *stand) takeUp(ctx context.Context, was parked, p *parts) error {
+	if err := s.recall(was); err != nil {
+		return err
+	}
 	if was.name != s.name {
 		s.say("taking over the mesh that lab " + was.name + " has left")
 		if err := s.inherit(ctx, was.name); err != nil {
@@ -188,7 +232,7 @@ func (s *stand) takeUp(ctx context.Context, was parked, p *parts) error {
 	if err != nil {
 		return err
 	}
-	return s.mark(ctx, "null")
+	return s.mark(ctx, nil)
 }
 
 // inherit makes what another lab has left this one's, but for its nodes, and for its services, whose addresses cannot be changed.

@@ -5,6 +5,7 @@ package kube
 import (
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	corev1 "k8s.io/api/core/v1"
 )
 
@@ -66,5 +67,20 @@ func TestDigestsTellPodsApart(t *testing.T) {
 	}
 	if whole, err := digest("anything"); err != nil || len(whole) > 63 {
 		t.Errorf("%q is too long for a label: %v", whole, err)
+	}
+}
+
+func TestKindsAreReadAsTheyAreWritten(t *testing.T) {
+	kinds := kindSet{corev1.SchemeGroupVersion.WithKind("Pod"): true, {Group: "apps", Version: "v1", Kind: "Deployment"}: true,
+		{Group: "security.istio.io", Version: "v1", Kind: "AuthorizationPolicy"}: true}
+	const text = "AuthorizationPolicy.v1.security.istio.io Deployment.v1.apps Pod.v1."
+	if got := kinds.String(); got != text {
+		t.Errorf("written %q, want %q", got, text)
+	}
+	if diff := cmp.Diff(kinds, parseKinds(text)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if got := parseKinds("nonsense"); len(got) != 0 {
+		t.Errorf("%v of nonsense", got)
 	}
 }

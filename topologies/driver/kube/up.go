@@ -89,7 +89,7 @@ func (s *stand) vacant(ctx context.Context) (was parked, err error) {
 	case err != nil:
 		return was, fmt.Errorf("look for a mesh: %w", err)
 	case system.Labels[LabelLab] != "" && system.Labels[labelParked] != "":
-		was = parked{system.Labels[LabelLab], system.Labels[labelParked]}
+		was = parked{system.Labels[LabelLab], system.Labels[labelParked], parseKinds(system.Annotations[annotationKinds])}
 	case system.Labels[LabelLab] != "":
 		return was, fmt.Errorf("%w: %s on this cluster: take it down first", lab.ErrOccupied, system.Labels[LabelLab])
 	default:
