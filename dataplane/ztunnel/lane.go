@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/netns"
@@ -94,13 +95,20 @@ func (p *proxy) accept(ctx context.Context, l lane) {
 	}
 }
 
+// acceptsInARow is how many connections are accepted before whatever else is ready to run gets its turn. A loop that finds
+// thousands waiting would otherwise start as many goroutines, behind which every other would wait for its processor.
+const acceptsInARow = 16
+
 // acceptUntilEnd returns once drain was called and its listener woken.
 func (p *proxy) acceptUntilEnd(ctx context.Context, l lane) {
 	var backoff time.Duration
-	for {
+	for n := 1; ; n++ {
 		err := l.next(ctx)
 		if err == nil {
 			backoff = 0
+			if n%acceptsInARow == 0 {
+				runtime.Gosched()
+			}
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
