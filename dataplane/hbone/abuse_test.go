@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -280,4 +281,40 @@ func TestHandshakesPerAddress(t *testing.T) {
 		t.Errorf("another address waited %v, %v", time.Since(begin), err)
 	}
 	l(false)
+}
+
+// TestHandshakesAreSpread: those of one client do not all begin at once, and none that has no time left.
+func TestHandshakesAreSpread(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGuard()
+		bad, good := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
+		began := time.Now()
+		var leave []func(bool)
+		for n := range handshakesPerAddr {
+			l, err := g.admit(t.Context(), bad)
+			if err != nil {
+				t.Fatal(err)
+			}
+			leave = append(leave, l)
+			if took, want := time.Since(began), time.Duration(max(0, n+1-inARow))*shakeGap; took != want {
+				t.Errorf("handshake %d began after %v, want %v", n, took, want)
+			}
+		}
+		now := time.Now()
+		l, err := g.admit(t.Context(), good)
+		if err != nil || time.Since(now) != 0 {
+			t.Errorf("another client's began after %v: %v", time.Since(now), err)
+		}
+		l(false)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		time.AfterFunc(time.Second-time.Second/admitLeft+time.Millisecond, func() { leave[0](false) })
+		if _, err := g.admit(ctx, bad); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			t.Errorf("with less than a tenth of its time left: %v", err)
+		}
+		leave[1](false)
+		if l, err = g.admit(t.Context(), bad); err != nil {
+			t.Errorf("it has kept its place: %v", err)
+		}
+	})
 }

@@ -3,6 +3,7 @@
 package hbone
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -29,6 +30,8 @@ const (
 	offenceWait    = 100 * time.Millisecond
 	offenceWaitMax = 2 * time.Second
 	offenceMemory  = 10 * time.Second
+	// admitLeft is the part of a handshake's time that must be left for it once its turn has come: a tenth.
+	admitLeft = 10
 	// callersMax bounds what is remembered; beyond it nobody new is.
 	callersMax = 4096
 )
@@ -49,7 +52,8 @@ func NewGuard() *Guard { return &Guard{callers: make(map[netip.Addr]*caller)} }
 // processGuard serves every Config that names none.
 var processGuard = NewGuard()
 
-// admit waits until a client may begin its handshake; leave ends it.
+// admit waits until a client may begin its handshake; leave ends it. One that nearly all of the time that ctx gives has passed for
+// is not begun: most likely that would be work for nothing, of many that came at once and have waited as long.
 func (g *Guard) admit(ctx context.Context, a netip.Addr) (leave func(offence bool), err error) {
 	now := time.Now()
 	g.mu.Lock()
@@ -70,16 +74,23 @@ func (g *Guard) admit(ctx context.Context, a netip.Addr) (leave func(offence boo
 		}
 		g.mu.Unlock()
 	}
-	if err := sleep(ctx, wait); err == nil {
+	if err = sleep(ctx, wait); err == nil {
 		select {
 		case c.slots <- struct{}{}:
 			held = true
-			return leave, nil
+			err = g.pace(ctx, a, toShake, shakeGap)
 		case <-ctx.Done():
+			err = ctx.Err()
 		}
 	}
+	if end, bounded := ctx.Deadline(); err == nil && bounded && time.Until(end) < end.Sub(now)/admitLeft {
+		err = context.DeadlineExceeded
+	}
+	if err == nil {
+		return leave, nil
+	}
 	leave(false)
-	return nil, fmt.Errorf("wait for %d other handshakes of %v: %w", handshakesPerAddr, a, context.Cause(ctx))
+	return nil, fmt.Errorf("wait for %d other handshakes of %v: %w", handshakesPerAddr, a, cmp.Or(context.Cause(ctx), err))
 }
 
 // offend notes that a client's connection had to be ended for what it sent.
@@ -95,8 +106,10 @@ func (g *Guard) offend(a netip.Addr) {
 type lane int
 
 const (
-	toOpen lane = iota // a request that no other makes room for (turns)
-	toSend             // on a stream that is stalled (stalls)
+	toOpen  lane = iota // a request that no other makes room for (turns)
+	toSend              // on a stream that is stalled (stalls)
+	toShake             // hands
+	toPart              // with a connection that came to nothing
 	lanes
 )
 
@@ -105,13 +118,25 @@ func (g *Guard) turn(a netip.Addr, l lane, gap time.Duration) time.Duration {
 	now := time.Now()
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	c := g.caller(a, now)
-	at := &c.turns[l]
+	at := &g.caller(a, now).turns[l]
 	if at.Before(now) {
 		*at = now
 	}
 	*at = at.Add(gap)
 	return at.Sub(now)
+}
+
+// Of what a client's connections do in thousands as soon as they may, each is a small piece of work, but others wait for the
+// processor until all of it is done. So there is a gap between those of a client, once there are more than a few together.
+const (
+	shakeGap = time.Millisecond
+	partGap  = 250 * time.Microsecond
+	inARow   = 8
+)
+
+// pace waits for a client's turn in a lane.
+func (g *Guard) pace(ctx context.Context, a netip.Addr, l lane, gap time.Duration) error {
+	return sleep(ctx, max(0, g.turn(a, l, gap)-inARow*gap))
 }
 
 // crowd notes that so many more connections of a's have requests that wait.

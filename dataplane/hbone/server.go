@@ -87,7 +87,8 @@ func (s *Server) accept(ctx context.Context, l net.Listener, group *sync.WaitGro
 				nc.Close()
 				return fmt.Errorf("accept: %T is not a TCP connection", nc)
 			}
-			group.Go(func() { _ = s.serve(handlerCtx, t) }) // OnHandshakeError has told
+			serve := s.Take(t)
+			group.Go(func() { _ = serve(handlerCtx) }) // OnHandshakeError has told
 		case s.isStopping():
 			return nil
 		case outOfResources(err):
@@ -110,21 +111,24 @@ func outOfResources(err error) bool {
 	return false
 }
 
-// ServeConn serves one connection until it has ended and its handlers have returned. The end of ctx drains it for up
-// to DrainTimeout. The error says why it ended; nil after a clean end.
-func (s *Server) ServeConn(ctx context.Context, t *net.TCPConn) error {
-	return s.serve(ctx, t)
-}
-
-func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
+// Take takes one connection in: from then on Shutdown ends it, too. The caller calls serve, once, which returns when the
+// connection has ended and its handlers have returned. The end of ctx drains it for up to DrainTimeout. The error says why it
+// ended; nil after a clean end.
+func (s *Server) Take(t *net.TCPConn) (serve func(ctx context.Context) error) {
 	if !s.enter(t) {
 		t.Close()
-		return ErrClosed
+		return func(context.Context) error { return ErrClosed }
 	}
+	return func(ctx context.Context) error { return s.serve(ctx, t) }
+}
+
+// serve serves a connection that has entered.
+func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
 	defer s.exit(t)
 	remote, local := addrPort(t.RemoteAddr()), addrPort(t.LocalAddr())
 	c, handlers, err := s.establish(ctx, t)
 	if err != nil {
+		_ = s.cfg.Guard.pace(ctx, remote.Addr(), toPart, partGap)
 		t.Close()
 		if s.cfg.OnHandshakeError != nil {
 			s.cfg.OnHandshakeError(remote, local, err)
@@ -158,10 +162,6 @@ func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
 func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.WaitGroup, error) {
 	hctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
 	defer cancel()
-	cfg, err := s.cfg.TLS(hctx)
-	if err != nil {
-		return nil, nil, fmt.Errorf("tls configuration: %w", err)
-	}
 	leave, err := s.cfg.Guard.admit(hctx, addrPort(t.RemoteAddr()).Addr())
 	if err != nil {
 		return nil, nil, err
@@ -169,6 +169,11 @@ func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.Wa
 	if gone(t) {
 		leave(false)
 		return nil, nil, fmt.Errorf("%v: %w", StageTLS, io.EOF)
+	}
+	cfg, err := s.cfg.TLS(hctx)
+	if err != nil {
+		leave(false)
+		return nil, nil, fmt.Errorf("tls configuration: %w", err)
 	}
 	rec, state, err := handshake(hctx, t, cfg, false)
 	leave(err != nil && !errors.Is(err, io.EOF))

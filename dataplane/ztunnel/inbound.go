@@ -13,7 +13,6 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
-	"sync"
 	"syscall"
 
 	"github.com/ambientlab/ambientlab/dataplane/authz"
@@ -29,26 +28,15 @@ import (
 // headerNetwork is sent by a gateway: the network that the client is on (A1.3).
 const headerNetwork = "x-forwarded-network"
 
-// arrivedKey is the context key of a func() that tells that the HBONE server has taken a connection in.
-type arrivedKey struct{}
-
 // startHBONE hands a connection to the HBONE server, whose Shutdown ends it: that knows how to say goodbye, the end of a
 // context does not.
 func (p *proxy) startHBONE(ctx context.Context, c *net.TCPConn) {
-	p.arriving.Add(1)
-	arrived := sync.OnceFunc(p.arriving.Done)
-	ctx = context.WithValue(context.WithoutCancel(ctx), arrivedKey{}, arrived)
-	p.conns.Go(func() {
-		defer arrived()
-		_ = p.server.ServeConn(ctx, c) // failures reach handshakeFailed, or the streams' handlers
-	})
+	serve := p.server.Take(c)
+	p.conns.Go(func() { _ = serve(context.WithoutCancel(ctx)) }) // failures reach handshakeFailed, or the streams' handlers
 }
 
 // serverTLS presents the pod's certificate, once it is known who the pod is.
 func (p *proxy) serverTLS(ctx context.Context) (*tls.Config, error) {
-	if arrived, ok := ctx.Value(arrivedKey{}).(func()); ok {
-		arrived()
-	}
 	_, self, err := p.local.await(ctx)
 	if err != nil {
 		return nil, err

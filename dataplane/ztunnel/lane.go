@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"time"
 
 	"github.com/ambientlab/ambientlab/dataplane/netns"
@@ -95,19 +94,27 @@ func (p *proxy) accept(ctx context.Context, l lane) {
 	}
 }
 
-// acceptsInARow is how many connections are accepted before whatever else is ready to run gets its turn. A loop that finds
-// thousands waiting would otherwise start as many goroutines, behind which every other would wait for its processor.
-const acceptsInARow = 16
+// A loop that finds thousands waiting would start as many goroutines, behind which every other would wait for its processor,
+// and while it never rests, Go's scheduler looks at the network every 10 ms only. So it rests a moment after acceptsInARow if
+// those took no longer than acceptsTime.
+const (
+	acceptsInARow = 16
+	acceptsTime   = time.Millisecond
+	acceptsRest   = 100 * time.Microsecond
+)
 
 // acceptUntilEnd returns once drain was called and its listener woken.
 func (p *proxy) acceptUntilEnd(ctx context.Context, l lane) {
 	var backoff time.Duration
-	for n := 1; ; n++ {
+	for n, since := 1, time.Now(); ; n++ {
 		err := l.next(ctx)
 		if err == nil {
 			backoff = 0
 			if n%acceptsInARow == 0 {
-				runtime.Gosched()
+				if time.Since(since) < acceptsTime {
+					time.Sleep(acceptsRest)
+				}
+				since = time.Now()
 			}
 			continue
 		}

@@ -55,7 +55,6 @@ type proxy struct {
 	lanes    []lane
 	names    names
 	conns    sync.WaitGroup // one for each accepted connection
-	arriving sync.WaitGroup // one for each that the HBONE server has not taken in yet: its Shutdown must not come before
 	interest interest
 
 	stop    sync.Once
@@ -210,7 +209,6 @@ func (p *proxy) run(ctx context.Context) {
 	p.wakeLanes()
 	accepting.Wait() // nothing is added to conns from here on
 	if p.grace > 0 {
-		p.arriving.Wait()
 		gone := make(chan struct{})
 		rest.Go(func() {
 			p.conns.Wait()
