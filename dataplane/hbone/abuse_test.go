@@ -313,7 +313,7 @@ func TestHandshakesAreSpread(t *testing.T) {
 			t.Errorf("with less than a tenth of its time left: %v", err)
 		}
 		leave[1](false)
-		if l, err = g.admit(t.Context(), bad); err != nil {
+		if _, err = g.admit(t.Context(), bad); err != nil {
 			t.Errorf("it has kept its place: %v", err)
 		}
 	})

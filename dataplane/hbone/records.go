@@ -129,7 +129,7 @@ func (r *recordConn) fillStep(fd uintptr) bool {
 
 // makeRoom readies the buffer for a read, behind the record that has begun.
 func (r *recordConn) makeRoom() {
-	if r.in != nil && len(r.in) == cipherSmall && r.large {
+	if len(r.in) == cipherSmall && r.large {
 		old := r.in
 		r.in = cipherBuf(true)
 		r.inR, r.inW = 0, copy(r.in, old[r.inR:r.inW])

@@ -113,7 +113,7 @@ func (i *Image) Save(file string) error {
 	if err != nil {
 		return fmt.Errorf("save image: %w", err)
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }() // it is not there once it has its name
 	_, err = i.WriteTo(f)
 	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
 		return fmt.Errorf("save image: %w", err)

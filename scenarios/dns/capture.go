@@ -27,10 +27,10 @@ var _ = Describe("DNS capture", func() {
 		}
 		annotate(ctx, l, "false")
 		for _, o := range []options{{}, {TCP: true}} {
-			eventually(ctx, l, inside, name, o, known)
+			eventually(ctx, l, name, o, known)
 		}
 		annotate(ctx, l, "true")
-		eventually(ctx, l, inside, name, options{}, func(r workload.Resolution) bool { return r.Class == workload.ClassRefused })
+		eventually(ctx, l, name, options{}, func(r workload.Resolution) bool { return r.Class == workload.ClassRefused })
 	}, SpecTimeout(world.Budget.Spec))
 
 	It("is off for a pod that says so, whatever the agent's default, and on for one that says so", world.OwnLab, Label("DN-04"), func(ctx SpecContext) {
@@ -41,9 +41,9 @@ var _ = Describe("DNS capture", func() {
 		Expect(off(resolve(ctx, l, inside, "cart", options{}))).To(BeTrue(), "the agent's default is off")
 		Expect(resolve(ctx, l, inside, "cart", options{Search: true}).Data("A")).To(HaveLen(1), "control: the cluster's DNS answers")
 		annotate(ctx, l, "true")
-		eventually(ctx, l, inside, "cart", options{}, known)
+		eventually(ctx, l, "cart", options{}, known)
 		annotate(ctx, l, "false")
-		eventually(ctx, l, inside, "cart", options{}, off)
+		eventually(ctx, l, "cart", options{}, off)
 	}, SpecTimeout(world.Budget.Spec))
 })
 

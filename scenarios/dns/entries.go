@@ -27,7 +27,7 @@ var automatic = netip.MustParsePrefix("240.240.0.0/16")
 var _ = Describe("ServiceEntries", func() {
 	It("gives a host without an address one of its own, which leads to the pods behind it", Label("DN-03"), func(ctx SpecContext) {
 		apply(ctx, entryOf("auto", "shop", []string{"auto.test"}, nil))
-		r := eventually(ctx, w, inside, "auto.test", options{}, known)
+		r := eventually(ctx, w, "auto.test", options{}, known)
 		Expect(automatic.Contains(netip.MustParseAddr(r.Data("A")[0]))).To(BeTrue(), "%v", r)
 		Expect(resolve(ctx, w, inside, "auto.test", options{Type: "AAAA"}).Data("AAAA")).To(HaveLen(1))
 		Expect(untouched(ctx, "auto.test", options{}).Rcode).To(Equal("NXDOMAIN"), "control: outside the mesh there is no such name")
@@ -46,7 +46,7 @@ var _ = Describe("ServiceEntries", func() {
 			e.Ports[0].TargetPort = 0
 		}))
 		real := untouched(ctx, "unknown.external", options{}).Data("A")
-		eventually(ctx, w, inside, "unknown.external", options{}, func(r workload.Resolution) bool {
+		eventually(ctx, w, "unknown.external", options{}, func(r workload.Resolution) bool {
 			return len(r.Data("A")) == 1 && r.Data("A")[0] != real[0]
 		})
 		o := observe(ctx, inside, "http://unknown.external")

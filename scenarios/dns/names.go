@@ -95,16 +95,16 @@ func apply(ctx context.Context, objects ...runtime.Object) {
 	Expect(w.Establish(ctx, objects...)).To(Succeed())
 }
 
-// eventually waits until a pod's answer is as wanted, and returns it.
-func eventually(ctx context.Context, l *world.World, from, name string, o options, wanted func(workload.Resolution) bool) workload.Resolution {
+// eventually waits until the answer that the pod inside gets is as wanted, and returns it.
+func eventually(ctx context.Context, l *world.World, name string, o options, wanted func(workload.Resolution) bool) workload.Resolution {
 	GinkgoHelper()
 	var last workload.Resolution
 	err := world.Wait(ctx, world.Budget.Propagation, func(ctx context.Context) (bool, error) {
-		r, err := l.Resolve(ctx, l.Pod(from).PodRef, name, o)
+		r, err := l.Resolve(ctx, l.Pod(inside).PodRef, name, o)
 		last = r
 		return err == nil && wanted(r), err
 	})
-	Expect(err).NotTo(HaveOccurred(), "%s is still told %+v", from, last)
+	Expect(err).NotTo(HaveOccurred(), "%s is still told %+v", inside, last)
 	return last
 }
 
@@ -194,7 +194,7 @@ var _ = Describe("names of the mesh", func() {
 	// istio/istio#54278: an ExternalName was answered NXDOMAIN.
 	It("follows an ExternalName, and covers names by a wildcard", Label("DN-01"), func(ctx SpecContext) {
 		apply(ctx, externalName("alias", "shop", "unknown.external"), entryOf("wild", "shop", []string{"*.wild.test"}, []string{"240.240.200.5"}))
-		r := eventually(ctx, w, inside, "alias.shop.svc.cluster.local", options{}, known)
+		r := eventually(ctx, w, "alias.shop.svc.cluster.local", options{}, known)
 		Expect(r.Data("CNAME")).To(ConsistOf("unknown.external."))
 		Expect(r.Data("A")).To(Equal(untouched(ctx, "alias.shop.svc.cluster.local", options{}).Data("A")))
 

@@ -83,7 +83,7 @@ func (w *watcher) wait(ctx context.Context) bool {
 			return false
 		case <-t.C:
 			return true
-		case <-errs: // an overflow
+		case <-errs: //nolint:errcheck // an overflow, whatever it says
 			return true
 		case <-events:
 			if !soon { // later ones prolong nothing: a busy directory must not hold this up

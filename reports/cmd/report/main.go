@@ -19,8 +19,8 @@ import (
 const usage = `usage: report labs [-o markdown|json] RESULTS...
        report failures [--lines N] RESULTS...
 
-labs      puts the results.json of several runs of the scenarios, one a lab, side by side: passed, skipped with its reason, failed.
-failures  says of each scenario that failed where it is, how it failed in at most N lines (20), and where its evidence lies.`
+labs      puts the results.json of several runs of the scenarios, one a lab, side by side: passed, skipped with its reason, failed
+failures  says of each scenario that failed where it is, how it failed in at most N lines (20), and where its evidence lies`
 
 // errUsage is a mistake on the command line.
 var errUsage = errors.New(usage)

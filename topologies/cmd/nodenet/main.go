@@ -30,8 +30,9 @@ import (
 func main() {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, log); err != nil {
+	err := run(ctx, log)
+	stop()
+	if err != nil {
 		log.Error("nodenet ended", "err", err)
 		os.Exit(1)
 	}

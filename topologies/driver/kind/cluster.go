@@ -209,7 +209,7 @@ func (c *cluster) load(ctx context.Context, img *image.Image) error {
 	if err := img.Save(archive); err != nil {
 		return err
 	}
-	defer os.Remove(archive)
+	defer func() { _ = os.Remove(archive) }()
 	if _, err := c.run(ctx, nil, c.kind, "load", "image-archive", archive, "--name", c.name); err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (c *cluster) export(ctx context.Context, add func(name, about string, conte
 	if err != nil {
 		return fmt.Errorf("export logs: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	_, runErr := c.run(ctx, nil, c.kind, "export", "logs", dir, "--name", c.name)
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		switch {

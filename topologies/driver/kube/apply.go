@@ -88,17 +88,17 @@ func (s *stand) apply(ctx context.Context, o runtime.Object) error {
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)
 	}
-	if _, err := s.store(ctx, u, false); err != nil {
+	if err := s.store(ctx, u, false); err != nil {
 		return fmt.Errorf("apply %s: %w", name(u), err)
 	}
 	return nil
 }
 
 // store applies a document and marks it. With keep, what somebody else made stays as it is.
-func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bool) (*unstructured.Unstructured, error) {
+func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bool) error {
 	r, err := s.api.resource(u.GroupVersionKind(), u.GetNamespace())
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.note(u.GroupVersionKind())
 	mark := LabelLab
@@ -106,9 +106,9 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 	switch {
 	case apierrors.IsNotFound(err):
 	case err != nil:
-		return nil, err
+		return err
 	case old.GetLabels()[LabelLab] != s.name && keep:
-		return old, nil
+		return nil
 	case old.GetLabels()[LabelLab] != s.name:
 		mark = LabelGuest
 	}
@@ -118,7 +118,8 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 	}
 	labels[mark] = s.name
 	u.SetLabels(labels)
-	return r.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: manager, Force: true})
+	_, err = r.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: manager, Force: true})
+	return err
 }
 
 // applyPod starts a pod, or gives one that runs other labels and annotations.

@@ -29,7 +29,7 @@ const (
 	requestBurst      = 1000
 )
 
-// LabelAllowed, with the value "true" on namespace kube-system, lets a lab be brought up on a cluster.
+// LabelAllowed lets a lab be brought up on a cluster, with the value "true" on namespace kube-system.
 const LabelAllowed = "ambientlab.dev/allowed"
 
 // client is the way to one API server.

@@ -91,12 +91,12 @@ func up(t *testing.T, topology string) *lab.Lab {
 			}
 		}
 		t.Logf("down in %s", time.Since(began))
-		checkNothingLeft(t, down, at)
+		checkNothingLeft(down, t, at)
 	})
 	return &lab.Lab{Driver: d, Spec: s}
 }
 
-func checkNothingLeft(t *testing.T, ctx context.Context, s *stand) {
+func checkNothingLeft(ctx context.Context, t *testing.T, s *stand) {
 	t.Helper()
 	kinds, err := s.api.kinds()
 	if err != nil {
@@ -401,7 +401,11 @@ func testDaemons(t *testing.T, l *lab.Lab) {
 		}
 	}
 	t.Logf("a page in %s", time.Since(began)/many)
-	if _, err := (&http.Client{Transport: l.Daemon("node1", lab.DaemonZtunnel).Admin()}).Get("http://x:1/"); err == nil || !strings.Contains(err.Error(), "refused") {
+	res, err := (&http.Client{Transport: l.Daemon("node1", lab.DaemonZtunnel).Admin()}).Get("http://x:1/")
+	if err == nil {
+		res.Body.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("a port where nobody listens: %v", err)
 	}
 	if _, err := l.Daemon("node9", lab.DaemonZtunnel).Status(within(t)); err == nil || !strings.Contains(err.Error(), "node9") {

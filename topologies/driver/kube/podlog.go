@@ -54,7 +54,7 @@ func (d *Driver) CopyLog(ctx context.Context, ref lab.PodRef, o lab.LogOptions, 
 		return fmt.Errorf("copy the log of %s: there is no such pod", ref)
 	}
 	c := &logCopy{s: s, pod: pod, to: w, since: o.Since}
-	if err := c.run(ctx, o.Follow); err != nil && !(o.Follow && ctx.Err() != nil) {
+	if err := c.run(ctx, o.Follow); err != nil && (!o.Follow || ctx.Err() == nil) {
 		return fmt.Errorf("copy the log of %s: %w", ref, err)
 	}
 	return nil

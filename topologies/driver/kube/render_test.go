@@ -110,13 +110,13 @@ func TestServiceIsFitted(t *testing.T) {
 }
 
 func TestDocumentHoldsWhatIsSet(t *testing.T) {
-	u, err := document(&corev1.Pod{Spec: corev1.PodSpec{NodeName: "n"}, Status: corev1.PodStatus{Phase: corev1.PodRunning}})
-	if err == nil {
+	if _, err := document(&corev1.Pod{Spec: corev1.PodSpec{NodeName: "n"}, Status: corev1.PodStatus{Phase: corev1.PodRunning}}); err == nil {
 		t.Error("a pod without a name was accepted")
 	}
 	p := &corev1.Pod{Spec: corev1.PodSpec{NodeName: "node1"}}
 	p.Namespace, p.Name = "shop", "web"
-	if u, err = document(p); err != nil {
+	u, err := document(p)
+	if err != nil {
 		t.Fatal(err)
 	}
 	want := map[string]any{

@@ -34,7 +34,7 @@ func (f *fleet) storeSet(ctx context.Context, set *appsv1.DaemonSet) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.s.store(ctx, u, false)
+	err = f.s.store(ctx, u, false)
 	return err
 }
 
@@ -165,6 +165,6 @@ func (f *fleet) scale(ctx context.Context, replicas int32, env []string) error {
 	if err != nil {
 		return err
 	}
-	_, err = f.s.store(ctx, u, false)
+	err = f.s.store(ctx, u, false)
 	return err
 }

@@ -227,7 +227,7 @@ func (s *stand) storeAlike(ctx context.Context, list []*unstructured.Unstructure
 			if u.GetKind() == kindCRD.Kind {
 				err = s.define(each, u)
 			} else {
-				_, err = s.store(each, u, false)
+				err = s.store(each, u, false)
 			}
 			if err != nil {
 				return fmt.Errorf("apply %s: %w", name(u), err)
@@ -272,7 +272,7 @@ func (s *stand) define(ctx context.Context, u *unstructured.Unstructured) error 
 	}
 	annotations[annotationMade] = made
 	u.SetAnnotations(annotations)
-	if _, err := s.store(ctx, u, true); err != nil {
+	if err := s.store(ctx, u, true); err != nil {
 		return err
 	}
 	defer s.api.mapper.Reset()
