@@ -108,8 +108,8 @@ type lane int
 const (
 	toOpen  lane = iota // a request that no other makes room for (turns)
 	toSend              // on a stream that is stalled (stalls)
-	toShake             // hands
-	toPart              // with a connection that came to nothing
+	toShake             // hands: the beginning of a handshake
+	toPart              // with a connection that came to nothing: its end
 	lanes
 )
 

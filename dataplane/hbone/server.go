@@ -162,6 +162,10 @@ func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
 func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.WaitGroup, error) {
 	hctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
 	defer cancel()
+	cfg, err := s.cfg.TLS(hctx) // before a place is taken: it may wait for who the server is, or for its certificate
+	if err != nil {
+		return nil, nil, fmt.Errorf("tls configuration: %w", err)
+	}
 	leave, err := s.cfg.Guard.admit(hctx, addrPort(t.RemoteAddr()).Addr())
 	if err != nil {
 		return nil, nil, err
@@ -169,11 +173,6 @@ func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.Wa
 	if gone(t) {
 		leave(false)
 		return nil, nil, fmt.Errorf("%v: %w", StageTLS, io.EOF)
-	}
-	cfg, err := s.cfg.TLS(hctx)
-	if err != nil {
-		leave(false)
-		return nil, nil, fmt.Errorf("tls configuration: %w", err)
 	}
 	rec, state, err := handshake(hctx, t, cfg, false)
 	leave(err != nil && !errors.Is(err, io.EOF))

@@ -147,13 +147,13 @@ func (s *stand) end(ctx context.Context, list []*found, propagation func(*found)
 
 // awaitGone waits until objects of labs are gone. It asks for all of a kind at once, as there may be thousands.
 func (s *stand) awaitGone(ctx context.Context, list []*found) error {
-	type alike struct {
+	type group struct {
 		kind served
 		lab  string
 	}
-	left := map[alike]map[types.UID]string{}
+	left := map[group]map[types.UID]string{}
 	for _, o := range list {
-		k := alike{o.served, o.object.GetLabels()[LabelLab]}
+		k := group{o.served, o.object.GetLabels()[LabelLab]}
 		if left[k] == nil {
 			left[k] = map[types.UID]string{}
 		}

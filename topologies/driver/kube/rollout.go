@@ -34,8 +34,7 @@ func (f *fleet) storeSet(ctx context.Context, set *appsv1.DaemonSet) error {
 	if err != nil {
 		return err
 	}
-	err = f.s.store(ctx, u, false)
-	return err
+	return f.s.store(ctx, u, false)
 }
 
 // replace puts a new pod in the place of a node's.
@@ -165,6 +164,5 @@ func (f *fleet) scale(ctx context.Context, replicas int32, env []string) error {
 	if err != nil {
 		return err
 	}
-	err = f.s.store(ctx, u, false)
-	return err
+	return f.s.store(ctx, u, false)
 }
