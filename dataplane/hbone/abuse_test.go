@@ -4,6 +4,7 @@ package hbone
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -317,4 +318,36 @@ func TestHandshakesAreSpread(t *testing.T) {
 			t.Errorf("it has kept its place: %v", err)
 		}
 	})
+}
+
+// TestUnknownServersTakeNoPlaces: connections to a server that does not know yet whom to be do not keep their client from others.
+func TestUnknownServersTakeNoPlaces(t *testing.T) {
+	unknown := serverConfig()
+	waiting, over := make(chan struct{}), make(chan struct{})
+	defer close(over)
+	unknown.TLS = func(context.Context) (*tls.Config, error) {
+		waiting <- struct{}{}
+		<-over
+		return nil, errors.New("it is not known to the end")
+	}
+	known := serverConfig()
+	known.Guard = unknown.Guard
+	_, hopUnknown := startServer(t, unknown)
+	_, hop := startServer(t, known)
+	for range handshakesPerAddr {
+		c, err := net.Dial("tcp", hopUnknown.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		<-waiting
+	}
+	c, err := net.Dial("tcp", hop.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := tls.Client(c, pki().client).HandshakeContext(testContext(t)); err != nil {
+		t.Errorf("a server that is known: %v", err)
+	}
 }
