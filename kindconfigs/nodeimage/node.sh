@@ -40,13 +40,16 @@ change "$entrypoint" "log_info 'making mounts shared'" \
   done'
 rm -f "$node"/usr/lib/sysctl.d/*.conf "$node/etc/sysctl.d/99-sysctl.conf" # systemd-sysctl does, too
 
-# containerd, runc and the CNI plugins are Debian's; ocifit makes do with the capabilities that there are.
+# containerd, crun and the CNI plugins are Debian's; ocifit makes do with the capabilities that there are. With runc, and cgroups
+# made by systemd, a pod's beginning and end cost half as much again: 0.9 s of processor time instead of 0.6.
 ln -sf /usr/bin/containerd "$node/usr/local/bin/containerd"
 mv "$node/usr/lib/cni" "$node/opt/cni/bin"
 install -m 0755 "$work/bin/nodad" "$node/opt/cni/bin/nodad"
 install -D -m 0755 "$work/bin/ocifit" "$node/usr/local/sbin/runc"
 sed -i 's#registry.k8s.io/pause:[0-9.]*#registry.k8s.io/pause:'"$PAUSE_TAG"'#; s#restrict_oom_score_adj = false#restrict_oom_score_adj = true#
-  /^\[proxy_plugins/,/^$/d' "$node/etc/containerd/config.toml"
+  s#SystemdCgroup = true#SystemdCgroup = false#; /^\[proxy_plugins/,/^$/d' "$node/etc/containerd/config.toml"
+sed -i 's/^KUBELET_EXTRA_ARGS=.*/& --cgroup-driver=cgroupfs/' "$node/etc/default/kubelet"
+grep -q cgroupfs "$node/etc/default/kubelet" || { echo "/etc/default/kubelet: no KUBELET_EXTRA_ARGS: look at what this version of kind does" >&2; exit 1; }
 install -m 0755 "$work/bin/kubernetes" "$node/usr/bin/kubernetes"
 for n in kubelet kubeadm kubectl; do ln -sf kubernetes "$node/usr/bin/$n"; done
 

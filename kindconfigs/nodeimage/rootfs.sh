@@ -5,7 +5,7 @@ set -euo pipefail
 dir=$1
 packages=(
   systemd systemd-sysv dbus kmod mount util-linux e2fsprogs procps hostname findutils libc-bin bash ca-certificates
-  containerd runc containernetworking-plugins libseccomp2 pigz jq curl
+  containerd crun containernetworking-plugins libseccomp2 pigz jq curl
   iptables nftables ebtables conntrack iproute2 ethtool socat
   iputils-ping netcat-openbsd tcpdump busybox # for people who look into a node
 )

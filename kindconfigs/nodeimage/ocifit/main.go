@@ -1,20 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command ocifit runs runc with a specification that this host can satisfy. A process can give a container no capability
+// Command ocifit runs an OCI runtime with a specification that this host can satisfy. A process can give a container no capability
 // that its own bounding set lacks, no OOM score below its own without CAP_SYS_RESOURCE, and no resource limit above its hard
-// one; runc refuses such a container as a whole. ocifit takes out of the specification what cannot be had and never adds to
-// what was asked for. It stands in runc's place, with runc's arguments; OCIFIT_RUNC names another runc than /usr/sbin/runc.
+// one; runtimes refuse such a container as a whole. ocifit takes out of the specification what cannot be had and never adds to
+// what was asked for. It stands in runc's place, with runc's arguments, and runs crun with them, which has the same.
 // `ocifit --missing` prints the capabilities that the host withholds, one per line.
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 )
+
+const runtime = "/usr/bin/crun"
 
 func main() {
 	args := os.Args[1:]
@@ -33,8 +34,7 @@ func main() {
 			fail(err)
 		}
 	}
-	runc := cmp.Or(os.Getenv("OCIFIT_RUNC"), "/usr/sbin/runc")
-	fail(fmt.Errorf("run %s: %w", runc, syscall.Exec(runc, append([]string{"runc"}, args...), os.Environ())))
+	fail(fmt.Errorf("run %s: %w", runtime, syscall.Exec(runtime, append([]string{"crun"}, args...), os.Environ())))
 }
 
 func fail(err error) {
@@ -42,8 +42,8 @@ func fail(err error) {
 	os.Exit(1)
 }
 
-// specOf finds the file that runc will read a process's rights from: a bundle's config.json, of which they are the member
-// "process", or the process itself for exec. file is "" where runc reads none.
+// specOf finds the file that the runtime will read a process's rights from: a bundle's config.json, of which they are the member
+// "process", or the process itself for exec. file is "" where it reads none.
 func specOf(args []string) (file string, process bool) {
 	command, bundle := "", "."
 	for i, a := range args {
