@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sync/errgroup"
 	securityapi "istio.io/api/security/v1beta1"
 	typeapi "istio.io/api/type/v1beta1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
@@ -120,11 +119,9 @@ func newFixture(ctx SpecContext) *fixture {
 	guest.Labels = map[string]string{"app": "guest", mesh.LabelDataplaneMode: mesh.ModeAmbient}
 	guest.Spec.ServiceAccountName = "guest"
 	Expect(l.Apply(ctx, world.Account("plain", "guest"))).To(Succeed())
-	for p, to := range map[*corev1.Pod]*lab.PodInfo{vault: &f.vault, guest: &f.guest} {
-		pod, err := l.Join(ctx, p)
-		Expect(err).NotTo(HaveOccurred())
-		*to = pod
-	}
+	joined, err := l.JoinAll(ctx, vault, guest)
+	Expect(err).NotTo(HaveOccurred())
+	f.vault, f.guest = joined[0], joined[1]
 	return f
 }
 

@@ -38,21 +38,23 @@ const (
 var _ = Describe("a hostile peer", func() {
 	// Four connections each, one kind after the other, as long as it takes to use every allowance up several times.
 	It("with a certificate floods a proxy, and its other clients do not notice", world.OwnLab, Label("FI-07"), func(ctx SpecContext) {
-		s := besiege(ctx)
-		for _, kind := range []string{"rapid-reset", "settings", "goaway"} {
+		kinds := []string{"rapid-reset", "settings", "goaway"}
+		s := besiege(ctx, kinds...)
+		for _, kind := range kinds {
 			s.attack(ctx, kind, 500*time.Millisecond, growth)
 		}
 	}, SpecTimeout(world.Budget.LongSpec))
 
 	It("reads slowly or not at all, and its other clients do not notice", world.OwnLab, Label("FI-06"), func(ctx SpecContext) {
-		s := besiege(ctx)
-		for _, kind := range []string{"slow-read", "never-read"} {
+		kinds := []string{"slow-read", "never-read"}
+		s := besiege(ctx, kinds...)
+		for _, kind := range kinds {
 			s.attack(ctx, kind, 700*time.Millisecond, growth)
 		}
 	}, SpecTimeout(world.Budget.LongSpec))
 
 	It("without a certificate leaves handshakes half done, and its other clients do not notice", world.OwnLab, Label("SE-05"), func(ctx SpecContext) {
-		s := besiege(ctx)
+		s := besiege(ctx, "plain", "half-open", "http1")
 		s.attack(ctx, "plain", 500*time.Millisecond, growth)
 		s.attack(ctx, "half-open", time.Second, growthHalfOpen)
 		s.attack(ctx, "http1", 200*time.Millisecond, growth)
@@ -80,37 +82,43 @@ var _ = Describe("a hostile peer", func() {
 	}, SpecTimeout(world.Budget.Spec))
 
 	It("does everything it can for ten seconds each, and calls of others take no longer", world.OwnLab, Label("FI-06", "FI-07", "SE-05", "slow"), func(ctx SpecContext) {
-		s := besiege(ctx)
+		kinds := append(attack.Kinds(true), attack.Kinds(false)...)
+		s := besiege(ctx, kinds...)
 		var table strings.Builder
 		var missed []error
-		for _, certificate := range []bool{true, false} {
-			for _, kind := range attack.Kinds(certificate) {
-				limit := growth
-				if kind == "half-open" || kind == "hello" {
-					limit = growthHalfOpen
-				}
-				d := s.endure(ctx, kind, fullLength)
-				fmt.Fprintf(&table, "%-18s p99 %8s  grew %6d kB  failed %d of %d\n", kind, d.honest.LatencyP99.Round(10*time.Microsecond), d.grew, d.honest.Failed, d.honest.OK+d.honest.Failed)
-				missed = append(missed, d.missed(limit))
+		for _, kind := range kinds {
+			limit := growth
+			if kind == "half-open" || kind == "hello" {
+				limit = growthHalfOpen
 			}
+			d := s.endure(ctx, kind, fullLength)
+			fmt.Fprintf(&table, "%-18s p99 %8s  grew %6d kB  failed %d of %d\n", kind, d.honest.LatencyP99.Round(10*time.Microsecond), d.grew, d.honest.Failed, d.honest.OK+d.honest.Failed)
+			missed = append(missed, d.missed(limit))
 		}
 		AddReportEntry("what others noticed", table.String())
 		Expect(errors.Join(missed...)).NotTo(HaveOccurred(), "%s", table.String())
 	}, SpecTimeout(20*time.Minute))
 })
 
-// siege is a victim with an honest client.
+// siege is a victim with an honest client. Each attacker is a pod of its own: the victim knows the addresses of those before,
+// and would keep it waiting.
 type siege struct {
 	l         *world.World
 	web, cart lab.PodInfo
 	victim    lab.Daemon
+	attackers map[string]lab.PodInfo // by the kind of their attack
 }
 
-func besiege(ctx SpecContext) *siege {
+func besiege(ctx SpecContext, kinds ...string) *siege {
 	GinkgoHelper()
 	l := twoNodes(ctx)
 	l.Needs(lab.CapSignal)
-	s := &siege{l: l, web: l.Pod("shop/web"), cart: l.Pod("shop/cart"), victim: l.Daemon("node2", lab.DaemonZtunnel)}
+	s := &siege{l: l, web: l.Pod("shop/web"), cart: l.Pod("shop/cart"), victim: l.Daemon("node2", lab.DaemonZtunnel), attackers: map[string]lab.PodInfo{}}
+	pods, err := l.Attackers(ctx, "shop/web", kinds...)
+	Expect(err).NotTo(HaveOccurred())
+	for i, kind := range kinds {
+		s.attackers[kind] = pods[i]
+	}
 	Expect(s.load(ctx, 500*time.Millisecond).Failed).To(BeZero(), "control: without an attack nothing fails")
 	return s
 }
@@ -158,11 +166,9 @@ func (s *siege) attack(ctx SpecContext, kind string, d time.Duration, limit int)
 	Expect(s.endure(ctx, kind, d).missed(limit)).NotTo(HaveOccurred())
 }
 
-// endure attacks while the honest client calls. Each attacker is a pod of its own: the victim knows the addresses of
-// those before, and would keep it waiting.
+// endure attacks while the honest client calls.
 func (s *siege) endure(ctx SpecContext, kind string, d time.Duration) *damage {
 	GinkgoHelper()
-	hostile := attacker(ctx, s.l, kind)
 	status, err := s.victim.Status(ctx)
 	Expect(err).NotTo(HaveOccurred())
 	before := s.resident(ctx, status.PID)
@@ -176,7 +182,7 @@ func (s *siege) endure(ctx SpecContext, kind string, d time.Duration) *damage {
 		defer GinkgoRecover()
 		argv := []string{"workload", "attack", kind, "--to", netip.AddrPortFrom(s.cart.Addr(false), mesh.PortHBONE).String(),
 			"--cert", "/tmp/cert", "--duration", d.String()}
-		out, err := s.l.Output(ctx, hostile.PodRef, argv...)
+		out, err := s.l.Output(ctx, s.attackers[kind].PodRef, argv...)
 		var o outcome
 		if o.err = err; err == nil {
 			o.err = json.Unmarshal(out, &o.res)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/onsi/ginkgo/v2"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 
 	"github.com/ambientlab/ambientlab/dataplane/mesh"
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -24,20 +25,34 @@ const certDir = "/tmp/cert"
 // application. It is outside the mesh, so that no proxy of its own is in the way. It goes when the scenario ends.
 func (w *World) Attacker(ctx context.Context, like, name string) (lab.PodInfo, error) {
 	ginkgo.GinkgoHelper()
-	p := w.ClonePod(like, name)
-	p.Labels = map[string]string{"app": name, mesh.LabelDataplaneMode: mesh.ModeNone}
-	MeshCredentials(p)
-	return w.attacker(ctx, p)
+	pods, err := w.Attackers(ctx, like, name)
+	if err != nil {
+		return lab.PodInfo{}, err
+	}
+	return pods[0], nil
 }
 
-func (w *World) attacker(ctx context.Context, p *corev1.Pod) (lab.PodInfo, error) {
-	ginkgo.DeferCleanup(func(ctx context.Context) error { return w.Delete(ctx, p) }, ginkgo.NodeTimeout(Budget.Down))
-	pod, err := w.Join(ctx, p)
-	if err != nil {
-		return pod, err
+// Attackers is Attacker for several at once.
+func (w *World) Attackers(ctx context.Context, like string, names ...string) ([]lab.PodInfo, error) {
+	ginkgo.GinkgoHelper()
+	pods, objs := make([]*corev1.Pod, len(names)), make([]runtime.Object, len(names))
+	for i, name := range names {
+		p := w.ClonePod(like, name)
+		p.Labels = map[string]string{"app": name, mesh.LabelDataplaneMode: mesh.ModeNone}
+		MeshCredentials(p)
+		pods[i], objs[i] = p, p
 	}
-	_, err = w.Output(ctx, pod.PodRef, "workload", "cert", "--out", certDir)
-	return pod, err
+	ginkgo.DeferCleanup(func(ctx context.Context) error { return w.Delete(ctx, objs...) }, ginkgo.NodeTimeout(Budget.Down))
+	joined, err := w.JoinAll(ctx, pods...)
+	if err != nil {
+		return nil, err
+	}
+	for _, p := range joined {
+		if _, err := w.Output(ctx, p.PodRef, "workload", "cert", "--out", certDir); err != nil {
+			return nil, err
+		}
+	}
+	return joined, nil
 }
 
 // Connect sends one CONNECT made by hand from an attacker to the HBONE port of an address, and asks the application behind

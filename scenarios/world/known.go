@@ -74,15 +74,32 @@ func (w *World) Known(ctx context.Context, pods ...lab.PodInfo) error {
 
 // Join starts a pod and returns it once it is ready, is in the mesh unless its labels keep it out, and every proxy knows it.
 func (w *World) Join(ctx context.Context, p *corev1.Pod) (lab.PodInfo, error) {
-	if err := w.Apply(ctx, p); err != nil {
+	pods, err := w.JoinAll(ctx, p)
+	if err != nil {
 		return lab.PodInfo{}, err
 	}
-	out := p.Labels[mesh.LabelDataplaneMode] == mesh.ModeNone
-	pod, err := w.WaitPod(ctx, lab.PodRef{Namespace: p.Namespace, Name: p.Name}, func(p lab.PodInfo) bool { return p.Ready && (out || p.Enrolled) })
-	if err != nil {
-		return pod, err
+	return pods[0], nil
+}
+
+// JoinAll is Join for several at once.
+func (w *World) JoinAll(ctx context.Context, pods ...*corev1.Pod) ([]lab.PodInfo, error) {
+	objs := make([]runtime.Object, len(pods))
+	for i, p := range pods {
+		objs[i] = p
 	}
-	return pod, w.Known(ctx, pod)
+	if err := w.Apply(ctx, objs...); err != nil {
+		return nil, err
+	}
+	joined := make([]lab.PodInfo, len(pods))
+	for i, p := range pods {
+		out := p.Labels[mesh.LabelDataplaneMode] == mesh.ModeNone
+		var err error
+		joined[i], err = w.WaitPod(ctx, lab.PodRef{Namespace: p.Namespace, Name: p.Name}, func(p lab.PodInfo) bool { return p.Ready && (out || p.Enrolled) })
+		if err != nil {
+			return nil, err
+		}
+	}
+	return joined, w.Known(ctx, joined...)
 }
 
 // everyProxy waits, within the budget for propagation, until each ztunnel's dump is right.

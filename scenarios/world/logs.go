@@ -24,15 +24,29 @@ type accessLog struct {
 	entries []telemetry.Entry // guarded by mu
 }
 
-// Entries are the access-log entries of a node's ztunnel from since on.
+// Entries are the access-log entries of a node's ztunnel from since on: all that were written by now.
 func (w *World) Entries(ctx context.Context, node string, since time.Time) ([]telemetry.Entry, error) {
+	return w.entries(ctx, node, since, w.Daemon(node, lab.DaemonZtunnel).Logs)
+}
+
+// entriesSoFar are those that have come to this process, for who waits for one.
+func (w *World) entriesSoFar(ctx context.Context, node string, since time.Time) ([]telemetry.Entry, error) {
+	return w.entries(ctx, node, since, w.Daemon(node, lab.DaemonZtunnel).LogsSoFar)
+}
+
+// readEntries is Entries or entriesSoFar.
+type readEntries func(ctx context.Context, node string, since time.Time) ([]telemetry.Entry, error)
+
+type openLog func(context.Context, time.Time) (io.ReadCloser, error)
+
+func (w *World) entries(ctx context.Context, node string, since time.Time, open openLog) ([]telemetry.Entry, error) {
 	l := w.logs[node]
 	if l == nil {
 		return nil, fmt.Errorf("read ztunnel's log: there is no node %s", node)
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	r, err := w.Daemon(node, lab.DaemonZtunnel).Logs(ctx, time.Time{})
+	r, err := open(ctx, time.Time{})
 	if err != nil {
 		return nil, fmt.Errorf("read ztunnel's log on %s: %w", node, err)
 	}
@@ -86,7 +100,7 @@ func skip(r io.Reader, n int64) error {
 func (w *World) WaitEntry(ctx context.Context, node string, since time.Time, want func(telemetry.Entry) bool) (telemetry.Entry, error) {
 	var found telemetry.Entry
 	err := Wait(ctx, Budget.Evidence, func(ctx context.Context) (bool, error) {
-		entries, err := w.Entries(ctx, node, since)
+		entries, err := w.entriesSoFar(ctx, node, since)
 		for _, e := range entries {
 			if want(e) {
 				found = e

@@ -71,7 +71,7 @@ func (w *World) Observe(ctx context.Context, from lab.PodInfo, url string, o wor
 func (w *World) evidence(ctx context.Context, obs *Observation, before map[string]tcpSamples, began time.Time) error {
 	return Wait(ctx, Budget.Evidence, func(ctx context.Context) (bool, error) {
 		if obs.unlogged() != nil { // it has not ended, and to look at the counters again is no use before
-			if err := errors.Join(w.findEntries(ctx, obs, began), obs.unlogged()); err != nil {
+			if err := errors.Join(w.findEntries(ctx, obs, began, w.entriesSoFar), obs.unlogged()); err != nil {
 				return false, err
 			}
 		}
@@ -83,8 +83,13 @@ func (w *World) evidence(ctx context.Context, obs *Observation, before map[strin
 		for node := range after {
 			obs.Metrics = append(obs.Metrics, after[node].since(before[node])...)
 		}
-		if obs.Outbound == nil || obs.Inbound == nil { // there may be one that was not promised
-			if err := w.findEntries(ctx, obs, began); err != nil {
+		if obs.Outbound == nil || obs.Inbound == nil {
+			if err := w.findEntries(ctx, obs, began, w.entriesSoFar); err != nil {
+				return false, err
+			}
+		}
+		if obs.settled() && (obs.Outbound == nil || obs.Inbound == nil) { // there may be one that was not promised
+			if err := w.findEntries(ctx, obs, began, w.Entries); err != nil {
 				return false, err
 			}
 		}
@@ -172,13 +177,13 @@ func (w *World) baseline(ctx context.Context) (samples map[string]tcpSamples, er
 	return nil, err
 }
 
-func (w *World) findEntries(ctx context.Context, obs *Observation, began time.Time) error {
+func (w *World) findEntries(ctx context.Context, obs *Observation, began time.Time, read readEntries) error {
 	nodes := w.Nodes()
 	logged := make([][]telemetry.Entry, len(nodes))
 	g, each := errgroup.WithContext(ctx)
 	for i, node := range nodes {
 		g.Go(func() (err error) {
-			logged[i], err = w.Entries(each, node, began)
+			logged[i], err = read(each, node, began)
 			return err
 		})
 	}

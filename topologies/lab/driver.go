@@ -156,6 +156,9 @@ type Daemon interface {
 	// Logs holds at least every line written since that time and until now, across restarts; earlier lines may precede
 	// them. The caller closes it.
 	Logs(ctx context.Context, since time.Time) (io.ReadCloser, error)
+	// LogsSoFar is Logs for who waits for a line: where logs come to this process by themselves, it has what has come, and asks
+	// nobody whether that is all.
+	LogsSoFar(ctx context.Context, since time.Time) (io.ReadCloser, error)
 	// Admin reaches the daemon's own network: the port of a request's URL is the port dialled there on loopback
 	// (15000 admin, 15020 metrics, 15021 readiness); its host is ignored.
 	Admin() http.RoundTripper

@@ -77,6 +77,9 @@ func (d fakeDaemon) Logs(context.Context, time.Time) (io.ReadCloser, error) {
 	defer d.f.mu.Unlock()
 	return io.NopCloser(strings.NewReader(d.f.logs[d.node])), nil
 }
+func (d fakeDaemon) LogsSoFar(ctx context.Context, since time.Time) (io.ReadCloser, error) {
+	return d.Logs(ctx, since)
+}
 
 // newFake is a lab of three nodes: web and cart are enrolled, batch and legacy are not.
 func newFake(t *testing.T) (*Lab, *fakeDriver) {

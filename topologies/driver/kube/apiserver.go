@@ -203,6 +203,11 @@ func (a *apiServer) Logs(context.Context, time.Time) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("the log of %s is the cluster's: kubectl logs --namespace=kube-system --selector=component=kube-apiserver", lab.DaemonAPIServer)
 }
 
+// LogsSoFar implements lab.Daemon.
+func (a *apiServer) LogsSoFar(ctx context.Context, since time.Time) (io.ReadCloser, error) {
+	return a.Logs(ctx, since)
+}
+
 // Admin implements lab.Daemon.
 func (a *apiServer) Admin() http.RoundTripper { return noAdmin{} }
 

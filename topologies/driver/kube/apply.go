@@ -45,14 +45,18 @@ func (d *Driver) Apply(ctx context.Context, objs ...runtime.Object) error {
 	return s.applyAll(ctx, objs)
 }
 
-// applyAll applies objects in their order, but for neighbours of one kind, which do not depend on each other.
 func (s *stand) applyAll(ctx context.Context, objs []runtime.Object) error {
+	return inOrder(ctx, objs, s.apply)
+}
+
+// inOrder does something with objects one after the other, but for neighbours of one kind, which do not depend on each other.
+func inOrder(ctx context.Context, objs []runtime.Object, do func(context.Context, runtime.Object) error) error {
 	for len(objs) > 0 {
 		n := alike(objs)
 		g, each := errgroup.WithContext(ctx)
 		g.SetLimit(atOnce)
 		for _, o := range objs[:n] {
-			g.Go(func() error { return s.apply(each, o) })
+			g.Go(func() error { return do(each, o) })
 		}
 		if err := g.Wait(); err != nil {
 			return err
@@ -236,7 +240,7 @@ func (d *Driver) Delete(ctx context.Context, objs ...runtime.Object) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range objs {
+	return inOrder(ctx, objs, func(ctx context.Context, o runtime.Object) error {
 		u, err := document(o)
 		if err != nil {
 			return fmt.Errorf("delete: %w", err)
@@ -244,8 +248,8 @@ func (d *Driver) Delete(ctx context.Context, objs ...runtime.Object) error {
 		if err := s.remove(ctx, u); err != nil {
 			return fmt.Errorf("delete %s: %w", name(u), err)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // remove deletes an object. Of a pod it waits for the end: kubelet takes a pod away once its network is.

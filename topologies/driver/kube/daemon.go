@@ -241,12 +241,24 @@ func (m *daemon) Signal(ctx context.Context, sig os.Signal) error {
 }
 
 // Logs implements lab.Daemon: everything since Up.
-func (m *daemon) Logs(ctx context.Context, _ time.Time) (io.ReadCloser, error) {
+func (m *daemon) Logs(ctx context.Context, since time.Time) (io.ReadCloser, error) {
 	s, _, err := m.at()
 	if err != nil {
 		return nil, err
 	}
-	r, err := s.logs.open(ctx, m.key)
+	if err := s.logs.catchUp(ctx, m.key); err != nil {
+		return nil, fmt.Errorf("read log of %s: %w", m.key, err)
+	}
+	return m.LogsSoFar(ctx, since)
+}
+
+// LogsSoFar implements lab.Daemon.
+func (m *daemon) LogsSoFar(context.Context, time.Time) (io.ReadCloser, error) {
+	s, _, err := m.at()
+	if err != nil {
+		return nil, err
+	}
+	r, err := s.logs.open(m.key)
 	if err != nil {
 		return nil, fmt.Errorf("read log of %s: %w", m.key, err)
 	}

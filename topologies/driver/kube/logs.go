@@ -127,8 +127,8 @@ func (l *logs) write(k key, line []byte) error {
 	return err
 }
 
-// open is a daemon's log with every line that was written by now.
-func (l *logs) open(ctx context.Context, k key) (io.ReadCloser, error) {
+// catchUp waits until a daemon's file has every line that was written by now.
+func (l *logs) catchUp(ctx context.Context, k key) error {
 	for _, p := range l.s.fleet.pods(k) {
 		l.mu.Lock()
 		f := l.follows[p.UID]
@@ -137,9 +137,14 @@ func (l *logs) open(ctx context.Context, k key) (io.ReadCloser, error) {
 			continue
 		}
 		if err := f.catchUp(ctx); err != nil {
-			return nil, err
+			return err
 		}
 	}
+	return nil
+}
+
+// open is a daemon's log with the lines that have come.
+func (l *logs) open(k key) (io.ReadCloser, error) {
 	file, err := os.Open(l.path(k))
 	if errors.Is(err, os.ErrNotExist) {
 		return io.NopCloser(bytes.NewReader(nil)), nil

@@ -131,6 +131,11 @@ func (m *daemon) Logs(_ context.Context, _ time.Time) (io.ReadCloser, error) {
 	return f, nil
 }
 
+// LogsSoFar implements lab.Daemon.
+func (m *daemon) LogsSoFar(ctx context.Context, since time.Time) (io.ReadCloser, error) {
+	return m.Logs(ctx, since)
+}
+
 // Admin implements lab.Daemon. Connections are made for one request each: the daemon may be another one by the next.
 func (m *daemon) Admin() http.RoundTripper {
 	return &http.Transport{DisableKeepAlives: true, DisableCompression: true, DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
