@@ -42,6 +42,9 @@ func Init(ctx context.Context, topology string) error {
 	if err != nil {
 		return err
 	}
+	if err := w.reachable(ctx); err != nil {
+		return errors.Join(err, w.down(ctx))
+	}
 	shared = *w
 	return nil
 }
