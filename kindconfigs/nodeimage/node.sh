@@ -44,11 +44,13 @@ rm -f "$node"/usr/lib/sysctl.d/*.conf "$node/etc/sysctl.d/99-sysctl.conf" # syst
 # made by systemd, a pod's beginning and end cost half as much again: 0.9 s of processor time instead of 0.6.
 ln -sf /usr/bin/containerd "$node/usr/local/bin/containerd"
 mv "$node/usr/lib/cni" "$node/opt/cni/bin"
-install -m 0755 "$work/bin/nodad" "$node/opt/cni/bin/nodad"
-install -D -m 0755 "$work/bin/ocifit" "$node/usr/local/sbin/runc"
+mv "$node"/opt/cni/bin/portmap{,.debian}
+install -m 0755 "$work/bin/nodad" "$here/files/portmap" "$node/opt/cni/bin/"
+install -m 0755 "$work/bin/ocifit" "$node/usr/local/bin/ocifit"
+install -D -m 0755 "$here/files/runc" "$node/usr/local/sbin/runc"
 sed -i 's#registry.k8s.io/pause:[0-9.]*#registry.k8s.io/pause:'"$PAUSE_TAG"'#; s#restrict_oom_score_adj = false#restrict_oom_score_adj = true#
   s#SystemdCgroup = true#SystemdCgroup = false#; /^\[proxy_plugins/,/^$/d' "$node/etc/containerd/config.toml"
-sed -i 's/^KUBELET_EXTRA_ARGS=.*/& --cgroup-driver=cgroupfs/' "$node/etc/default/kubelet"
+sed -i 's/^KUBELET_EXTRA_ARGS=.*/& --cgroup-driver=cgroupfs --housekeeping-interval=1m/' "$node/etc/default/kubelet" # of statistics that nobody reads here
 grep -q cgroupfs "$node/etc/default/kubelet" || { echo "/etc/default/kubelet: no KUBELET_EXTRA_ARGS: look at what this version of kind does" >&2; exit 1; }
 # Of containerd, its shims and the CNI plugins a good part is the garbage collector's, whose heaps are small: see gcPercent.
 install -D -m 0644 /dev/stdin "$node/etc/systemd/system/containerd.service.d/collector.conf" <<<$'[Service]\nEnvironment=GOGC=400'

@@ -3,7 +3,7 @@
 // Command ocifit runs an OCI runtime with a specification that this host can satisfy. A process can give a container no capability
 // that its own bounding set lacks, no OOM score below its own without CAP_SYS_RESOURCE, and no resource limit above its hard
 // one; runtimes refuse such a container as a whole. ocifit takes out of the specification what cannot be had and never adds to
-// what was asked for. It stands in runc's place, with runc's arguments, and runs crun with them, which has the same.
+// what was asked for. It has runc's arguments, and runs crun with them, whose they are too.
 // `ocifit --missing` prints the capabilities that the host withholds, one per line.
 package main
 
