@@ -33,9 +33,19 @@ type ClusterOptions struct {
 
 	UnsafeSysctls []string // that pods may ask for, beside those that Kubernetes calls safe
 
-	// Ephemeral is for a cluster that nobody needs after a crash of its machine: etcd does not wait for disks.
+	// Mount is a directory of this host that every node has, for reading only, at NodeMount; "" is none.
+	Mount string
+
+	// Ephemeral is for a cluster that nobody needs after a crash of its machine: etcd does not wait for disks, and writes to its
+	// database, beside its log, each second and not ten times in it.
 	Ephemeral bool
 }
+
+// NodeMount is where nodes have ClusterOptions.Mount.
+const NodeMount = "/ambientlab"
+
+// NodeMount is the constant, for the template.
+func (ClusterOptions) NodeMount() string { return NodeMount }
 
 var clusterFile = template.Must(template.New("cluster").Funcs(template.FuncMap{"quote": strconv.Quote, "join": join}).Parse(clusterTemplate))
 

@@ -104,6 +104,7 @@ kubeadmConfigPatches:
     local:
       extraArgs:
         unsafe-no-fsync: "true"
+        backend-batch-interval: 1s
 nodes:
 - role: control-plane
   image: "kindest/node:v1.34.4"
@@ -152,5 +153,16 @@ func TestParseRefusesWhatItWouldLose(t *testing.T) {
 		if o, err := parse([]byte(text)); err == nil {
 			t.Errorf("%s: read as %+v", name, o)
 		}
+	}
+}
+
+func TestMountIsEachNodes(t *testing.T) {
+	text, err := Cluster(ClusterOptions{Nodes: 2, Mount: "/some/where"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "  extraMounts:\n  - hostPath: \"/some/where\"\n    containerPath: /ambientlab\n    readOnly: true\n"
+	if n := strings.Count(string(text), want); n != 2 {
+		t.Errorf("%d of 2 nodes have the mount:\n%s", n, text)
 	}
 }

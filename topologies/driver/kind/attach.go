@@ -75,7 +75,7 @@ func Attach(ctx context.Context, name string) (*lab.Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := kube.Attach(ctx, kube.Options{Kubeconfig: c.dir.kubeconfig(), Host: c, Outside: c.outsideName, NetworkPolicy: true})
+	l, err := kube.Attach(ctx, kube.Options{Kubeconfig: c.dir.kubeconfig(), Direct: c.apiServer(ctx), Host: c, Outside: c.outsideName, NetworkPolicy: true})
 	if err != nil {
 		return nil, err
 	}

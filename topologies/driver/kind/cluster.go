@@ -14,14 +14,19 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/ambientlab/ambientlab/kindconfigs/image"
 	"github.com/ambientlab/ambientlab/kindconfigs/shapes"
 	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/workload/session"
 )
 
 // prefix begins the names of all clusters that this package makes.
@@ -71,6 +76,9 @@ type cluster struct {
 	mesh  string   // the mesh image that was loaded last
 
 	topology string // whose lab it has, or whose mesh the last one left; "" is none
+
+	mu       sync.Mutex
+	sessions map[string]*session.Lasting // guarded by mu; by node, or container beside the nodes
 }
 
 // about is what there is to be recorded of a cluster without a lab.
@@ -88,6 +96,26 @@ func newName(topology string) string {
 	return prefix + topology + "-" + hex.EncodeToString(b[:])
 }
 
+// apiServer is where the API server answers on the nodes' own network, of which this machine is a part where Docker's daemon runs
+// on it and not in a virtual machine; "" if that is not known.
+func (c *cluster) apiServer(ctx context.Context) string {
+	both, err := c.addresses(ctx, c.name+"-control-plane")
+	if err != nil {
+		return ""
+	}
+	ip := both[0]
+	if !cmp.Or(c.IPFamily, topologies.IPv4).Has4() {
+		ip = both[1]
+	}
+	if ip == "" {
+		return ""
+	}
+	return net.JoinHostPort(ip, apiServerPort)
+}
+
+// apiServerPort is kubeadm's.
+const apiServerPort = "6443"
+
 // create makes a cluster and waits until its nodes are Ready. On error, or when ctx ends, nothing of it is left.
 func create(ctx context.Context, t tools, dir record, s shape, say func(string)) (_ *cluster, err error) {
 	c := &cluster{tools: t, shape: s, name: dir.name(), dir: dir}
@@ -95,7 +123,11 @@ func create(ctx context.Context, t tools, dir record, s shape, say func(string))
 	if err != nil {
 		return nil, err
 	}
+	if err := os.MkdirAll(dir.mount(), 0o755); err != nil { //nolint:gosec // the record's own directory is nobody else's
+		return nil, err
+	}
 	config, err := shapes.Cluster(shapes.ClusterOptions{
+		Mount:         dir.mount(),
 		APIServerPort: port, Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets, Image: s.Image, KubeProxyMode: string(s.KubeProxyMode),
 		Ephemeral: true, UnsafeSysctls: []string{"net.ipv4.tcp_tw_reuse"}, // for pods that use a local port again at once
 	})
@@ -200,32 +232,75 @@ func (c *cluster) watchesRunOut(ctx context.Context) error {
 	return nil
 }
 
-// load puts the mesh's image and the packet recorder on every node, unless they are there.
+// nodePrograms are those that nodes and external hosts have.
+var nodePrograms = []string{"capture", topologies.WorkloadBinary}
+
+// linkPrograms is a shell's command that puts them where commands are looked for.
+var linkPrograms = "ln -sf " + strings.Join(inMount(nodePrograms), " ") + " /usr/local/bin/"
+
+func inMount(names []string) (paths []string) {
+	for _, n := range names {
+		paths = append(paths, path.Join(shapes.NodeMount, n))
+	}
+	return paths
+}
+
+// provide copies the programs to where nodes see them, unless those that go with the image are there.
+func (c *cluster) provide(img *image.Image) error {
+	if c.mesh == img.Ref {
+		return nil
+	}
+	for _, p := range nodePrograms {
+		if err := install(filepath.Join(c.bin, p), filepath.Join(c.dir.mount(), p)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// load puts the mesh's image on every node, unless it is there. Nodes read it from a directory that they share with this host: `kind
+// load` has the daemon hand on every byte to every node.
 func (c *cluster) load(ctx context.Context, img *image.Image) error {
 	if c.mesh == img.Ref {
 		return nil
 	}
-	archive := filepath.Join(string(c.dir), "mesh.tar")
+	archive := filepath.Join(c.dir.mount(), "mesh.tar")
 	if err := img.Save(archive); err != nil {
 		return err
 	}
 	defer func() { _ = os.Remove(archive) }()
-	if _, err := c.run(ctx, nil, c.kind, "load", "image-archive", archive, "--name", c.name); err != nil {
-		return err
-	}
+	script := linkPrograms + " && ctr --namespace=k8s.io images import --digests " + path.Join(shapes.NodeMount, filepath.Base(archive))
+	g, each := errgroup.WithContext(ctx)
 	for _, n := range c.nodes {
-		if _, err := c.run(ctx, nil, c.docker, "cp", filepath.Join(c.bin, "capture"), n+":/usr/local/bin/capture"); err != nil {
+		g.Go(func() error {
+			_, err := c.output(each, n, "sh", "-c", script)
 			return err
-		}
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("load the mesh's image: %w", err)
 	}
 	c.mesh = img.Ref
 	return c.dir.write(c.about())
+}
+
+// install copies a program. One that was there before may run meanwhile.
+func install(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(to+".new", data, 0o755); err != nil { //nolint:gosec // a program
+		return err
+	}
+	return os.Rename(to+".new", to)
 }
 
 // delete removes the cluster, or what there is of it.
 func (c *cluster) delete(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, deleteBudget)
 	defer cancel()
+	c.hangUp()
 	for {
 		if err := c.stopOutside(ctx); err != nil {
 			return err

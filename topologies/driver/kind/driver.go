@@ -156,13 +156,16 @@ func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	if err := c.proxy(ctx, shapeOf(&spec.Clusters[0], c.Image).mode(), d.o.Progress); err != nil {
 		return err
 	}
+	if err := c.provide(img); err != nil {
+		return err
+	}
 	g, each := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.load(each, img) })
 	g.Go(func() error { return c.startOutside(each, spec.External) })
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	d.Driver = kube.New(d.options(spec, img.Ref, c))
+	d.Driver = kube.New(d.options(ctx, spec, img.Ref, c))
 	if err := d.Driver.Up(ctx, spec, o); err != nil {
 		return err
 	}
@@ -183,13 +186,13 @@ func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	return nil
 }
 
-func (d *Driver) options(spec *topologies.Spec, ref string, c *owned) kube.Options {
+func (d *Driver) options(ctx context.Context, spec *topologies.Spec, ref string, c *owned) kube.Options {
 	nodes := map[string]string{}
 	for i, n := range spec.Clusters[0].Nodes {
 		nodes[n.Name] = c.nodes[i]
 	}
 	return kube.Options{
-		Kubeconfig: c.dir.kubeconfig(), Image: ref, Force: true, Nodes: nodes, Host: c.cluster, Outside: c.outsideName, NetworkPolicy: true,
+		Kubeconfig: c.dir.kubeconfig(), Direct: c.apiServer(ctx), Image: ref, Force: true, Nodes: nodes, Host: c.cluster, Outside: c.outsideName, NetworkPolicy: true,
 		KubeProxyMode: c.mode(), Progress: d.o.Progress,
 	}
 }
@@ -231,6 +234,17 @@ func (d *Driver) Down(ctx context.Context) error {
 	err := c.dir.write(c.about())
 	d.o.Pool.give(c) // last: from now on it is the next lab's
 	return err
+}
+
+// Leave is kube's, and ends what this process has running on nodes.
+func (d *Driver) Leave() error {
+	d.mu.Lock()
+	c := d.cluster
+	d.mu.Unlock()
+	if c != nil {
+		c.hangUp()
+	}
+	return d.Driver.Leave()
 }
 
 // discard removes the cluster, with all that is in it.

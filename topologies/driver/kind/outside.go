@@ -6,11 +6,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"path/filepath"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/ambientlab/ambientlab/kindconfigs/shapes"
 	"github.com/ambientlab/ambientlab/topologies"
 )
 
@@ -99,24 +99,17 @@ func (c *cluster) outsideName(host string) string { return c.name + "-external-"
 // startHost returns the commands with which nodes find the host.
 func (c *cluster) startHost(ctx context.Context, h *topologies.External) (routes string, err error) {
 	name := c.outsideName(h.Name)
-	script := []string{"set -e"}
-	copied := func(program string) []string {
-		return []string{"cp", filepath.Join(c.bin, program), name + ":/usr/local/bin/" + program}
-	}
+	script := []string{"set -e", linkPrograms}
 	for _, a := range h.Addresses {
 		script = append(script, fmt.Sprintf("ip addr add %s dev lo", a))
 	}
 	script = append(script, "exec "+topologies.WorkloadBinary+" "+strings.Join(h.Serve.Args(), " "))
-	for _, argv := range [][]string{
-		{"create", "--name", name, "--hostname", h.Name, "--network", "kind", "--cap-add", "NET_ADMIN", "--sysctl", "net.ipv6.conf.all.disable_ipv6=0",
-			"--label", labelCluster + "=" + c.name, "--env", "POD_NAME=" + h.Name, "--env", "POD_IP=" + h.Addresses[0].String(),
-			"--entrypoint", "sh", c.Image, "-c", strings.Join(script, "; ")},
-		copied(topologies.WorkloadBinary), copied("capture"),
-		{"start", name},
-	} {
-		if _, err := c.run(ctx, nil, append([]string{c.docker}, argv...)...); err != nil {
-			return "", err
-		}
+	_, err = c.run(ctx, nil, c.docker, "run", "--detach", "--name", name, "--hostname", h.Name, "--network", "kind", "--cap-add", "NET_ADMIN",
+		"--sysctl", "net.ipv6.conf.all.disable_ipv6=0", "--volume", c.dir.mount()+":"+shapes.NodeMount+":ro",
+		"--label", labelCluster+"="+c.name, "--env", "POD_NAME="+h.Name, "--env", "POD_IP="+h.Addresses[0].String(),
+		"--entrypoint", "sh", c.Image, "-c", strings.Join(script, "; "))
+	if err != nil {
+		return "", err
 	}
 	via, err := c.addresses(ctx, name)
 	if err != nil {

@@ -125,6 +125,7 @@ func (p *Pool) Close(ctx context.Context) error {
 		if p.Keep {
 			kept := c.about()
 			kept.Kept = true
+			c.hangUp()
 			errs = append(errs, c.dir.write(kept), c.lock.Close())
 		} else {
 			errs = append(errs, c.end(ctx))

@@ -43,6 +43,9 @@ func (r record) kubeconfig() string { return filepath.Join(string(r), "kubeconfi
 func (r record) lab() string        { return filepath.Join(string(r), "lab.json") }
 func (r record) remove() error      { return os.RemoveAll(string(r)) }
 
+// mount is the directory that the cluster's nodes have too: see shapes.NodeMount.
+func (r record) mount() string { return filepath.Join(string(r), "nodes") }
+
 // own makes the directory and holds its lock until the file is closed.
 func (r record) own() (*os.File, error) { return labdir.Dir(r).Acquire() }
 

@@ -106,15 +106,20 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 	}
 	s.note(u.GroupVersionKind())
 	mark := LabelLab
-	old, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
-	switch {
-	case apierrors.IsNotFound(err):
-	case err != nil:
-		return err
-	case old.GetLabels()[LabelLab] != s.name && keep:
-		return nil
-	case old.GetLabels()[LabelLab] != s.name:
-		mark = LabelGuest
+	if keep || !s.inOwnNamespace(u) {
+		old, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err):
+		case err != nil:
+			return err
+		case old.GetLabels()[LabelLab] != s.name && keep:
+			return nil
+		case old.GetLabels()[LabelLab] != s.name:
+			mark = LabelGuest
+		}
+	}
+	if mark == LabelLab && u.GetKind() == "Namespace" {
+		s.ownNamespace(u.GetName())
 	}
 	labels := u.GetLabels()
 	if labels == nil {
@@ -124,6 +129,19 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 	u.SetLabels(labels)
 	_, err = r.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: manager, Force: true})
 	return err
+}
+
+// inOwnNamespace reports whether an object is in a namespace that the lab made: nobody else's can be there.
+func (s *stand) inOwnNamespace(u *unstructured.Unstructured) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.namespaces[u.GetNamespace()]
+}
+
+func (s *stand) ownNamespace(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.namespaces[name] = true
 }
 
 // applyPod starts a pod, or gives one that runs other labels and annotations.

@@ -7,10 +7,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/discovery/cached/memory"
@@ -57,7 +60,32 @@ func (o Options) restConfig() (*rest.Config, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent, config.QPS, config.Burst = "ambientlab", requestsPerSecond, requestBurst
 	config.WarningHandler = rest.NoWarnings{}
-	return config, nil
+	return o.direct(config), nil
+}
+
+// directWithin bounds how long Options.Direct is tried.
+const directWithin = 2 * time.Second
+
+// direct is config with the address of Options.Direct, if the API server answers there.
+func (o Options) direct(config *rest.Config) *rest.Config {
+	if o.Direct == "" {
+		return config
+	}
+	at, err := url.Parse(config.Host)
+	if err != nil {
+		return config
+	}
+	at.Host = o.Direct
+	direct := rest.CopyConfig(config)
+	direct.Host = at.String()
+	try := rest.CopyConfig(direct)
+	try.Timeout = directWithin
+	if set, err := discovery.NewDiscoveryClientForConfig(try); err == nil {
+		if _, err := set.ServerVersion(); err == nil {
+			return direct
+		}
+	}
+	return config
 }
 
 // Kubeconfig is the path of the file by which the driver finds its cluster.
@@ -76,7 +104,9 @@ func connect(config *rest.Config) (*client, error) {
 	if c.dyn, err = dynamic.NewForConfig(config); err != nil {
 		return nil, err
 	}
-	set, err := kubernetes.NewForConfig(config)
+	builtin := rest.CopyConfig(config)
+	builtin.AcceptContentTypes, builtin.ContentType = runtime.ContentTypeProtobuf+","+runtime.ContentTypeJSON, runtime.ContentTypeProtobuf
+	set, err := kubernetes.NewForConfig(builtin)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,10 @@ type Options struct {
 	Context    string       // one of the file's; "" is its current one
 	REST       *rest.Config // in the place of both
 
+	// Direct is a host and a port, or "", at which this machine may reach the API server too, without what stands between them:
+	// if it answers there, it is asked there.
+	Direct string
+
 	Image string // of the mesh's daemons and of workloads; nodes have it, or can pull it. "" is install.DefaultImage
 	Force bool   // bring labs up on a cluster whose namespace kube-system lacks the label LabelAllowed too
 
@@ -100,8 +104,11 @@ type stand struct {
 	mu    sync.Mutex
 	given map[types.UID]given // guarded by mu; by pod
 	kinds kindSet             // guarded by mu; of what the lab has applied or taken over
-	cuts  map[cut]bool        // guarded by mu
-	away  bool                // guarded by mu; the API server was stopped
+
+	namespaces map[string]bool // guarded by mu; that the lab made
+
+	cuts map[cut]bool // guarded by mu
+	away bool         // guarded by mu; the API server was stopped
 }
 
 func (d *Driver) standing() (*stand, error) {
@@ -163,7 +170,7 @@ func (d *Driver) prepare(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	}
 	s := &stand{
 		name: spec.Name, spec: spec, cluster: &spec.Clusters[0], image: cmp.Or(d.o.Image, install.DefaultImage), host: d.o.Host, outside: d.o.Outside, log: o.Log, byNode: o.ExecByNode && d.o.Host != nil,
-		given: map[types.UID]given{}, kinds: kindSet{}, cuts: map[cut]bool{},
+		given: map[types.UID]given{}, kinds: kindSet{}, cuts: map[cut]bool{}, namespaces: map[string]bool{},
 	}
 	s.say = s.progress(d.o.Progress)
 	if s.api, err = connect(config); err != nil {

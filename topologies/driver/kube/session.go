@@ -4,9 +4,7 @@ package kube
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"net"
+	"io"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,116 +24,47 @@ type sessions struct {
 	stop context.CancelFunc
 
 	mu sync.Mutex
-	by map[types.UID]*podSession // guarded by mu
-}
-
-// podSession is that of one pod.
-type podSession struct {
-	mu   sync.Mutex       // held while one is opened
-	open *session.Session // guarded by mu; nil before the first use
+	by map[types.UID]*session.Lasting // guarded by mu
 }
 
 func newSessions(s *stand) *sessions {
 	ctx, stop := context.WithCancel(context.Background())
-	return &sessions{s: s, ctx: ctx, stop: stop, by: map[types.UID]*podSession{}}
+	return &sessions{s: s, ctx: ctx, stop: stop, by: map[types.UID]*session.Lasting{}}
 }
 
 func (ss *sessions) close() {
 	ss.stop()
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	for _, p := range ss.by {
-		p.mu.Lock()
-		if p.open != nil {
-			p.open.Close()
-		}
-		p.mu.Unlock()
+	for _, l := range ss.by {
+		l.Close()
 	}
-	ss.by = map[types.UID]*podSession{}
+	ss.by = map[types.UID]*session.Lasting{}
 }
 
-// run runs a command in a pod. A session that has ended, as with its container, is opened again.
+// run runs a command in a pod.
 func (ss *sessions) run(ctx context.Context, pod *corev1.Pod, argv []string, stdio lab.Stdio) (int, error) {
-	p := ss.of(pod)
-	for again := false; ; again = true {
-		now, err := p.get(ctx, func() (*session.Session, error) { return ss.dial(ctx, pod) })
-		if err != nil {
-			return 0, err
-		}
-		exit, err := now.Run(ctx, argv, stdio.In, stdio.Out, stdio.Err)
-		if !errors.Is(err, session.ErrEnded) || again || ctx.Err() != nil {
-			return exit, err
-		}
-		p.drop(now)
-	}
+	return ss.of(pod).Run(ctx, argv, stdio.In, stdio.Out, stdio.Err)
 }
 
-func (ss *sessions) of(pod *corev1.Pod) *podSession {
+func (ss *sessions) of(pod *corev1.Pod) *session.Lasting {
 	ss.mu.Lock()
 	defer ss.mu.Unlock()
-	p := ss.by[pod.UID]
-	if p == nil {
-		p = &podSession{}
-		ss.by[pod.UID] = p
+	l := ss.by[pod.UID]
+	if l == nil {
+		l = &session.Lasting{Dial: func(ctx context.Context) (*session.Session, error) { return ss.dial(ctx, pod) }}
+		ss.by[pod.UID] = l
 	}
-	return p
+	return l
 }
 
-func (p *podSession) get(ctx context.Context, dial func() (*session.Session, error)) (*session.Session, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.open != nil {
-		select {
-		case <-p.open.Done(): // with its container
-			p.open = nil
-		default:
-		}
-	}
-	if p.open == nil {
-		s, err := dial()
-		if err != nil {
-			return nil, errors.Join(context.Cause(ctx), err)
-		}
-		p.open = s
-	}
-	return p.open, nil
-}
-
-// drop forgets a session that has ended, unless another did and opened the next.
-func (p *podSession) drop(was *session.Session) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.open == was {
-		was.Close()
-		p.open = nil
-	}
-}
-
-// dial starts the far end. What the API server, or the node, says of it, if it does not start, is the error's reason.
+// dial starts the far end.
 func (ss *sessions) dial(ctx context.Context, pod *corev1.Pod) (*session.Session, error) {
-	near, far := net.Pipe()
-	ended := make(chan error, 1)
-	go func() {
-		argv, stdio := []string{topologies.WorkloadBinary, workload.SessionCommand}, lab.Stdio{In: far, Out: far}
-		exit, err := 0, error(nil)
+	return session.Over(ctx, func(in io.Reader, out io.Writer) (int, error) {
+		argv, stdio := []string{topologies.WorkloadBinary, workload.SessionCommand}, lab.Stdio{In: in, Out: out}
 		if ss.s.byNode {
-			exit, err = ss.s.execByNode(ss.ctx, pod, argv, stdio)
-		} else {
-			exit, err = ss.s.stream(ss.ctx, refOf(pod), pod.Spec.Containers[0].Name, argv, stdio)
+			return ss.s.execByNode(ss.ctx, pod, argv, stdio)
 		}
-		if err == nil {
-			err = fmt.Errorf("it ended with %d", exit)
-		}
-		ended <- err
-		far.Close()
-	}()
-	s, err := session.Dial(ctx, near)
-	if err == nil {
-		return s, nil
-	}
-	select {
-	case err = <-ended: // its reader and its writer have ended with the pipe
-	case <-ctx.Done():
-	}
-	return nil, err
+		return ss.s.stream(ss.ctx, refOf(pod), pod.Spec.Containers[0].Name, argv, stdio)
+	})
 }

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package session
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+)
+
+// served is a Lasting whose far ends are this process's, with the number of those that were opened, and what ends the last.
+func served(t *testing.T) (l *Lasting, opened *int, end *func()) {
+	t.Helper()
+	opened, end = new(int), new(func())
+	l = &Lasting{Dial: func(ctx context.Context) (*Session, error) {
+		return Over(ctx, func(in io.Reader, out io.Writer) (int, error) {
+			*opened++
+			*end = func() { in.(io.Closer).Close() }
+			r, w := io.Pipe() // as a process has: both ends speak first
+			go func() {
+				_, err := io.Copy(w, in)
+				w.CloseWithError(err)
+			}()
+			return 0, Serve(r, out)
+		})
+	}}
+	t.Cleanup(l.Close)
+	return l, opened, end
+}
+
+func TestLastingIsOpenedOnceAndAgainWhenItHasEnded(t *testing.T) {
+	l, opened, end := served(t)
+	run := func() {
+		t.Helper()
+		var out bytes.Buffer
+		if exit, err := l.Run(t.Context(), []string{"echo", "here"}, nil, &out, nil); exit != 0 || err != nil || out.String() != "here\n" {
+			t.Fatalf("exit %d, %v: %q", exit, err, out.String())
+		}
+	}
+	run()
+	run()
+	if *opened != 1 {
+		t.Errorf("two commands opened %d sessions", *opened)
+	}
+	was := l.open
+	(*end)()
+	<-was.Done()
+	run()
+	if *opened != 2 {
+		t.Errorf("after the end of the first, %d sessions were opened", *opened)
+	}
+}
+
+func TestLastingSaysThatNothingWasStarted(t *testing.T) {
+	l := &Lasting{Dial: func(ctx context.Context) (*Session, error) {
+		return Over(ctx, func(io.Reader, io.Writer) (int, error) { return 0, errors.New("no such program") })
+	}}
+	_, err := l.Run(t.Context(), []string{"true"}, nil, nil, nil)
+	if !errors.Is(err, ErrEnded) || !strings.Contains(err.Error(), "no such program") {
+		t.Errorf("error %v: want ErrEnded, and why", err)
+	}
+}
