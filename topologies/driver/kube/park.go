@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -18,6 +19,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/e2e-framework/klient/k8s"
+	"sigs.k8s.io/e2e-framework/klient/k8s/resources"
 
 	"github.com/ambientlab/ambientlab/kindconfigs/install"
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -264,11 +266,27 @@ func (s *stand) inherit(ctx context.Context, of string) error {
 			g.Go(func() error { return takeOver(each, o) })
 		}
 	}
-	err = errors.Join(g.Wait(), s.end(ctx, services, withPods), s.leaveGuests(ctx, kinds, of), s.api.unlabel(ctx))
+	err = errors.Join(g.Wait(), s.end(ctx, services, withPods), s.leaveGuests(ctx, kinds, of), s.api.unlabel(ctx, labelMember, labelNode), s.leaveNodes(ctx))
 	if err == nil && last != nil {
 		err = takeOver(ctx, last)
 	}
 	return err
+}
+
+// leaveNodes takes the mesh from nodes that another lab had and this one has not.
+func (s *stand) leaveNodes(ctx context.Context) error {
+	var list corev1.NodeList
+	if err := s.api.res.List(ctx, &list, resources.WithLabelSelector(labelMember)); err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	ours := slices.Collect(maps.Values(s.nodes.real))
+	var errs []error
+	for _, node := range list.Items {
+		if !slices.Contains(ours, node.Name) {
+			errs = append(errs, s.api.patchNode(ctx, node.Name, map[string]*string{labelMember: nil, labelNode: nil}, nil))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // renew replaces daemons that a parked mesh has and this lab would not: started otherwise, or started again since.
@@ -315,6 +333,6 @@ func (f *fleet) asInstalled(k key, p *corev1.Pod) bool {
 func (s *stand) installation(env map[string][]string) install.Options {
 	return install.Options{
 		Image: s.image, ClusterID: s.cluster.Name, Network: s.cluster.Network, TrustDomain: s.cluster.TrustDomain, Domain: s.cluster.Domain,
-		DaemonEnv: s.daemonEnv(env), NodeSelector: map[string]string{labelMember: s.name},
+		DaemonEnv: s.daemonEnv(env), NodeSelector: map[string]string{labelMember: member},
 	}
 }

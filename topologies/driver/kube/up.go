@@ -26,10 +26,12 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
-// Labels of nodes. labelMember, with the lab's name, is on those that have the mesh; labelNode has the topology's name.
+// Labels of nodes. labelMember, with the value member, is on those that have the mesh; labelNode has the topology's name.
 const (
 	labelMember = prefixOwn + "member"
 	labelNode   = prefixOwn + "node"
+
+	member = "true" // whichever lab it is, so that one that takes another's mesh over has its daemons
 )
 
 // atOnce bounds requests that do not depend on each other.
@@ -138,7 +140,7 @@ func (s *stand) up(ctx context.Context, was parked, env map[string][]string) err
 func (s *stand) labelNodes(ctx context.Context, list []*corev1.Node) error {
 	for _, n := range list {
 		labels := topologyLabels(n)
-		labels[labelMember], labels[labelNode] = s.name, n.Name
+		labels[labelMember], labels[labelNode] = member, n.Name
 		if err := s.api.label(ctx, s.nodes.cluster(n.Name), labels); err != nil {
 			return err
 		}
