@@ -4,6 +4,7 @@ package workload
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -34,6 +35,21 @@ func Under(mark string, argv []string, stderr io.Writer) error {
 	}
 	_, _ = fmt.Fprintln(stderr, Refusal(mark)+strconv.Itoa(int(errno)))
 	return fmt.Errorf("start %s: %w", argv[0], errno)
+}
+
+// Direct is the command that `workload under` would become, with its mark; nil for other commands, and for one that is not found: of
+// that the other tells.
+func Direct(ctx context.Context, argv []string) *exec.Cmd {
+	if len(argv) < 4 || argv[0] != "workload" || argv[1] != UnderCommand {
+		return nil
+	}
+	path, err := exec.LookPath(argv[3])
+	if err != nil {
+		return nil
+	}
+	cmd := exec.CommandContext(ctx, path, argv[4:]...)
+	cmd.Args[0], cmd.Env = argv[3], append(os.Environ(), markVariable+"="+argv[2])
+	return cmd
 }
 
 // KillMarked kills every process of the pod that has a mark, and returns when none is left.

@@ -60,3 +60,18 @@ func TestUnderSaysWhatCouldNotBeStarted(t *testing.T) {
 		}
 	}
 }
+
+func TestDirectIsWhatUnderBecomes(t *testing.T) {
+	cmd := Direct(t.Context(), []string{"workload", UnderCommand, "MARK", "sh", "-c", "echo $0 $" + markVariable, "x"})
+	if cmd == nil {
+		t.Fatal("no command")
+	}
+	if out, err := cmd.Output(); err != nil || string(out) != "x MARK\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	for _, argv := range [][]string{{"sh"}, {"workload", UnderCommand, "MARK"}, {"workload", KillCommand, "MARK", "sh"}, {"workload", UnderCommand, "MARK", "/no/such/thing"}, {"other", UnderCommand, "MARK", "sh"}} {
+		if cmd := Direct(t.Context(), argv); cmd != nil {
+			t.Errorf("%q: %v", argv, cmd)
+		}
+	}
+}

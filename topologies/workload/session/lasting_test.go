@@ -24,7 +24,7 @@ func served(t *testing.T) (l *Lasting, opened *int, end *func()) {
 				_, err := io.Copy(w, in)
 				w.CloseWithError(err)
 			}()
-			return 0, Serve(r, out)
+			return 0, Serve(r, out, nil)
 		})
 	}}
 	t.Cleanup(l.Close)

@@ -23,9 +23,12 @@ import (
 // standard error says so.
 const lingering = 5 * time.Second
 
+// Direct makes a command that does what another does with a process less, and ends with ctx; nil if there is none.
+type Direct func(ctx context.Context, argv []string) *exec.Cmd
+
 // Serve is the far end: it runs what is asked for until the stream ends, of which it kills what runs then. Commands have this
-// process's environment.
-func Serve(in io.Reader, out io.Writer) error {
+// process's environment, but for what direct, which may be nil, gives them.
+func Serve(in io.Reader, out io.Writer, direct Direct) error {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
@@ -54,7 +57,7 @@ func Serve(in io.Reader, out io.Writer) error {
 		if err != nil {
 			continue // the stream ends
 		}
-		running.Go(func() { attend(ctx, channel, requests) })
+		running.Go(func() { attend(ctx, channel, requests, direct) })
 	}
 	if err := conn.Wait(); !errors.Is(err, io.EOF) {
 		return err
@@ -63,7 +66,7 @@ func Serve(in io.Reader, out io.Writer) error {
 }
 
 // attend runs the one command of a channel.
-func attend(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request) {
+func attend(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Request, direct Direct) {
 	defer channel.Close()
 	for r := range requests {
 		if r.Type != "exec" {
@@ -71,11 +74,7 @@ func attend(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Reque
 			continue
 		}
 		go ssh.DiscardRequests(requests)
-		cmd, err := command(ctx, r.Payload)
-		if err == nil {
-			cmd.Stdout, cmd.Stderr = channel, channel.Stderr()
-			err = start(cmd, channel)
-		}
+		cmd, err := begin(ctx, r.Payload, channel, direct)
 		if err != nil {
 			_, _ = fmt.Fprintln(channel.Stderr(), err)
 		}
@@ -91,8 +90,23 @@ func attend(ctx context.Context, channel ssh.Channel, requests <-chan *ssh.Reque
 	}
 }
 
+// begin starts what a request asks for.
+func begin(ctx context.Context, payload []byte, channel ssh.Channel, direct Direct) (*exec.Cmd, error) {
+	argv, err := command(payload)
+	if err != nil {
+		return nil, err
+	}
+	if direct != nil {
+		if cmd := direct(ctx, argv); cmd != nil && start(cmd, channel) == nil {
+			return cmd, nil
+		}
+	}
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // to run commands is what it is for
+	return cmd, start(cmd, channel)
+}
+
 // command decodes a request: the command of RFC 4254 is a shell's line, ours the JSON of an argv.
-func command(ctx context.Context, payload []byte) (*exec.Cmd, error) {
+func command(payload []byte) ([]string, error) {
 	var line struct{ Command string }
 	if err := ssh.Unmarshal(payload, &line); err != nil {
 		return nil, err
@@ -104,13 +118,12 @@ func command(ctx context.Context, payload []byte) (*exec.Cmd, error) {
 	if len(argv) == 0 {
 		return nil, errors.New("no command is given")
 	}
-	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...) //nolint:gosec // to run commands is what it is for
-	cmd.WaitDelay = lingering
-	return cmd, nil
+	return argv, nil
 }
 
 // start starts a command whose input is the channel's, of which nobody waits for the end.
-func start(cmd *exec.Cmd, channel io.Reader) error {
+func start(cmd *exec.Cmd, channel ssh.Channel) error {
+	cmd.Stdout, cmd.Stderr, cmd.WaitDelay = channel, channel.Stderr(), lingering
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return err

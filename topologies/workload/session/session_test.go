@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -35,11 +36,13 @@ func pair(t *testing.T) (near, far net.Conn) {
 }
 
 // open is a session whose far end is this process too.
-func open(t *testing.T) (s *Session, end func()) {
+func open(t *testing.T) (s *Session, end func()) { return openWith(t, nil) }
+
+func openWith(t *testing.T, direct Direct) (s *Session, end func()) {
 	t.Helper()
 	near, far := pair(t)
 	served := make(chan error, 1)
-	go func() { served <- Serve(far, far); far.Close() }()
+	go func() { served <- Serve(far, far, direct); far.Close() }()
 	s, err := Dial(t.Context(), near)
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +125,7 @@ func TestRunReturnsWhenItsCallerGivesUp(t *testing.T) {
 func TestRunReturnsFromAFarEndThatIsSilent(t *testing.T) {
 	near, far := pair(t)
 	through, back := pair(t)
-	go func() { _ = Serve(back, back) }()
+	go func() { _ = Serve(back, back, nil) }()
 	silent := make(chan struct{})
 	go func() { _, _ = io.Copy(far, through) }()
 	go func() {
@@ -205,3 +208,22 @@ func TestDialGivesUp(t *testing.T) {
 type writer func(p []byte)
 
 func (w writer) Write(p []byte) (int, error) { w(p); return len(p), nil }
+
+// What there is a direct command for is not started itself; a direct one that does not start changes nothing.
+func TestDirectCommands(t *testing.T) {
+	s, _ := openWith(t, func(ctx context.Context, argv []string) *exec.Cmd {
+		switch argv[len(argv)-1] {
+		case "direct":
+			return exec.CommandContext(ctx, "echo", "at once")
+		case "broken":
+			return exec.CommandContext(ctx, "/no/such/thing")
+		}
+		return nil
+	})
+	for last, want := range map[string]string{"direct": "at once\n", "broken": "the long way broken\n", "other": "the long way other\n"} {
+		var out bytes.Buffer
+		if exit, err := s.Run(t.Context(), []string{"echo", "the", "long", "way", last}, nil, &out, nil); exit != 0 || err != nil || out.String() != want {
+			t.Errorf("%s: exit %d, %v: %q, want %q", last, exit, err, out.String(), want)
+		}
+	}
+}

@@ -96,7 +96,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	case workload.UnderCommand, workload.KillCommand, workload.ElsewhereCommand:
 		return fail(stderr, under(args, stderr))
 	case workload.SessionCommand:
-		return fail(stderr, session.Serve(os.Stdin, os.Stdout))
+		return fail(stderr, session.Serve(os.Stdin, os.Stdout, workload.Direct))
 	case "help", "-h", "--help":
 		_, _ = fmt.Fprintln(stdout, usage)
 		return 0
