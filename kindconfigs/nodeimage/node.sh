@@ -50,8 +50,10 @@ install -m 0755 "$work/bin/ocifit" "$node/usr/local/bin/ocifit"
 install -D -m 0755 "$here/files/runc" "$node/usr/local/sbin/runc"
 sed -i 's#registry.k8s.io/pause:[0-9.]*#registry.k8s.io/pause:'"$PAUSE_TAG"'#; s#restrict_oom_score_adj = false#restrict_oom_score_adj = true#
   s#SystemdCgroup = true#SystemdCgroup = false#; /^\[proxy_plugins/,/^$/d' "$node/etc/containerd/config.toml"
-sed -i 's/^KUBELET_EXTRA_ARGS=.*/& --cgroup-driver=cgroupfs --housekeeping-interval=1m/' "$node/etc/default/kubelet" # of statistics that nobody reads here
-grep -q cgroupfs "$node/etc/default/kubelet" || { echo "/etc/default/kubelet: no KUBELET_EXTRA_ARGS: look at what this version of kind does" >&2; exit 1; }
+# Nobody reads kubelet's statistics here: once a minute is often enough.
+sed -i 's/^KUBELET_EXTRA_ARGS=.*/& --cgroup-driver=cgroupfs --housekeeping-interval=1m/' "$node/etc/default/kubelet"
+grep -q cgroupfs "$node/etc/default/kubelet" && ! grep -q 'SystemdCgroup = true' "$node/etc/containerd/config.toml" ||
+  { echo "the cgroup driver is not that of kubelet and containerd: look at what this version of kind does" >&2; exit 1; }
 # Of containerd, its shims and the CNI plugins a good part is the garbage collector's, whose heaps are small: see gcPercent.
 install -D -m 0644 /dev/stdin "$node/etc/systemd/system/containerd.service.d/collector.conf" <<<$'[Service]\nEnvironment=GOGC=400'
 install -m 0755 "$work/bin/kubernetes" "$node/usr/bin/kubernetes"

@@ -42,11 +42,8 @@ func Init(ctx context.Context, topology string) error {
 	if err != nil {
 		return err
 	}
-	if err := w.reachable(ctx); err != nil {
-		return errors.Join(err, w.down(ctx))
-	}
-	shared = *w
-	return nil
+	shared = *w // which Close takes down, whatever comes now
+	return shared.reachable(ctx)
 }
 
 // Ready brings the suite's lab up again if it was taken down and the current scenario stands on it: call it before each.

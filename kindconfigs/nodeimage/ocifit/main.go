@@ -3,19 +3,19 @@
 // Command ocifit runs an OCI runtime with a specification that this host can satisfy. A process can give a container no capability
 // that its own bounding set lacks, no OOM score below its own without CAP_SYS_RESOURCE, and no resource limit above its hard
 // one; runtimes refuse such a container as a whole. ocifit takes out of the specification what cannot be had and never adds to
-// what was asked for. It has runc's arguments, and runs crun with them, whose they are too.
+// what was asked for. It stands in runc's place, with runc's arguments; OCIFIT_RUNC names another runtime than /usr/sbin/runc, as crun,
+// whose arguments are the same.
 // `ocifit --missing` prints the capabilities that the host withholds, one per line.
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 )
-
-const runtime = "/usr/bin/crun"
 
 func main() {
 	args := os.Args[1:]
@@ -34,7 +34,8 @@ func main() {
 			fail(err)
 		}
 	}
-	fail(fmt.Errorf("run %s: %w", runtime, syscall.Exec(runtime, append([]string{"crun"}, args...), os.Environ())))
+	runc := cmp.Or(os.Getenv("OCIFIT_RUNC"), "/usr/sbin/runc")
+	fail(fmt.Errorf("run %s: %w", runc, syscall.Exec(runc, append([]string{"runc"}, args...), os.Environ())))
 }
 
 func fail(err error) {

@@ -245,6 +245,12 @@ func inMount(names []string) (paths []string) {
 	return paths
 }
 
+// loadScript is what kind's own loading does in a node, whose containerd may have another snapshotter than overlayfs.
+const loadScript = `[ -x %s ] || { echo "nodes do not have this machine's directory %s, or may not execute what is in it: Docker's daemon must see it" >&2; exit 1; }
+%s
+snapshotter=$(containerd config dump | sed -n "s/^ *snapshotter = [\"']\(.*\)[\"']/\1/p" | head -n 1)
+ctr --namespace=k8s.io images import --digests --snapshotter="${snapshotter:-overlayfs}" %s`
+
 // provide copies the programs to where nodes see them, unless those that go with the image are there.
 func (c *cluster) provide(img *image.Image) error {
 	if c.mesh == img.Ref {
@@ -269,7 +275,7 @@ func (c *cluster) load(ctx context.Context, img *image.Image) error {
 		return err
 	}
 	defer func() { _ = os.Remove(archive) }()
-	script := linkPrograms + " && ctr --namespace=k8s.io images import --digests " + path.Join(shapes.NodeMount, filepath.Base(archive))
+	script := fmt.Sprintf(loadScript, path.Join(shapes.NodeMount, topologies.WorkloadBinary), c.dir.mount(), linkPrograms, path.Join(shapes.NodeMount, filepath.Base(archive)))
 	g, each := errgroup.WithContext(ctx)
 	for _, n := range c.nodes {
 		g.Go(func() error {

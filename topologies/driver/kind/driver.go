@@ -241,10 +241,11 @@ func (d *Driver) Leave() error {
 	d.mu.Lock()
 	c := d.cluster
 	d.mu.Unlock()
+	err := d.Driver.Leave() // sessions with pods may go through nodes
 	if c != nil {
 		c.hangUp()
 	}
-	return d.Driver.Leave()
+	return err
 }
 
 // discard removes the cluster, with all that is in it.

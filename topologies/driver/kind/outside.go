@@ -105,7 +105,7 @@ func (c *cluster) startHost(ctx context.Context, h *topologies.External) (routes
 	}
 	script = append(script, "exec "+topologies.WorkloadBinary+" "+strings.Join(h.Serve.Args(), " "))
 	_, err = c.run(ctx, nil, c.docker, "run", "--detach", "--name", name, "--hostname", h.Name, "--network", "kind", "--cap-add", "NET_ADMIN",
-		"--sysctl", "net.ipv6.conf.all.disable_ipv6=0", "--volume", c.dir.mount()+":"+shapes.NodeMount+":ro",
+		"--sysctl", "net.ipv6.conf.all.disable_ipv6=0", "--volume", c.dir.mount()+":"+shapes.NodeMount+":ro,z", // z: for hosts with SELinux
 		"--label", labelCluster+"="+c.name, "--env", "POD_NAME="+h.Name, "--env", "POD_IP="+h.Addresses[0].String(),
 		"--entrypoint", "sh", c.Image, "-c", strings.Join(script, "; "))
 	if err != nil {

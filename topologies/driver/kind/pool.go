@@ -142,7 +142,8 @@ func adopt(ctx context.Context, t tools, s shape, topology string) (*owned, erro
 	}
 	var kept []*cluster
 	for _, r := range all {
-		if a, err := r.read(); err == nil && a.Kept && a.Shape.holds(s) {
+		_, mount := os.Stat(r.mount()) // an earlier version's clusters have none
+		if a, err := r.read(); err == nil && mount == nil && a.Kept && a.Shape.holds(s) {
 			kept = append(kept, &cluster{tools: t, shape: a.Shape, name: r.name(), dir: r, mesh: a.Mesh, topology: a.Topology})
 		}
 	}

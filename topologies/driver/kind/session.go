@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os/exec"
 
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
@@ -31,23 +32,43 @@ func (c *cluster) session(node string) *session.Lasting {
 	}
 	l := c.sessions[node]
 	if l == nil {
-		l = &session.Lasting{Dial: func(ctx context.Context) (*session.Session, error) {
-			return session.Over(ctx, func(in io.Reader, out io.Writer) (int, error) {
-				argv := []string{topologies.WorkloadBinary, workload.SessionCommand}
-				return c.tools.Exec(context.WithoutCancel(ctx), node, argv, lab.Stdio{In: in, Out: out})
-			})
-		}}
+		l = session.NewLasting(func(ctx context.Context) (*session.Session, error) {
+			return session.Over(ctx, func(in io.Reader, out io.Writer) (int, error) { return c.farEnd(node, in, out) })
+		})
 		c.sessions[node] = l
 	}
 	return l
 }
 
-// hangUp ends the sessions; what wants one later opens it again.
+// farEnd runs a session's far end on a node until in ends, or the node.
+func (t tools) farEnd(node string, in io.Reader, out io.Writer) (int, error) {
+	cmd := exec.Command(t.docker, "exec", "-i", node, topologies.WorkloadBinary, workload.SessionCommand) //nolint:gosec,noctx // docker; it ends with in
+	cmd.Stdout = out
+	to, err := cmd.StdinPipe() // not cmd.Stdin: the end of docker would wait for the end of its input
+	if err != nil {
+		return 0, err
+	}
+	if err := cmd.Start(); err != nil {
+		return 0, err
+	}
+	go func() {
+		_, _ = io.Copy(to, in)
+		to.Close()
+	}()
+	err = cmd.Wait()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		return exit.ExitCode(), nil
+	}
+	return 0, err
+}
+
+// hangUp ends the sessions.
 func (c *cluster) hangUp() {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, l := range c.sessions {
+	sessions := c.sessions
+	c.sessions = nil
+	c.mu.Unlock()
+	for _, l := range sessions {
 		l.Close()
 	}
-	c.sessions = nil
 }

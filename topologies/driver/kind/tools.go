@@ -89,7 +89,7 @@ func tail(said string) string {
 	return ""
 }
 
-// Exec implements kube.Host: it runs argv in a node's container, which is what a machine is to its cluster. When ctx ends, the
+// Exec runs argv in a node's container, which is what a machine is to its cluster. When ctx ends, the
 // command's standard input ends and docker is stopped; a command that heeds neither goes on in the node.
 func (t tools) Exec(ctx context.Context, node string, argv []string, stdio lab.Stdio) (int, error) {
 	args := []string{"exec"}

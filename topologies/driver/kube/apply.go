@@ -106,7 +106,7 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 	}
 	s.note(u.GroupVersionKind())
 	mark := LabelLab
-	if keep || !s.inOwnNamespace(u) {
+	if keep || !s.ownFor(u) {
 		old, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
 		switch {
 		case apierrors.IsNotFound(err):
@@ -118,8 +118,8 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 			mark = LabelGuest
 		}
 	}
-	if mark == LabelLab && u.GetKind() == "Namespace" {
-		s.ownNamespace(u.GetName())
+	if u.GetKind() == "Namespace" {
+		s.ownNamespace(u.GetName(), mark == LabelLab)
 	}
 	labels := u.GetLabels()
 	if labels == nil {
@@ -131,17 +131,20 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 	return err
 }
 
-// inOwnNamespace reports whether an object is in a namespace that the lab made: nobody else's can be there.
-func (s *stand) inOwnNamespace(u *unstructured.Unstructured) bool {
+// ownFor reports whether an object can be the lab's alone, since its namespace is: of the core group controllers put some there too.
+func (s *stand) ownFor(u *unstructured.Unstructured) bool {
+	if u.GroupVersionKind().Group == "" {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.namespaces[u.GetNamespace()]
 }
 
-func (s *stand) ownNamespace(name string) {
+func (s *stand) ownNamespace(name string, own bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.namespaces[name] = true
+	s.namespaces[name] = own
 }
 
 // applyPod starts a pod, or gives one that runs other labels and annotations.
@@ -279,6 +282,9 @@ func (s *stand) remove(ctx context.Context, u *unstructured.Unstructured) error 
 	old, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
 	if err != nil {
 		return unlessGone(err)
+	}
+	if u.GetKind() == "Namespace" {
+		s.ownNamespace(u.GetName(), false)
 	}
 	uid, how := old.GetUID(), metav1.DeletePropagationBackground // as kubectl: by itself the API server leaves a Job's pods
 	err = r.Delete(ctx, u.GetName(), metav1.DeleteOptions{Preconditions: &metav1.Preconditions{UID: &uid}, PropagationPolicy: &how})

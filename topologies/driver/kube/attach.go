@@ -46,7 +46,7 @@ func (s *stand) record(ctx context.Context) error {
 // Daemons' logs reach back as far as kubelet has them. Its driver, a *Driver, has a method Leave for who has seen enough.
 func Attach(ctx context.Context, o Options) (*lab.Lab, error) {
 	fail := func(err error) (*lab.Lab, error) { return nil, fmt.Errorf("attach to the lab on a cluster: %w", err) }
-	config, err := o.restConfig()
+	config, err := o.restConfig(ctx)
 	if err != nil {
 		return fail(err)
 	}

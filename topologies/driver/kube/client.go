@@ -45,8 +45,8 @@ type client struct {
 	mapper meta.ResettableRESTMapper
 }
 
-// restConfig says where the cluster is, and sends nothing yet.
-func (o Options) restConfig() (*rest.Config, error) {
+// restConfig says where the cluster is; it sends nothing, but to find out whether Options.Direct is of use.
+func (o Options) restConfig(ctx context.Context) (*rest.Config, error) {
 	config := o.REST
 	if config == nil {
 		rules := clientcmd.NewDefaultClientConfigLoadingRules()
@@ -60,14 +60,14 @@ func (o Options) restConfig() (*rest.Config, error) {
 	config = rest.CopyConfig(config)
 	config.UserAgent, config.QPS, config.Burst = "ambientlab", requestsPerSecond, requestBurst
 	config.WarningHandler = rest.NoWarnings{}
-	return o.direct(config), nil
+	return o.direct(ctx, config), nil
 }
 
 // directWithin bounds how long Options.Direct is tried.
 const directWithin = 2 * time.Second
 
 // direct is config with the address of Options.Direct, if the API server answers there.
-func (o Options) direct(config *rest.Config) *rest.Config {
+func (o Options) direct(ctx context.Context, config *rest.Config) *rest.Config {
 	if o.Direct == "" {
 		return config
 	}
@@ -78,14 +78,16 @@ func (o Options) direct(config *rest.Config) *rest.Config {
 	at.Host = o.Direct
 	direct := rest.CopyConfig(config)
 	direct.Host = at.String()
-	try := rest.CopyConfig(direct)
-	try.Timeout = directWithin
-	if set, err := discovery.NewDiscoveryClientForConfig(try); err == nil {
-		if _, err := set.ServerVersion(); err == nil {
-			return direct
-		}
+	try, err := discovery.NewDiscoveryClientForConfig(direct)
+	if err != nil {
+		return config
 	}
-	return config
+	ctx, cancel := context.WithTimeout(ctx, directWithin)
+	defer cancel()
+	if try.RESTClient().Get().AbsPath("/version").Do(ctx).Error() != nil {
+		return config
+	}
+	return direct
 }
 
 // Kubeconfig is the path of the file by which the driver finds its cluster.

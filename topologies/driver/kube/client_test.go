@@ -34,7 +34,7 @@ func TestDirect(t *testing.T) {
 	for name, c := range map[string]struct{ direct, want string }{
 		"answers": {host(there), "http://" + host(there)}, "is somebody else's": {host(broken), "http://kubeconfig"}, "nobody answers": {host(gone), "http://kubeconfig"}, "none": {"", "http://kubeconfig"},
 	} {
-		if got := (Options{Direct: c.direct}).direct(&rest.Config{Host: "http://kubeconfig"}).Host; got != c.want {
+		if got := (Options{Direct: c.direct}).direct(t.Context(), &rest.Config{Host: "http://kubeconfig"}).Host; got != c.want {
 			t.Errorf("%s: the API server is asked at %s, want %s", name, got, c.want)
 		}
 	}

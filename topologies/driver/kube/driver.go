@@ -54,7 +54,7 @@ type Options struct {
 }
 
 // Host runs commands on the cluster's nodes, as root and in the node's own namespaces. stdio.TTY is never set. When ctx ends
-// the command ends, or at least its standard input does.
+// the command ends, or at least its standard input does, and Exec returns: stdio may be written to for a moment longer.
 type Host interface {
 	// Exec runs argv on a node, which has the cluster's name, and returns its exit code. err says that it could not be run.
 	Exec(ctx context.Context, node string, argv []string, stdio lab.Stdio) (exit int, err error)
@@ -164,7 +164,7 @@ func (d *Driver) prepare(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	if spec.Debug.TLSKeys {
 		return nil, errors.New("debug.tlsKeys: daemons on a cluster have no place to write secrets to; use the netns driver")
 	}
-	config, err := d.o.restConfig()
+	config, err := d.o.restConfig(ctx)
 	if err != nil {
 		return nil, err
 	}

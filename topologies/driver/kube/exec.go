@@ -279,14 +279,14 @@ func (s *sizes) Next() *remotecommand.TerminalSize {
 	}
 }
 
-// What container runtimes say of a command that is not there, or is no program. runc writes it into the error of the exec.
+// What runc and crun say of a command that is not there, or is no program, in the error of the exec.
 var refusals = []struct {
 	said  *regexp.Regexp
 	errno syscall.Errno
 }{
-	{regexp.MustCompile(`executable file not found in \$PATH|no such file or directory`), syscall.ENOENT},
-	{regexp.MustCompile(`permission denied|is a directory`), syscall.EACCES},
-	{regexp.MustCompile(`exec format error`), syscall.ENOEXEC},
+	{regexp.MustCompile(`(?i)executable file .*not found in \$PATH|no such file or directory`), syscall.ENOENT},
+	{regexp.MustCompile(`(?i)permission denied|operation not permitted|is a directory`), syscall.EACCES},
+	{regexp.MustCompile(`(?i)exec format error`), syscall.ENOEXEC},
 }
 
 // startError is err, as a *lab.StartError if it says that the command was not started.

@@ -46,12 +46,17 @@ func TestRefusalIsToldFromOutput(t *testing.T) {
 
 func TestStartErrorOfRuntimes(t *testing.T) {
 	const runc = "Internal error occurred: Internal error occurred: error executing command in container: failed to exec in container: failed to start exec \"1\": OCI runtime exec failed: exec failed: unable to start container process: "
+	const crun = "failed to exec in container: failed to start exec \"1\": OCI runtime exec failed: "
 	for text, want := range map[string]error{
-		runc + `exec: "x": executable file not found in $PATH: unknown`:                 fs.ErrNotExist,
-		runc + `exec: "/no/such/thing": stat /no/such/thing: no such file or directory`: fs.ErrNotExist,
-		runc + `exec: "/etc/passwd": permission denied: unknown`:                        fs.ErrPermission,
-		runc + `exec /bin/thing: exec format error`:                                     syscall.ENOEXEC,
-		"pods \"x\" not found: no such file or directory":                               nil,
+		crun + "executable file `x` not found in $PATH: No such file or directory: unknown": fs.ErrNotExist,
+		crun + "open executable: Permission denied: unknown":                                fs.ErrPermission,
+		crun + "open executable: Operation not permitted: unknown":                          fs.ErrPermission, // a directory
+		crun + "exec format error: Exec format error: unknown":                              syscall.ENOEXEC,
+		runc + `exec: "x": executable file not found in $PATH: unknown`:                     fs.ErrNotExist,
+		runc + `exec: "/no/such/thing": stat /no/such/thing: no such file or directory`:     fs.ErrNotExist,
+		runc + `exec: "/etc/passwd": permission denied: unknown`:                            fs.ErrPermission,
+		runc + `exec /bin/thing: exec format error`:                                         syscall.ENOEXEC,
+		"pods \"x\" not found: no such file or directory":                                   nil,
 	} {
 		err := startError("x", errors.New(text))
 		var started *lab.StartError

@@ -29,7 +29,7 @@ func (s *stand) run(ctx context.Context, node, script string) (string, error) {
 		return "", errNoHost
 	}
 	var out, errOut bytes.Buffer
-	exit, err := s.host.Exec(ctx, node, []string{"sh", "-c", script}, lab.Stdio{Out: &out, Err: &errOut})
+	exit, err := s.hostExec(ctx, node, []string{"sh", "-c", script}, lab.Stdio{Out: &out, Err: &errOut})
 	if err == nil && exit != 0 {
 		err = fmt.Errorf("exit code %d: %s", exit, strings.TrimSpace(errOut.String()))
 	}
@@ -37,6 +37,13 @@ func (s *stand) run(ctx context.Context, node, script string) (string, error) {
 		return out.String(), fmt.Errorf("run on node %s: %w", node, err)
 	}
 	return out.String(), nil
+}
+
+// hostExec is Host.Exec, after which nothing is written any more.
+func (s *stand) hostExec(ctx context.Context, node string, argv []string, stdio lab.Stdio) (int, error) {
+	stdio, end := gates(stdio)
+	defer end()
+	return s.host.Exec(ctx, node, argv, stdio)
 }
 
 // pid is the main process of a pod's first container, as its node knows it.

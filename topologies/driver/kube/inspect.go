@@ -30,7 +30,7 @@ func (d *Driver) Inspect(ctx context.Context, t lab.Target) (lab.Inspection, err
 		return lab.Inspection{}, fmt.Errorf("inspect %s: %w", t, err)
 	}
 	var out, errOut bytes.Buffer
-	exit, err := s.host.Exec(ctx, at.node, append(at.enter, "sh", "-c", inspectScript), lab.Stdio{Out: &out, Err: &errOut})
+	exit, err := s.hostExec(ctx, at.node, append(at.enter, "sh", "-c", inspectScript), lab.Stdio{Out: &out, Err: &errOut})
 	if err == nil && exit != 0 {
 		err = fmt.Errorf("exit code %d: %s", exit, strings.TrimSpace(errOut.String()))
 	}

@@ -237,7 +237,7 @@ func (s *stand) takeUp(ctx context.Context, was parked, p *parts) error {
 	return s.mark(ctx, nil)
 }
 
-// inherit makes what another lab has left this one's, but for its nodes, and for its services, whose addresses cannot be changed.
+// inherit makes what another lab has left this one's, but for nodes that it has not, and for services, whose addresses cannot be changed.
 func (s *stand) inherit(ctx context.Context, of string) error {
 	kinds, all, err := s.belongings(ctx, of)
 	if err != nil {
@@ -320,7 +320,7 @@ func (f *fleet) asInstalled(k key, p *corev1.Pod) bool {
 	if k.daemon != lab.DaemonControl {
 		template = &f.sets[k.daemon].Spec.Template
 	}
-	if !equality.Semantic.DeepEqual(p.Spec.NodeSelector, template.Spec.NodeSelector) { // another lab's, that its controller replaces
+	if !equality.Semantic.DeepEqual(p.Spec.NodeSelector, template.Spec.NodeSelector) { // that its controller replaces
 		return false
 	}
 	want, has := template.Spec.Containers[0], p.Spec.Containers[0]

@@ -52,7 +52,7 @@ func (ss *sessions) of(pod *corev1.Pod) *session.Lasting {
 	defer ss.mu.Unlock()
 	l := ss.by[pod.UID]
 	if l == nil {
-		l = &session.Lasting{Dial: func(ctx context.Context) (*session.Session, error) { return ss.dial(ctx, pod) }}
+		l = session.NewLasting(func(ctx context.Context) (*session.Session, error) { return ss.dial(ctx, pod) })
 		ss.by[pod.UID] = l
 	}
 	return l

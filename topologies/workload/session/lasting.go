@@ -8,16 +8,24 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"sync"
 )
 
-// Lasting is a session that is opened when a command first wants it, and again once it has ended. Dial must be set. Its methods may be
+// Lasting is a session that is opened when a command first wants it, and again once it has ended, until Close. Its methods may be
 // called concurrently.
 type Lasting struct {
-	Dial func(context.Context) (*Session, error)
+	dial  func(context.Context) (*Session, error)
+	ctx   context.Context // of opening; ends with Close
+	close context.CancelFunc
 
-	mu   sync.Mutex // held while one is opened
-	open *Session   // guarded by mu; nil before the first use
+	slot chan struct{} // has an element while somebody uses open
+	open *Session      // nil before the first use
+}
+
+// NewLasting is one whose sessions come from dial.
+func NewLasting(dial func(context.Context) (*Session, error)) *Lasting {
+	l := &Lasting{dial: dial, slot: make(chan struct{}, 1)}
+	l.ctx, l.close = context.WithCancel(context.Background())
+	return l
 }
 
 // Run is Session.Run. A command that was not started since the session had ended is given to another, once.
@@ -35,44 +43,57 @@ func (l *Lasting) Run(ctx context.Context, argv []string, in io.Reader, out, err
 	}
 }
 
-// Close ends the session that is open, if there is one, and commands that run in it.
+// Close ends the session that is open, if there is one, and commands that run in it. Later commands are not started.
 func (l *Lasting) Close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.close()
+	l.slot <- struct{}{} // what opens one gives up
 	if l.open != nil {
 		l.open.Close()
 		l.open = nil
 	}
+	<-l.slot
 }
 
 func (l *Lasting) get(ctx context.Context) (*Session, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	select {
+	case l.slot <- struct{}{}:
+		defer func() { <-l.slot }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if l.ctx.Err() != nil {
+		return nil, errClosed
+	}
 	if l.open != nil {
 		select {
 		case <-l.open.Done(): // with what ran the far end
 			l.open = nil
 		default:
+			return l.open, nil
 		}
 	}
-	if l.open == nil {
-		s, err := l.Dial(ctx)
-		if err != nil {
-			return nil, errors.Join(context.Cause(ctx), err)
-		}
-		l.open = s
+	dial, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(l.ctx, func() { cancel(errClosed) })
+	defer stop()
+	s, err := l.dial(dial)
+	if err != nil {
+		return nil, errors.Join(context.Cause(dial), err)
 	}
-	return l.open, nil
+	l.open = s
+	return s, nil
 }
+
+var errClosed = errors.New("sessions were closed")
 
 // drop forgets a session that has ended, unless another command did and opened the next.
 func (l *Lasting) drop(was *Session) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	l.slot <- struct{}{}
 	if l.open == was {
 		was.Close()
 		l.open = nil
 	}
+	<-l.slot
 }
 
 // Over opens a session whose far end is a command that run runs to its end, with the stream as its standard input and output. What
