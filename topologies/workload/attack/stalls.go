@@ -182,18 +182,37 @@ func halfOpen(_ context.Context, c *net.TCPConn, _ *Config) error {
 	return err
 }
 
-// hello lets the victim work on its part of the handshake, and says nothing more.
-func hello(ctx context.Context, c *net.TCPConn, _ *Config) error {
-	t := tls.Client(&deaf{Conn: c}, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}}) //nolint:gosec // it never comes to trust
-	_ = t.HandshakeContext(ctx)
+// hello lets the victim work on its part of the handshake, and says nothing more. The attacker does no work of its own: it says the
+// same each time.
+func hello(_ context.Context, c *net.TCPConn, _ *Config) error {
+	if _, err := c.Write(clientHello()); err != nil {
+		return err
+	}
 	_, err := io.Copy(io.Discard, c)
 	return err
 }
 
-// deaf is a connection that is written to and never read.
-type deaf struct{ net.Conn }
+// clientHello is the first flight of a client that does not care who answers.
+var clientHello = sync.OnceValue(func() []byte {
+	r := &recorder{}
+	t := tls.Client(r, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}}) //nolint:gosec // it never comes to trust
+	_ = t.Handshake()                                                                                                   // which ends with the recorder's silence
+	return r.sent
+})
 
-func (d *deaf) Read([]byte) (int, error) { return 0, io.EOF }
+// recorder is a connection of which nothing comes.
+type recorder struct {
+	net.Conn
+	sent []byte
+}
+
+func (r *recorder) Write(b []byte) (int, error) {
+	r.sent = append(r.sent, b...)
+	return len(b), nil
+}
+
+func (*recorder) Read([]byte) (int, error) { return 0, io.EOF }
+func (*recorder) Close() error             { return nil }
 
 func noCertificate(ctx context.Context, c *net.TCPConn, _ *Config) error {
 	t := tls.Client(c, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}}) //nolint:gosec // the victim is to refuse, not the attacker
