@@ -38,7 +38,8 @@ type Server struct {
 	mu        sync.Mutex
 	conns     map[*conn]struct{}
 	listeners map[net.Listener]struct{}
-	pending   map[*net.TCPConn]struct{} // in their handshake
+	pending   map[*net.TCPConn]struct{} // before or in their handshake
+	lots      map[netip.Addr]*lot
 	stopping  bool
 	serving   int           // connections, from accept to their last handler
 	empty     chan struct{} // closed when stopping and serving is 0
@@ -53,7 +54,7 @@ func NewServer(cfg ServerConfig) *Server {
 	return &Server{
 		cfg:   cfg,
 		conns: make(map[*conn]struct{}), listeners: make(map[net.Listener]struct{}),
-		pending: make(map[*net.TCPConn]struct{}), empty: make(chan struct{}),
+		pending: make(map[*net.TCPConn]struct{}), lots: make(map[netip.Addr]*lot), empty: make(chan struct{}),
 	}
 }
 
@@ -87,8 +88,8 @@ func (s *Server) accept(ctx context.Context, l net.Listener, group *sync.WaitGro
 				nc.Close()
 				return fmt.Errorf("accept: %T is not a TCP connection", nc)
 			}
-			serve := s.Take(t)
-			group.Go(func() { _ = serve(handlerCtx) }) // OnHandshakeError has told
+			group.Add(1)
+			s.Start(handlerCtx, t, group.Done)
 		case s.isStopping():
 			return nil
 		case outOfResources(err):
@@ -111,30 +112,17 @@ func outOfResources(err error) bool {
 	return false
 }
 
-// Take takes one connection in: from then on Shutdown ends it, too. The caller calls serve, once, which returns when the
-// connection has ended and its handlers have returned. The end of ctx drains it for up to DrainTimeout. The error says why it
-// ended; nil after a clean end.
-func (s *Server) Take(t *net.TCPConn) (serve func(ctx context.Context) error) {
-	if !s.enter(t) {
-		t.Close()
-		return func(context.Context) error { return ErrClosed }
-	}
-	return func(ctx context.Context) error { return s.serve(ctx, t) }
-}
-
-// serve serves a connection that has entered.
-func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
-	defer s.exit(t)
-	remote, local := addrPort(t.RemoteAddr()), addrPort(t.LocalAddr())
-	c, handlers, err := s.establish(ctx, t)
+// serve serves a connection to its end.
+func (s *Server) serve(a *arrival) {
+	ctx := a.ctx
+	c, handlers, err := s.establish(a)
+	s.settled(a.addr)
 	if err != nil {
-		_ = s.cfg.Guard.pace(ctx, remote.Addr(), toPart, partGap)
-		t.Close()
-		if s.cfg.OnHandshakeError != nil {
-			s.cfg.OnHandshakeError(remote, local, err)
-		}
-		return err
+		_ = s.cfg.Guard.pace(ctx, a.addr, toPart, partGap)
+		s.end(a, err)
+		return
 	}
+	defer s.exit(a)
 	over := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		c.drain()
@@ -146,8 +134,8 @@ func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
 			c.cut("drain time is over")
 		}
 	})
-	if err = c.run(); c.hasOffended() {
-		s.cfg.Guard.offend(remote.Addr())
+	if _ = c.run(); c.hasOffended() { // how it ended is its streams' to say
+		s.cfg.Guard.offend(a.addr)
 	}
 	handlers.Wait()
 	stop()
@@ -155,18 +143,18 @@ func (s *Server) serve(ctx context.Context, t *net.TCPConn) error {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
-	return err
 }
 
 // establish does the handshake and starts the connection.
-func (s *Server) establish(ctx context.Context, t *net.TCPConn) (*conn, *sync.WaitGroup, error) {
-	hctx, cancel := context.WithTimeout(ctx, s.cfg.HandshakeTimeout)
+func (s *Server) establish(a *arrival) (*conn, *sync.WaitGroup, error) {
+	ctx, t := a.ctx, a.t
+	hctx, cancel := context.WithDeadline(ctx, a.end)
 	defer cancel()
 	cfg, err := s.cfg.TLS(hctx) // before a place is taken: it may wait for who the server is, or for its certificate
 	if err != nil {
 		return nil, nil, fmt.Errorf("tls configuration: %w", err)
 	}
-	leave, err := s.cfg.Guard.admit(hctx, addrPort(t.RemoteAddr()).Addr())
+	leave, err := s.cfg.Guard.admit(hctx, a.addr)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -4,7 +4,6 @@ package hbone
 
 import (
 	"context"
-	"net"
 	"time"
 )
 
@@ -14,23 +13,14 @@ func (s *Server) isStopping() bool {
 	return s.stopping
 }
 
-func (s *Server) enter(t *net.TCPConn) bool {
+// exit is the end of a connection.
+func (s *Server) exit(a *arrival) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.stopping {
-		return false
-	}
-	s.serving++
-	s.pending[t] = struct{}{}
-	return true
-}
-
-func (s *Server) exit(t *net.TCPConn) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.pending, t)
+	delete(s.pending, a.t)
 	s.serving--
 	s.checkEmpty()
+	s.mu.Unlock()
+	a.done()
 }
 
 // checkEmpty is called with s.mu held.
@@ -66,7 +56,11 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	for t := range s.pending {
 		t.Close()
 	}
+	waited := s.clear()
 	s.mu.Unlock()
+	for _, a := range waited {
+		s.end(a, ErrClosed)
+	}
 	for _, c := range s.snapshot() {
 		c.cut("drain time is over")
 	}

@@ -31,8 +31,8 @@ const headerNetwork = "x-forwarded-network"
 // startHBONE hands a connection to the HBONE server, whose Shutdown ends it: that knows how to say goodbye, the end of a
 // context does not.
 func (p *proxy) startHBONE(ctx context.Context, c *net.TCPConn) {
-	serve := p.server.Take(c)
-	p.conns.Go(func() { _ = serve(context.WithoutCancel(ctx)) }) // failures reach handshakeFailed, or the streams' handlers
+	p.conns.Add(1)
+	p.server.Start(context.WithoutCancel(ctx), c, p.conns.Done) // failures reach handshakeFailed, or the streams' handlers
 }
 
 // serverTLS presents the pod's certificate, once it is known who the pod is.

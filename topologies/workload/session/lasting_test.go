@@ -72,6 +72,7 @@ func TestLastingGivesACommandToTheNextSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	first.Close()
+	<-first.done
 	first.done = make(chan struct{}) // nobody has seen the end
 	if exit, err := l.Run(t.Context(), []string{"true"}, nil, nil, nil); exit != 0 || err != nil || *opened != 2 {
 		t.Errorf("exit %d, %v, %d sessions", exit, err, *opened)

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package hbone
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+// silent opens connections from an address that say nothing.
+func silent(t *testing.T, from string, to netip.AddrPort, n int) {
+	t.Helper()
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	for range n {
+		c, err := d.Dial("tcp", to.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+}
+
+// handshakes is what a TLS configuration was asked for and what failed.
+type handshakes struct{ asked, failed atomic.Int64 }
+
+func counted(timeout time.Duration) (ServerConfig, *handshakes) {
+	h := &handshakes{}
+	cfg := serverConfig()
+	inner := cfg.TLS
+	cfg.HandshakeTimeout = timeout
+	cfg.TLS = func(ctx context.Context) (*tls.Config, error) {
+		h.asked.Add(1)
+		return inner(ctx)
+	}
+	cfg.OnHandshakeError = func(_, _ netip.AddrPort, _ error) { h.failed.Add(1) }
+	return cfg, h
+}
+
+// Of thousands that come together few are more than an element of a list, and they keep nobody else waiting. All of them end in time.
+func TestConnectionsWaitWithoutGoroutines(t *testing.T) {
+	const more = 200
+	cfg, h := counted(2 * time.Second)
+	before := runtime.NumGoroutine()
+	s, hop := startServer(t, cfg)
+	silent(t, "127.0.0.3", hop, startedPerAddr+more)
+	eventually(t, "all arrive", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.serving == startedPerAddr+more
+	})
+	eventually(t, "those that may begin", func() bool { return h.asked.Load() == startedPerAddr })
+	if n := runtime.NumGoroutine() - before; n > 3*startedPerAddr {
+		t.Errorf("%d connections have %d goroutines", startedPerAddr+more, n)
+	}
+	other := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.4")}}
+	c, err := other.Dial("tcp", hop.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	eventually(t, "another address begins at once", func() bool { return h.asked.Load() == startedPerAddr+1 })
+	eventually(t, "all of them end", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return h.failed.Load() >= startedPerAddr+more && s.lots[netip.MustParseAddr("127.0.0.3")] == nil
+	})
+	if n := h.asked.Load(); n != startedPerAddr+1 {
+		t.Errorf("%d handshakes began: those without time were none", n)
+	}
+}
+
+// Whoever waits has the place of one whose handshake is over.
+func TestConnectionsThatWaitFollow(t *testing.T) {
+	cfg, h := counted(10 * time.Second)
+	_, hop := startServer(t, cfg)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.3")}}
+	first, err := d.Dial("tcp", hop.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	silent(t, "127.0.0.3", hop, startedPerAddr)
+	eventually(t, "all but one begin", func() bool { return h.asked.Load() == startedPerAddr })
+	first.Close()
+	eventually(t, "the last begins", func() bool { return h.asked.Load() == startedPerAddr+1 })
+}
+
+func TestShutdownEndsWhoWaits(t *testing.T) {
+	cfg, h := counted(time.Minute)
+	s := NewServer(cfg)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(context.Background(), l) }()
+	silent(t, "127.0.0.3", netip.MustParseAddrPort(l.Addr().String()), startedPerAddr+10)
+	eventually(t, "all arrive", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.serving == startedPerAddr+10
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	_ = s.Shutdown(ctx) // which has to cut
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if n := h.failed.Load(); n != startedPerAddr+10 {
+		t.Errorf("%d of %d connections were told of", n, startedPerAddr+10)
+	}
+}
