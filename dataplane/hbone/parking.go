@@ -35,15 +35,21 @@ type arrival struct {
 // handlers have returned. The end of ctx drains it for up to DrainTimeout. OnHandshakeError, or the handlers, hear how it went.
 func (s *Server) Start(ctx context.Context, t *net.TCPConn, done func()) {
 	a := &arrival{ctx, t, addrPort(t.RemoteAddr()).Addr(), time.Now().Add(s.cfg.HandshakeTimeout), done}
+	if !s.admit(a) {
+		t.Close()
+		done()
+	}
+}
+
+// admit has a connection begin or wait. It reports false if the server takes none any more.
+func (s *Server) admit(a *arrival) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopping {
-		t.Close()
-		go done()
-		return
+		return false
 	}
 	s.serving++
-	s.pending[t] = struct{}{}
+	s.pending[a.t] = struct{}{}
 	l := s.lots[a.addr]
 	if l == nil {
 		l = &lot{}
@@ -52,11 +58,12 @@ func (s *Server) Start(ctx context.Context, t *net.TCPConn, done func()) {
 	if l.started < startedPerAddr {
 		l.started++
 		go s.serve(a)
-		return
+		return true
 	}
 	if l.waiting = append(l.waiting, a); len(l.waiting) == 1 {
 		s.expect(l, a)
 	}
+	return true
 }
 
 // expect has l looked at when a, its first, has waited too long. s.mu is held.

@@ -5,6 +5,7 @@ package hbone
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
 	"runtime"
@@ -70,8 +71,18 @@ func TestConnectionsWaitWithoutGoroutines(t *testing.T) {
 		defer s.mu.Unlock()
 		return h.failed.Load() >= startedPerAddr+more && s.lots[netip.MustParseAddr("127.0.0.3")] == nil
 	})
-	if n := h.asked.Load(); n != startedPerAddr+1 {
-		t.Errorf("%d handshakes began: those without time were none", n)
+}
+
+// A connection that is about to expire does not begin.
+func TestConnectionsWithoutTimeStayInTheList(t *testing.T) {
+	cfg, _ := counted(10 * time.Second)
+	s := NewServer(cfg)
+	addr := netip.MustParseAddr("127.0.0.3")
+	l := &lot{waiting: []*arrival{{addr: addr, end: time.Now().Add(cfg.HandshakeTimeout / (2 * admitLeft))}}}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.advance(addr, l); l.started != 0 || len(l.waiting) != 1 {
+		t.Errorf("%d began, %d wait", l.started, len(l.waiting))
 	}
 }
 
@@ -107,7 +118,9 @@ func TestShutdownEndsWhoWaits(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	_ = s.Shutdown(ctx) // which has to cut
+	if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("it had to cut: %v", err)
+	}
 	if err := <-served; err != nil {
 		t.Error(err)
 	}

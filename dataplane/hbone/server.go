@@ -134,7 +134,8 @@ func (s *Server) serve(a *arrival) {
 			c.cut("drain time is over")
 		}
 	})
-	if _ = c.run(); c.hasOffended() { // how it ended is its streams' to say
+	_ = c.run() // how it ended is its streams' to say
+	if c.hasOffended() {
 		s.cfg.Guard.offend(a.addr)
 	}
 	handlers.Wait()

@@ -44,10 +44,9 @@ type ClusterOptions struct {
 // NodeMount is where nodes have ClusterOptions.Mount.
 const NodeMount = "/ambientlab"
 
-// NodeMount is the constant, for the template.
-func (ClusterOptions) NodeMount() string { return NodeMount }
-
-var clusterFile = template.Must(template.New("cluster").Funcs(template.FuncMap{"quote": strconv.Quote, "join": join}).Parse(clusterTemplate))
+var clusterFile = template.Must(template.New("cluster").Funcs(template.FuncMap{
+	"quote": strconv.Quote, "join": join, "nodeMount": func() string { return NodeMount },
+}).Parse(clusterTemplate))
 
 func join(ps []netip.Prefix) string {
 	out := make([]string, len(ps))

@@ -5,6 +5,7 @@ package world
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -55,14 +56,10 @@ func (w *World) answers(ctx context.Context, from lab.PodRef, url string, family
 
 // serviceURLs has one for each service with an address that speaks HTTP.
 func (w *World) serviceURLs() (urls []string) {
-	for _, c := range w.Spec.Clusters {
-		for _, s := range c.Services {
-			for _, p := range s.Ports {
-				if !s.Headless && len(s.Selector) > 0 && p.AppProtocol == "http" {
-					urls = append(urls, fmt.Sprintf("http://%s.%s:%d", s.Name, s.Namespace, p.Port))
-					break
-				}
-			}
+	for _, s := range w.Spec.Clusters[0].Services {
+		at := slices.IndexFunc(s.Ports, func(p topologies.ServicePort) bool { return p.AppProtocol == "http" })
+		if at >= 0 && !s.Headless && len(s.Selector) > 0 {
+			urls = append(urls, fmt.Sprintf("http://%s.%s:%d", s.Name, s.Namespace, s.Ports[at].Port))
 		}
 	}
 	return urls
@@ -70,18 +67,11 @@ func (w *World) serviceURLs() (urls []string) {
 
 // families are those of the lab's services that its driver has, as workload.Options numbers them.
 func (w *World) families() (list []int) {
-	has := func(f func(topologies.IPFamily) bool) bool {
-		for _, c := range w.Spec.Clusters {
-			if !f(c.IPFamily) {
-				return false
-			}
-		}
-		return true
-	}
-	if w.caps.Has(lab.CapIPv4) && has(topologies.IPFamily.Has4) {
+	family := w.Spec.Clusters[0].IPFamily
+	if w.caps.Has(lab.CapIPv4) && family.Has4() {
 		list = append(list, 4)
 	}
-	if w.caps.Has(lab.CapIPv6) && has(topologies.IPFamily.Has6) {
+	if w.caps.Has(lab.CapIPv6) && family.Has6() {
 		list = append(list, 6)
 	}
 	return list

@@ -196,7 +196,8 @@ func hello(_ context.Context, c *net.TCPConn, _ *Config) error {
 var clientHello = sync.OnceValue(func() []byte {
 	r := &recorder{}
 	t := tls.Client(r, &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS13, NextProtos: []string{"h2"}}) //nolint:gosec // it never comes to trust
-	_ = t.Handshake()                                                                                                   // which ends with the recorder's silence
+
+	_ = t.Handshake() // which the silence ends
 	return r.sent
 })
 
