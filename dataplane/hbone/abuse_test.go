@@ -249,7 +249,7 @@ func TestHandshakesPerAddress(t *testing.T) {
 	bad, good := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("10.0.0.2")
 	var leave []func(bool)
 	for range handshakesPerAddr {
-		l, err := g.admit(ctx, bad)
+		l, err := g.admit(ctx, bad, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,10 +257,10 @@ func TestHandshakesPerAddress(t *testing.T) {
 	}
 	soon, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
 	defer cancel()
-	if _, err := g.admit(soon, bad); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := g.admit(soon, bad, time.Now()); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("one handshake more: %v", err)
 	}
-	l, err := g.admit(ctx, good)
+	l, err := g.admit(ctx, good, time.Now())
 	if err != nil {
 		t.Fatalf("another address: %v", err)
 	}
@@ -269,7 +269,7 @@ func TestHandshakesPerAddress(t *testing.T) {
 	for _, l := range leave {
 		l(true)
 	}
-	if l, err = g.admit(ctx, bad); err != nil {
+	if l, err = g.admit(ctx, bad, time.Now()); err != nil {
 		t.Fatal(err)
 	}
 	l(false)
@@ -277,11 +277,31 @@ func TestHandshakesPerAddress(t *testing.T) {
 		t.Errorf("after %d offences the next handshake waited %v", handshakesPerAddr, d)
 	}
 	begin = time.Now()
-	l, err = g.admit(ctx, good)
+	l, err = g.admit(ctx, good, time.Now())
 	if err != nil || time.Since(begin) > offenceWaitMax/2 {
 		t.Errorf("another address waited %v, %v", time.Since(begin), err)
 	}
 	l(false)
+}
+
+// TestOffencesAreWaitedForFromTheArrival: whoever has waited for something else meanwhile has waited for those, too.
+func TestOffencesAreWaitedForFromTheArrival(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := NewGuard()
+		bad := netip.MustParseAddr("10.0.0.1")
+		for range 2 * handshakesPerAddr {
+			g.offend(bad)
+		}
+		for before, want := range map[time.Duration]time.Duration{0: offenceWaitMax, time.Second: offenceWaitMax - time.Second, time.Minute: 0} {
+			began := time.Now()
+			l, err := g.admit(t.Context(), bad, began.Add(-before))
+			if err != nil || time.Since(began) != want {
+				t.Errorf("%v after its arrival it waited %v: %v, %v", before, time.Since(began), want, err)
+				continue
+			}
+			l(false)
+		}
+	})
 }
 
 // TestHandshakesAreSpread: those of one client do not all begin at once, and none that has no time left.
@@ -292,7 +312,7 @@ func TestHandshakesAreSpread(t *testing.T) {
 		began := time.Now()
 		var leave []func(bool)
 		for n := range handshakesPerAddr {
-			l, err := g.admit(t.Context(), bad)
+			l, err := g.admit(t.Context(), bad, time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -302,7 +322,7 @@ func TestHandshakesAreSpread(t *testing.T) {
 			}
 		}
 		now := time.Now()
-		l, err := g.admit(t.Context(), good)
+		l, err := g.admit(t.Context(), good, time.Now())
 		if err != nil || time.Since(now) != 0 {
 			t.Errorf("another client's began after %v: %v", time.Since(now), err)
 		}
@@ -310,11 +330,11 @@ func TestHandshakesAreSpread(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		time.AfterFunc(time.Second-time.Second/admitLeft+time.Millisecond, func() { leave[0](false) })
-		if _, err := g.admit(ctx, bad); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+		if _, err := g.admit(ctx, bad, time.Now()); !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
 			t.Errorf("with less than a tenth of its time left: %v", err)
 		}
 		leave[1](false)
-		if _, err = g.admit(t.Context(), bad); err != nil {
+		if _, err = g.admit(t.Context(), bad, time.Now()); err != nil {
 			t.Errorf("it has kept its place: %v", err)
 		}
 	})

@@ -52,14 +52,15 @@ func NewGuard() *Guard { return &Guard{callers: make(map[netip.Addr]*caller)} }
 // processGuard serves every Config that names none.
 var processGuard = NewGuard()
 
-// admit waits until a client may begin its handshake; leave ends it. One that nearly all of the time that ctx gives has passed for
-// is not begun: most likely that would be work for nothing, of many that came at once and have waited as long.
-func (g *Guard) admit(ctx context.Context, a netip.Addr) (leave func(offence bool), err error) {
+// admit waits until a client that arrived at some time may begin its handshake; leave ends it. One that nearly all of the time until
+// ctx's deadline has passed for is not begun: most likely that would be work for nothing, of many that came at once and have waited
+// as long.
+func (g *Guard) admit(ctx context.Context, a netip.Addr, arrived time.Time) (leave func(offence bool), err error) {
 	now := time.Now()
 	g.mu.Lock()
 	c := g.caller(a, now)
 	c.users++
-	wait := c.wait()
+	wait := max(0, c.wait()-now.Sub(arrived)) // whatever it waited for until now
 	g.mu.Unlock()
 	held := false
 	leave = func(offence bool) {
@@ -83,7 +84,7 @@ func (g *Guard) admit(ctx context.Context, a netip.Addr) (leave func(offence boo
 			err = ctx.Err()
 		}
 	}
-	if end, bounded := ctx.Deadline(); err == nil && bounded && time.Until(end) < end.Sub(now)/admitLeft {
+	if end, bounded := ctx.Deadline(); err == nil && bounded && time.Until(end) < end.Sub(arrived)/admitLeft {
 		err = context.DeadlineExceeded
 	}
 	if err == nil {

@@ -73,6 +73,37 @@ func TestConnectionsWaitWithoutGoroutines(t *testing.T) {
 	})
 }
 
+// Who waits for what an address has done waits from when it came, not from its turn: otherwise the wait of each would be that of all
+// behind it, and a gateway's honest client would not come to its handshake.
+func TestThousandsThatGaveUpCostTheNextOneWait(t *testing.T) {
+	cfg, h := counted(10 * time.Second)
+	var late atomic.Int64
+	cfg.OnHandshakeError = func(_, _ netip.AddrPort, err error) {
+		if errors.Is(err, context.DeadlineExceeded) {
+			late.Add(1)
+		}
+		h.failed.Add(1)
+	}
+	cfg.Guard = NewGuard()
+	for range 2 * handshakesPerAddr {
+		cfg.Guard.offend(netip.MustParseAddr("127.0.0.3"))
+	}
+	_, hop := startServer(t, cfg)
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP("127.0.0.3")}}
+	const rounds = 6 // of offenceWaitMax each would be more than the time that a handshake has
+	for range rounds * startedPerAddr {
+		c, err := d.Dial("tcp", hop.String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+	}
+	eventually(t, "all of them end", func() bool { return h.failed.Load() == rounds*startedPerAddr })
+	if n := late.Load(); n > 0 {
+		t.Errorf("%d did not have their turn in time", n)
+	}
+}
+
 // A connection that is about to expire does not begin.
 func TestConnectionsWithoutTimeStayInTheList(t *testing.T) {
 	cfg, _ := counted(10 * time.Second)

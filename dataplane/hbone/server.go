@@ -155,7 +155,7 @@ func (s *Server) establish(a *arrival) (*conn, *sync.WaitGroup, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("tls configuration: %w", err)
 	}
-	leave, err := s.cfg.Guard.admit(hctx, a.addr)
+	leave, err := s.cfg.Guard.admit(hctx, a.addr, a.end.Add(-s.cfg.HandshakeTimeout))
 	if err != nil {
 		return nil, nil, err
 	}
