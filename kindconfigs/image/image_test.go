@@ -222,3 +222,32 @@ func TestSave(t *testing.T) {
 		t.Errorf("%v, %v: something was left behind", left, err)
 	}
 }
+
+func TestStampTellsOfChangedPrograms(t *testing.T) {
+	dir := programs(t, nil)
+	stamp := func() string {
+		t.Helper()
+		s, err := Stamp(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := stamp()
+	if again := stamp(); again != first {
+		t.Errorf("%s and %s for the same", first, again)
+	}
+	changed := filepath.Join(dir, Programs[0])
+	if err := os.Chtimes(changed, time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if stamp() == first {
+		t.Error("a program that was built again makes no difference")
+	}
+	if err := os.Remove(changed); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Stamp(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("without a program: %v", err)
+	}
+}

@@ -81,6 +81,11 @@ func inspect(data []byte) (string, error) {
 // layer is files as they are: on one machine, compressing costs more than it saves.
 func layer(files ...file) (v1.Layer, error) {
 	var b bytes.Buffer
+	size := 0
+	for _, f := range files {
+		size += len(f.data) + 4<<10 // with its header, and the archive's end
+	}
+	b.Grow(size)
 	w := tar.NewWriter(&b)
 	for _, f := range files {
 		h := &tar.Header{Name: f.name, Mode: f.mode, Size: int64(len(f.data)), Typeflag: tar.TypeReg, ModTime: time.Unix(0, 0), Format: tar.FormatUSTAR}

@@ -105,6 +105,18 @@ kubeadmConfigPatches:
       extraArgs:
         unsafe-no-fsync: "true"
         backend-batch-interval: 1s
+  controllerManager:
+    extraArgs:
+      leader-elect-lease-duration: 30s
+      leader-elect-renew-deadline: 20s
+      leader-elect-retry-period: 5s
+  scheduler:
+    extraArgs:
+      leader-elect-lease-duration: 30s
+      leader-elect-renew-deadline: 20s
+      leader-elect-retry-period: 5s
+  featureGates:
+    PublicKeysECDSA: true
 nodes:
 - role: control-plane
   image: "kindest/node:v1.34.4"

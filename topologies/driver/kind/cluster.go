@@ -26,6 +26,7 @@ import (
 	"github.com/ambientlab/ambientlab/kindconfigs/image"
 	"github.com/ambientlab/ambientlab/kindconfigs/shapes"
 	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/driver/kube"
 	"github.com/ambientlab/ambientlab/topologies/workload/session"
 )
 
@@ -79,6 +80,9 @@ type cluster struct {
 
 	mu       sync.Mutex
 	sessions map[string]*session.Lasting // guarded by mu; by node, or container beside the nodes
+
+	connections *kube.Connections // guarded by mu; nil before the first lab
+	api         string            // guarded by mu; see apiServer
 }
 
 // about is what there is to be recorded of a cluster without a lab.
@@ -99,6 +103,15 @@ func newName(topology string) string {
 // apiServer is where the API server answers on the nodes' own network, of which this machine is a part where Docker's daemon runs
 // on it and not in a virtual machine; "" if that is not known.
 func (c *cluster) apiServer(ctx context.Context) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.api == "" {
+		c.api = c.findAPIServer(ctx)
+	}
+	return c.api
+}
+
+func (c *cluster) findAPIServer(ctx context.Context) string {
 	both, err := c.addresses(ctx, c.name+"-control-plane")
 	if err != nil {
 		return ""

@@ -64,11 +64,11 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
-	t, err := findTools(ctx, bin)
+	t, err := d.o.Pool.find(ctx, bin)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
-	img, err := image.Build(ctx, bin)
+	img, err := d.o.Pool.image(ctx, bin)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
@@ -192,7 +192,7 @@ func (d *Driver) options(ctx context.Context, spec *topologies.Spec, ref string,
 		nodes[n.Name] = c.nodes[i]
 	}
 	return kube.Options{
-		Kubeconfig: c.dir.kubeconfig(), Direct: c.apiServer(ctx), Image: ref, Force: true, Nodes: nodes, Host: c.cluster, Outside: c.outsideName, NetworkPolicy: true,
+		Kubeconfig: c.dir.kubeconfig(), Direct: c.apiServer(ctx), Image: ref, Force: true, Connections: c.connected(), Nodes: nodes, Host: c.cluster, Outside: c.outsideName, NetworkPolicy: true,
 		KubeProxyMode: c.mode(), Progress: d.o.Progress,
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/ambientlab/ambientlab/kindconfigs/image"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
 
@@ -27,6 +28,45 @@ type Pool struct {
 	mu    sync.Mutex
 	spare []*owned // guarded by mu; the one that has waited longest is first
 	live  int      // guarded by mu; clusters of this pool, with and without a lab
+
+	tools tools        // guarded by mu; the zero value before they are found
+	built *image.Image // guarded by mu; of programs of that stamp
+	stamp string       // guarded by mu
+}
+
+// find finds the tools, once.
+func (p *Pool) find(ctx context.Context, bin string) (tools, error) {
+	if p == nil {
+		return findTools(ctx, bin)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tools.bin == bin {
+		return p.tools, nil
+	}
+	t, err := findTools(ctx, bin)
+	if err == nil {
+		p.tools = t
+	}
+	return t, err
+}
+
+// image is the mesh's image. Of programs that are as they were, it is as it was.
+func (p *Pool) image(ctx context.Context, bin string) (*image.Image, error) {
+	if p == nil {
+		return image.Build(ctx, bin)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	stamp, err := image.Stamp(bin)
+	if err == nil && p.built != nil && stamp == p.stamp {
+		return p.built, nil
+	}
+	img, err := image.Build(ctx, bin) // which says what Stamp lacks
+	if err == nil {
+		p.built, p.stamp = img, stamp
+	}
+	return img, err
 }
 
 // DefaultMost is how many clusters a Pool has at a time, or those of a parallel run together: of memory each takes about 800 MiB,

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 
 	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/driver/kube"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/workload"
 	"github.com/ambientlab/ambientlab/topologies/workload/session"
@@ -62,12 +63,25 @@ func (t tools) farEnd(node string, in io.Reader, out io.Writer) (int, error) {
 	return 0, err
 }
 
-// hangUp ends the sessions.
+// connected are this process's connections to the cluster.
+func (c *cluster) connected() *kube.Connections {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.connections == nil {
+		c.connections = kube.NewConnections()
+	}
+	return c.connections
+}
+
+// hangUp ends what this process has open to the cluster.
 func (c *cluster) hangUp() {
 	c.mu.Lock()
-	sessions := c.sessions
-	c.sessions = nil
+	sessions, connections := c.sessions, c.connections
+	c.sessions, c.connections = nil, nil
 	c.mu.Unlock()
+	if connections != nil { // first: sessions with pods may go through nodes
+		connections.Close()
+	}
 	for _, l := range sessions {
 		l.Close()
 	}

@@ -81,17 +81,31 @@ func (s *stand) apply(ctx context.Context, o runtime.Object) error {
 	switch t := o.(type) {
 	case *corev1.Pod:
 		return s.applyPod(ctx, t)
-	case *corev1.Service:
-		o = s.fitService(t)
 	case *corev1.Node:
 		return s.applyNode(ctx, t)
-	default:
+	}
+	u, err := s.documentOf(o)
+	if err != nil {
+		return err
+	}
+	return s.applyDocument(ctx, u)
+}
+
+// documentOf is an object as this cluster gets it.
+func (s *stand) documentOf(o runtime.Object) (*unstructured.Unstructured, error) {
+	if svc, is := o.(*corev1.Service); is {
+		o = s.fitService(svc)
+	} else {
 		o = s.fitTemplate(o)
 	}
 	u, err := document(o)
 	if err != nil {
-		return fmt.Errorf("apply: %w", err)
+		return nil, fmt.Errorf("apply: %w", err)
 	}
+	return u, nil
+}
+
+func (s *stand) applyDocument(ctx context.Context, u *unstructured.Unstructured) error {
 	if err := s.store(ctx, u, false); err != nil {
 		return fmt.Errorf("apply %s: %w", name(u), err)
 	}
@@ -149,22 +163,34 @@ func (s *stand) ownNamespace(name string, own bool) {
 
 // applyPod starts a pod, or gives one that runs other labels and annotations.
 func (s *stand) applyPod(ctx context.Context, p *corev1.Pod) error {
-	ref := lab.PodRef{Namespace: p.Namespace, Name: p.Name}
+	p, err := s.fitted(p)
+	if err != nil {
+		return err
+	}
+	return s.storePod(ctx, p)
+}
+
+// fitted is a pod as this cluster gets it, and signed.
+func (s *stand) fitted(p *corev1.Pod) (*corev1.Pod, error) {
 	p = s.fit(p)
 	made, err := podDigest(p)
 	if err != nil {
-		return fmt.Errorf("apply pod %s: %w", ref, err)
+		return nil, fmt.Errorf("apply pod %s: %w", refOf(p), err)
 	}
-	p.Annotations = maps.Clone(p.Annotations)
 	if p.Annotations == nil {
 		p.Annotations = map[string]string{}
 	}
 	p.Annotations[annotationMade] = made
-	p.Labels = maps.Clone(p.Labels)
 	if p.Labels == nil {
 		p.Labels = map[string]string{}
 	}
 	p.Labels[LabelLab] = s.name
+	return p, nil
+}
+
+// storePod applies a fitted pod.
+func (s *stand) storePod(ctx context.Context, p *corev1.Pod) error {
+	ref := refOf(p)
 	u, err := document(p)
 	if err != nil {
 		return fmt.Errorf("apply: %w", err)

@@ -25,21 +25,21 @@ const (
 	recordImage    = "image"
 )
 
-// record writes that ConfigMap. It goes with the lab.
-func (s *stand) record(ctx context.Context) error {
+// record is that ConfigMap. It goes with the lab.
+func (s *stand) record() (*corev1.ConfigMap, error) {
 	spec, err := s.spec.Document()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	names, err := json.Marshal(s.nodes.real)
 	if err != nil {
-		return fmt.Errorf("record the topology: %w", err)
+		return nil, fmt.Errorf("record the topology: %w", err)
 	}
-	return s.apply(ctx, &corev1.ConfigMap{
+	return &corev1.ConfigMap{
 		TypeMeta:   metav1.TypeMeta{APIVersion: "v1", Kind: "ConfigMap"},
 		ObjectMeta: metav1.ObjectMeta{Namespace: systemNamespace, Name: recordName},
 		Data:       map[string]string{recordTopology: string(spec), recordNodes: string(names), recordImage: s.image},
-	})
+	}, nil
 }
 
 // Attach is a driver of the lab that stands on a cluster, whoever brought it up. Of Options, Nodes and Image come from the lab.

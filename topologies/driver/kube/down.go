@@ -59,7 +59,9 @@ func (s *stand) down(ctx context.Context) error {
 // hangUp ends what this process has running for the lab.
 func (s *stand) hangUp() {
 	s.forwards.close()
-	s.sessions.close()
+	if s.ownConnections {
+		s.connections.Close()
+	}
 	s.logs.close()
 	if s.pods != nil {
 		s.pods.close()

@@ -31,6 +31,9 @@ type Options struct {
 	// if it answers there, it is asked there.
 	Direct string
 
+	// Connections outlast the lab, for the next one on the cluster. nil: the lab has its own.
+	Connections *Connections
+
 	Image string // of the mesh's daemons and of workloads; nodes have it, or can pull it. "" is install.DefaultImage
 	Force bool   // bring labs up on a cluster whose namespace kube-system lacks the label LabelAllowed too
 
@@ -98,7 +101,8 @@ type stand struct {
 	pods           *podWatch
 	logs           *logs
 	forwards       *forwards
-	sessions       *sessions
+	connections    *Connections
+	ownConnections bool // that end with the lab
 	fleet          *fleet
 
 	mu    sync.Mutex
@@ -164,19 +168,20 @@ func (d *Driver) prepare(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	if spec.Debug.TLSKeys {
 		return nil, errors.New("debug.tlsKeys: daemons on a cluster have no place to write secrets to; use the netns driver")
 	}
-	config, err := d.o.restConfig(ctx)
-	if err != nil {
-		return nil, err
-	}
 	s := &stand{
 		name: spec.Name, spec: spec, cluster: &spec.Clusters[0], image: cmp.Or(d.o.Image, install.DefaultImage), host: d.o.Host, outside: d.o.Outside, log: o.Log, byNode: o.ExecByNode && d.o.Host != nil,
 		given: map[types.UID]given{}, kinds: kindSet{}, cuts: map[cut]bool{}, namespaces: map[string]bool{},
 	}
 	s.say = s.progress(d.o.Progress)
-	if s.api, err = connect(config); err != nil {
+	s.connections = d.o.Connections
+	if s.ownConnections = s.connections == nil; s.ownConnections {
+		s.connections = NewConnections()
+	}
+	var err error
+	if s.api, err = s.connections.client(ctx, d.o); err != nil {
 		return nil, err
 	}
-	s.say("looking at the cluster at " + config.Host)
+	s.say("looking at the cluster at " + s.api.config.Host)
 	if err := s.look(ctx, d.o); err != nil {
 		return nil, err
 	}
@@ -184,7 +189,6 @@ func (d *Driver) prepare(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 		return nil, err
 	}
 	s.logs, s.forwards, s.fleet = newLogs(s), newForwards(s), newFleet(s)
-	s.sessions = newSessions(s)
 	return s, nil
 }
 

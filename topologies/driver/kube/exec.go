@@ -75,7 +75,7 @@ func (s *stand) exec(ctx context.Context, ref lab.PodRef, argv []string, stdio l
 		}
 		gated, end := gates(stdio)
 		defer end()
-		return s.sessions.run(ctx, pod, argv, gated)
+		return s.session(pod).Run(ctx, argv, gated.In, gated.Out, gated.Err)
 	}
 	exit, err := start(ctx, append([]string{topologies.WorkloadBinary, workload.UnderCommand, mark}, argv...), stdio)
 	if ctx.Err() != nil {

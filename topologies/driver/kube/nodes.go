@@ -110,6 +110,11 @@ func usable(have []corev1.Node) []string {
 // label gives a node labels and notes what it had, unless an earlier call did or the label is one that only labs put there. A
 // value of "" takes the label away.
 func (c *client) label(ctx context.Context, name string, labels map[string]string) error {
+	return c.relabel(ctx, name, labels, false)
+}
+
+// relabel is label. If those are to be all, others that label gave the node are undone.
+func (c *client) relabel(ctx context.Context, name string, labels map[string]string, all bool) error {
 	var node corev1.Node
 	if err := c.res.Get(ctx, name, "", &node); err != nil {
 		return fmt.Errorf("label node %s: %w", name, err)
@@ -132,6 +137,18 @@ func (c *client) label(ctx context.Context, name string, labels map[string]strin
 			next[k] = &v
 		}
 	}
+	for k, old := range undo {
+		if _, wanted := labels[k]; all && !wanted {
+			next[k] = old
+		}
+	}
+	maps.DeleteFunc(next, func(k string, v *string) bool {
+		now, has := node.Labels[k]
+		return has == (v != nil) && (!has || now == *v)
+	})
+	if len(next) == 0 {
+		return nil
+	}
 	if len(undo) == 0 {
 		return c.patchNode(ctx, name, next, nil)
 	}
@@ -139,8 +156,28 @@ func (c *client) label(ctx context.Context, name string, labels map[string]strin
 	if err != nil {
 		return err
 	}
-	text := string(note)
-	return c.patchNode(ctx, name, next, map[string]*string{annotationUndo: &text})
+	return c.patchNode(ctx, name, next, map[string]*string{annotationUndo: new(string(note))})
+}
+
+// startStopped takes away what keeps daemons from nodes that a lab has stopped them on: they start while the mesh waits for the next.
+func (c *client) startStopped(ctx context.Context) error {
+	var list corev1.NodeList
+	if err := c.res.List(ctx, &list); err != nil {
+		return fmt.Errorf("list nodes: %w", err)
+	}
+	var errs []error
+	for _, node := range list.Items {
+		own := map[string]*string{}
+		for k := range node.Labels {
+			if strings.HasPrefix(k, prefixOwn) && k != labelMember && k != labelNode {
+				own[k] = nil
+			}
+		}
+		if len(own) > 0 {
+			errs = append(errs, c.patchNode(ctx, node.Name, own, nil))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unlabel undoes what label did to all nodes, but for some labels that only labs put there.

@@ -32,9 +32,6 @@ const labelParked = prefixOwn + "parked"
 // annotationKinds on that namespace has the kinds of what the lab has left.
 const annotationKinds = prefixOwn + "kinds"
 
-// annotationMade on a pod of a topology, and on a definition, is a digest of what it was made from.
-const annotationMade = prefixOwn + "made"
-
 // Park takes the lab down, but for its mesh and what of the topology is as it was made: Up of a topology of the same name on that
 // cluster takes it up again, with daemons that have what they are told then, and every other Up keeps what it can use. Pods that stay
 // are the processes that they were; so are the connections of daemons that stay. After an error what there is, is Down's to remove.
@@ -56,7 +53,7 @@ func (s *stand) park(ctx context.Context) error {
 	if err := s.restoreAll(ctx); err != nil {
 		return err
 	}
-	if err := s.api.unlabel(ctx, labelMember, labelNode); err != nil { // daemons that were stopped start with this
+	if err := s.api.startStopped(ctx); err != nil {
 		return err
 	}
 	p, err := split(s.spec)
@@ -216,25 +213,28 @@ func (s *stand) recall(was parked) error {
 	return nil
 }
 
-// takeUp makes a parked mesh this lab's own, and what differs of the topology's goes: of another topology most.
-func (s *stand) takeUp(ctx context.Context, was parked, p *parts) error {
+// takeUp makes a parked mesh this lab's own, and what differs of the topology's goes: of another topology most. It returns what is left.
+func (s *stand) takeUp(ctx context.Context, was parked, p *parts) (stock, error) {
 	if err := s.recall(was); err != nil {
-		return err
+		return nil, err
 	}
 	if was.name != s.name {
 		s.say("taking over the mesh that lab " + was.name + " has left")
 		if err := s.inherit(ctx, was.name); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	made, err := s.made(p)
 	if err == nil && made != was.made {
 		err = s.clear(ctx, p)
 	}
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.mark(ctx, nil)
 	}
-	return s.mark(ctx, nil)
+	if err != nil {
+		return nil, err
+	}
+	return s.takeStock(ctx)
 }
 
 // inherit makes what another lab has left this one's, but for nodes that it has not, and for services, whose addresses cannot be changed.

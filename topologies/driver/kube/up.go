@@ -112,25 +112,25 @@ func (s *stand) up(ctx context.Context, was parked, env map[string][]string) err
 	if s.pods, err = watchPods(ctx, s.api.core, s.logs.changed); err != nil {
 		return err
 	}
+	var have stock
 	if was.name != "" {
-		if err := s.takeUp(ctx, was, p); err != nil {
+		if have, err = s.takeUp(ctx, was, p); err != nil {
 			return err
 		}
 	}
 	if err := s.labelNodes(ctx, p.nodes); err != nil {
 		return err
 	}
-	if err := s.install(ctx, env); err != nil {
+	if err := s.install(ctx, env, have); err != nil {
 		return fmt.Errorf("install the mesh: %w", err)
 	}
 	s.say(fmt.Sprintf("applying the topology: %d objects", len(p.objects)))
-	if err := s.applyAll(ctx, p.objects[:len(p.objects)-len(p.pods)]); err != nil {
+	record, err := s.record()
+	if err != nil {
 		return err
 	}
-	if err := s.record(ctx); err != nil {
-		return err
-	}
-	if err := s.applyAll(ctx, p.objects[len(p.objects)-len(p.pods):]); err != nil {
+	objs := slices.Insert(slices.Clone(p.objects), len(p.objects)-len(p.pods), runtime.Object(record))
+	if err := inOrder(ctx, objs, func(ctx context.Context, o runtime.Object) error { return s.supply(ctx, have, o) }); err != nil {
 		return err
 	}
 	s.say(fmt.Sprintf("waiting for %d pods to be ready, and for those in the mesh to be enrolled", len(p.pods)))
@@ -141,7 +141,7 @@ func (s *stand) labelNodes(ctx context.Context, list []*corev1.Node) error {
 	for _, n := range list {
 		labels := topologyLabels(n)
 		labels[labelMember], labels[labelNode] = member, n.Name
-		if err := s.api.label(ctx, s.nodes.cluster(n.Name), labels); err != nil {
+		if err := s.api.relabel(ctx, s.nodes.cluster(n.Name), labels, true); err != nil {
 			return err
 		}
 	}
@@ -149,14 +149,14 @@ func (s *stand) labelNodes(ctx context.Context, list []*corev1.Node) error {
 }
 
 // install makes the mesh and waits for it.
-func (s *stand) install(ctx context.Context, env map[string][]string) error {
+func (s *stand) install(ctx context.Context, env map[string][]string, have stock) error {
 	objs, err := install.Objects(s.installation(env))
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	s.say(fmt.Sprintf("installing the mesh: %d objects", len(objs)))
-	if err := s.storeAll(ctx, objs); err != nil {
+	if err := s.storeAll(ctx, objs, have); err != nil {
 		return err
 	}
 	if err := s.fleet.load(ctx); err != nil {
@@ -189,13 +189,19 @@ func (s *stand) daemonEnv(env map[string][]string) map[string][]string {
 
 // storeAll applies the mesh's objects: first the namespaces and definitions that others need, and ztunnel when what it mounts
 // is there.
-func (s *stand) storeAll(ctx context.Context, objs []runtime.Object) error {
+func (s *stand) storeAll(ctx context.Context, objs []runtime.Object, have stock) error {
 	var first, rest, last []*unstructured.Unstructured
 	for _, o := range objs {
 		s.fleet.adapt(o)
 		u, err := document(o)
+		if err == nil {
+			err = sign(u)
+		}
 		if err != nil {
 			return err
+		}
+		if have.has(u) && (u.GetKind() != kindCRD.Kind || established(have[name(u)])) {
+			continue
 		}
 		switch kind := u.GroupVersionKind(); {
 		case kind.Kind == "Namespace" || kind.GroupKind() == kindCRD.GroupKind():
@@ -207,7 +213,7 @@ func (s *stand) storeAll(ctx context.Context, objs []runtime.Object) error {
 		}
 	}
 	for i, list := range [][]*unstructured.Unstructured{first, rest, last} {
-		if i == 2 { // kubelet would try again after longer and longer rests
+		if i == 2 && len(list) > 0 { // kubelet would try again after longer and longer rests
 			if err := s.awaitRoots(ctx); err != nil {
 				return err
 			}
@@ -249,31 +255,12 @@ func (s *stand) awaitRoots(ctx context.Context) error {
 	})
 }
 
-// define applies a definition and waits until the API server serves its kind. One that is as a lab made it is not applied again:
-// the API server compiles every rule in it each time.
+// define applies a definition and waits until the API server serves its kind.
 func (s *stand) define(ctx context.Context, u *unstructured.Unstructured) error {
-	made, err := digest(u.Object)
-	if err != nil {
-		return err
-	}
 	r, err := s.api.resource(kindCRD, "")
 	if err != nil {
 		return err
 	}
-	now, err := r.Get(ctx, u.GetName(), metav1.GetOptions{})
-	if err != nil && !apierrors.IsNotFound(err) {
-		return err
-	}
-	if err == nil && now.GetLabels()[LabelLab] == s.name && now.GetAnnotations()[annotationMade] == made && established(now) {
-		return nil
-	}
-	u = u.DeepCopy()
-	annotations := u.GetAnnotations()
-	if annotations == nil {
-		annotations = map[string]string{}
-	}
-	annotations[annotationMade] = made
-	u.SetAnnotations(annotations)
 	if err := s.store(ctx, u, true); err != nil {
 		return err
 	}
