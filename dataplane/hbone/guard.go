@@ -15,8 +15,8 @@ import (
 // Guard keeps clients that misbehave from keeping a process busy with new connections. Each address may have so many
 // TLS handshakes under way, and the rest wait their turn, holding no TLS state. One whose connections had to be ended for
 // what it sent, or did not come to carry HTTP/2, waits before its next handshake, the longer the more of them there were
-// of late. Requests of one address that others leave no room for take turns, over all of its connections. Nobody
-// is turned away, as an address may stand for many (a gateway).
+// of late, and from the arrival of the connection on, so that time in a list counts. Requests of one address that others leave no room
+// for take turns, over all of its connections. Nobody is turned away, as an address may stand for many (a gateway).
 type Guard struct {
 	mu      sync.Mutex
 	callers map[netip.Addr]*caller

@@ -75,7 +75,7 @@ func TestConnectionsWaitWithoutGoroutines(t *testing.T) {
 
 // Who waits for what an address has done waits from when it came, not from its turn: otherwise the wait of each would be that of all
 // behind it, and a gateway's honest client would not come to its handshake.
-func TestThousandsThatGaveUpCostTheNextOneWait(t *testing.T) {
+func TestThoseThatGaveUpCostTheNextOneNoTurn(t *testing.T) {
 	cfg, h := counted(10 * time.Second)
 	var late atomic.Int64
 	cfg.OnHandshakeError = func(_, _ netip.AddrPort, err error) {

@@ -31,13 +31,14 @@ entrypoint=$node/usr/local/bin/entrypoint
 change "$entrypoint" "log_info 'detected cgroupns'" \
   "    awk '/^#/ || \$2 != 0' /proc/cgroups >/kind/mounted-cgroups
     mount --bind /kind/mounted-cgroups /proc/cgroups"
-# The kubelet sets these for the whole machine: it gets copies to set.
+# The kubelet sets these for the whole machine: it gets copies to set. And containerd gets the images that are in this one.
 change "$entrypoint" "log_info 'making mounts shared'" \
   '  for f in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
     mkdir -p "/kind/sysctl/${f%/*}"
     cat "/proc/sys/$f" >"/kind/sysctl/$f"
     mount --bind "/kind/sysctl/$f" "/proc/sys/$f"
-  done'
+  done
+  mount --bind /kind/images /var/lib/containerd/io.containerd.content.v1.content'
 rm -f "$node"/usr/lib/sysctl.d/*.conf "$node/etc/sysctl.d/99-sysctl.conf" # systemd-sysctl does, too
 
 # containerd, crun and the CNI plugins are Debian's; ocifit makes do with the capabilities that there are. With runc, and cgroups
@@ -69,6 +70,11 @@ chroot "$node" systemctl mask systemd-binfmt.service dbus.{service,socket} syste
 # Without kind's hook that hides the host's product files: it starts a shell and five commands for each container.
 chroot "$node" ctr oci spec | jq 'del(.process.rlimits)' >"$node/etc/containerd/cri-base.json"
 
+# Docker copies what is below /var for each node, a thousand files as slowly as 200 MB: what need not be there is elsewhere.
+mv "$node/var/lib/dpkg" "$node/usr/share/dpkg-state"
+ln -s ../../usr/share/dpkg-state "$node/var/lib/dpkg"
+rm -rf "$node"/var/cache/*
+
 container=ambientlab-node-build-$$
 trap 'docker rm -f $container >/dev/null 2>&1 || true; docker rmi "$image-base" >/dev/null 2>&1 || true' EXIT
 tar -C "$node" --numeric-owner -cf - . | docker import -c 'ENV container=docker' -c "ENTRYPOINT $init" - "$image-base" >/dev/null
@@ -79,5 +85,6 @@ docker exec -i $container bash -c '
   until ctr version >/dev/null 2>&1; do kill -0 $pid || { cat /var/log/containerd.log; exit 1; }; sleep 0.1; done
   ctr -n k8s.io images import --label=io.cri-containerd.pinned=pinned --all-platforms --no-unpack --digests - || exit
   kill $pid; wait $pid
+  mv /var/lib/containerd/io.containerd.content.v1.content /kind/images && mkdir /var/lib/containerd/io.containerd.content.v1.content || exit
   rm -rf /run/containerd /var/log/containerd.log' <"$work/images.tar"
 docker commit --change "ENTRYPOINT $init" $container "$image" >/dev/null

@@ -37,8 +37,8 @@ type ClusterOptions struct {
 	Mount string
 
 	// Ephemeral is for a cluster that nobody needs after a crash of its machine: etcd does not wait for disks, and writes to its
-	// database, beside its log, each second and not ten times in it; the one of each controller that there is renews its lease every
-	// 5 seconds and not every 2; keys are ECDSA's, which are made and sign in no time.
+	// database, beside its log, each second and not ten times in it; controllers do not elect whom there is but one of, which they would
+	// say every 2 seconds; keys are ECDSA's, which are made and sign in no time.
 	Ephemeral bool
 }
 

@@ -107,14 +107,10 @@ kubeadmConfigPatches:
         backend-batch-interval: 1s
   controllerManager:
     extraArgs:
-      leader-elect-lease-duration: 30s
-      leader-elect-renew-deadline: 20s
-      leader-elect-retry-period: 5s
+      leader-elect: "false"
   scheduler:
     extraArgs:
-      leader-elect-lease-duration: 30s
-      leader-elect-renew-deadline: 20s
-      leader-elect-retry-period: 5s
+      leader-elect: "false"
   featureGates:
     PublicKeysECDSA: true
 nodes:

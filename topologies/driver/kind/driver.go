@@ -64,11 +64,7 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
-	t, err := d.o.Pool.find(ctx, bin)
-	if err != nil {
-		return fmt.Errorf("bring up %s: %w", spec.Name, err)
-	}
-	img, err := d.o.Pool.image(ctx, bin)
+	t, img, err := d.o.Pool.begun(ctx, bin)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}

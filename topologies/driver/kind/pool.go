@@ -29,44 +29,35 @@ type Pool struct {
 	spare []*owned // guarded by mu; the one that has waited longest is first
 	live  int      // guarded by mu; clusters of this pool, with and without a lab
 
-	tools tools        // guarded by mu; the zero value before they are found
-	built *image.Image // guarded by mu; of programs of that stamp
-	stamp string       // guarded by mu
+	begin sync.Mutex   // held while one of these is made; before mu
+	tools tools        // guarded by begin; the zero value before the first lab
+	built *image.Image // guarded by begin; of programs of that stamp
+	stamp string       // guarded by begin
 }
 
-// find finds the tools, once.
-func (p *Pool) find(ctx context.Context, bin string) (tools, error) {
+// begun are the tools, which are looked for once, and the mesh's image, which is made again once a program of it has changed.
+func (p *Pool) begun(ctx context.Context, bin string) (tools, *image.Image, error) {
 	if p == nil {
-		return findTools(ctx, bin)
+		p = &Pool{}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.tools.bin == bin {
-		return p.tools, nil
+	p.begin.Lock()
+	defer p.begin.Unlock()
+	if p.tools.bin != bin {
+		t, err := findTools(ctx, bin)
+		if err != nil {
+			return t, nil, err
+		}
+		p.tools, p.built = t, nil
 	}
-	t, err := findTools(ctx, bin)
-	if err == nil {
-		p.tools = t
-	}
-	return t, err
-}
-
-// image is the mesh's image. Of programs that are as they were, it is as it was.
-func (p *Pool) image(ctx context.Context, bin string) (*image.Image, error) {
-	if p == nil {
-		return image.Build(ctx, bin)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	stamp, err := image.Stamp(bin)
-	if err == nil && p.built != nil && stamp == p.stamp {
-		return p.built, nil
-	}
-	img, err := image.Build(ctx, bin) // which says what Stamp lacks
-	if err == nil {
+	if err != nil || p.built == nil || stamp != p.stamp {
+		img, err := image.Build(ctx, bin) // which says all that is missing
+		if err != nil {
+			return tools{}, nil, err
+		}
 		p.built, p.stamp = img, stamp
 	}
-	return img, err
+	return p.tools, p.built, nil
 }
 
 // DefaultMost is how many clusters a Pool has at a time, or those of a parallel run together: of memory each takes about 800 MiB,

@@ -4,8 +4,13 @@ package kind
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/ambientlab/ambientlab/kindconfigs/image"
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
@@ -85,5 +90,30 @@ func TestNodesAreInTheOrderOfTheirNames(t *testing.T) {
 		if got := nodeRank(name); got != i {
 			t.Errorf("%s is number %d, want %d", name, got, i)
 		}
+	}
+}
+
+// TestPoolMakesTheImageAgainAfterAChange: what was made of programs is good for as long as they are the same.
+func TestPoolMakesTheImageAgainAfterAChange(t *testing.T) {
+	bin := t.TempDir()
+	for _, p := range image.Programs {
+		if err := os.WriteFile(filepath.Join(bin, p), []byte("no program"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stamp, err := image.Stamp(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	made := &image.Image{Ref: "made"}
+	p := Pool{tools: tools{bin: bin}, built: made, stamp: stamp}
+	if _, got, err := p.begun(t.Context(), bin); got != made || err != nil {
+		t.Errorf("of the same programs: %v, %v", got, err)
+	}
+	if err := os.Chtimes(filepath.Join(bin, image.Programs[0]), time.Unix(1, 0), time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := p.begun(t.Context(), bin); err == nil || !strings.Contains(err.Error(), "is no program") {
+		t.Errorf("of a program that has changed: %v, %v", got, err)
 	}
 }

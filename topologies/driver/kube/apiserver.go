@@ -14,6 +14,7 @@ import (
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
@@ -21,8 +22,10 @@ import (
 // apiServer is lab.DaemonAPIServer: a static pod of the one node with a control plane, as kubeadm makes it.
 type apiServer struct{ d *Driver }
 
-// leaders are what lives by the API server, by the names of their leases.
-var leaders = []string{"kube-controller-manager", "kube-scheduler"}
+// controllers are what lives by the API server, by the names of their leases, and where they say on their node that they are well.
+var controllers = map[string]string{
+	"kube-controller-manager": "https://localhost:10257/healthz", "kube-scheduler": "https://localhost:10259/healthz",
+}
 
 // apiServerMissing says why an API server cannot be stopped, on a cluster of which the nodes are within reach.
 func (s *stand) apiServerMissing() string {
@@ -149,9 +152,9 @@ func (a *apiServer) Ready(ctx context.Context) error {
 	}
 	asked := time.Now()
 	err = s.awaitAPIServer(ctx)
-	for _, name := range leaders {
+	for name, at := range controllers {
 		if err == nil {
-			err = s.awaitLeader(ctx, name, asked)
+			err = s.awaitController(ctx, name, at, asked)
 		}
 	}
 	if err != nil {
@@ -173,11 +176,16 @@ func (s *stand) awaitAPIServer(ctx context.Context) error {
 	})
 }
 
-// awaitLeader waits until a controller of Kubernetes' own holds its lease, and has renewed it since.
-func (s *stand) awaitLeader(ctx context.Context, name string, since time.Time) error {
+// awaitController waits until a controller of Kubernetes' own holds its lease, and has renewed it since; one without a lease, since it does
+// not elect, until it is well.
+func (s *stand) awaitController(ctx context.Context, name, at string, since time.Time) error {
 	return poll(ctx, func() (string, bool) {
 		var l coordinationv1.Lease
 		err := s.api.res.Get(ctx, name, "kube-system", &l)
+		if apierrors.IsNotFound(err) {
+			_, err = s.run(ctx, s.controlPlane[0], "curl --silent --show-error --fail --insecure --max-time 2 "+at)
+			return fmt.Sprintf("%s is not well: %v", name, err), err == nil
+		}
 		late := fmt.Sprintf("%s has not renewed its lease: %v", name, err)
 		return late, err == nil && l.Spec.RenewTime != nil && l.Spec.RenewTime.After(since)
 	})

@@ -99,13 +99,13 @@ func TestCommandsByNode(t *testing.T) {
 	host := &writtenDown{}
 	pod := &corev1.Pod{}
 	pod.Spec.NodeName, pod.Spec.Containers = "n", []corev1.Container{{Name: "app"}}
-	if _, err := (&stand{host: host}).execByNode(t.Context(), pod, []string{"true"}, lab.Stdio{}); err == nil || !strings.Contains(err.Error(), "does not run") {
+	if _, err := execByNode(t.Context(), host, pod, []string{"true"}, lab.Stdio{}); err == nil || !strings.Contains(err.Error(), "does not run") {
 		t.Errorf("a pod that has not started: %v", err)
 	}
 	pod.Status.ContainerStatuses = []corev1.ContainerStatus{{
 		Name: "app", ContainerID: "containerd://abc", State: corev1.ContainerState{Running: &corev1.ContainerStateRunning{}},
 	}}
-	exit, err := (&stand{host: host}).execByNode(t.Context(), pod, []string{"workload", "look", "/"}, lab.Stdio{})
+	exit, err := execByNode(t.Context(), host, pod, []string{"workload", "look", "/"}, lab.Stdio{})
 	if err != nil || exit != 7 || host.node != "n" || !strings.HasSuffix(host.argv, " abc workload look /") || !strings.HasPrefix(host.argv, "ctr ") {
 		t.Errorf("%d, %v, on %s: %s", exit, err, host.node, host.argv)
 	}

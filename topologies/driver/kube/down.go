@@ -61,6 +61,8 @@ func (s *stand) hangUp() {
 	s.forwards.close()
 	if s.ownConnections {
 		s.connections.Close()
+	} else {
+		s.connections.endCommands()
 	}
 	s.logs.close()
 	if s.pods != nil {
@@ -68,8 +70,8 @@ func (s *stand) hangUp() {
 	}
 }
 
-// Leave ends this process's part in a lab that stands on: connections, watches and its files of this host. The driver's
-// methods fail from then on, as after Down.
+// Leave ends this process's part in a lab that stands on: connections (but for idle ones that are Options.Connections), watches and its
+// files of this host. The driver's methods fail from then on, as after Down.
 func (d *Driver) Leave() error {
 	d.mu.Lock()
 	s := d.stand

@@ -31,7 +31,8 @@ type Options struct {
 	// if it answers there, it is asked there.
 	Direct string
 
-	// Connections outlast the lab, for the next one on the cluster. nil: the lab has its own.
+	// Connections outlast the lab, for the next one on the cluster; REST, Kubeconfig and Context count for the first. nil: the lab has its
+	// own.
 	Connections *Connections
 
 	Image string // of the mesh's daemons and of workloads; nodes have it, or can pull it. "" is install.DefaultImage

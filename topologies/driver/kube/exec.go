@@ -58,7 +58,7 @@ func (s *stand) exec(ctx context.Context, ref lab.PodRef, argv []string, stdio l
 	ref = refOf(pod)
 	container := pod.Spec.Containers[0]
 	if container.Image != s.image {
-		exit, err := s.stream(ctx, ref, container.Name, argv, stdio)
+		exit, err := s.api.stream(ctx, ref, container.Name, argv, stdio)
 		return exit, startError(argv[0], err)
 	}
 	mark := rand.Text()
@@ -71,11 +71,11 @@ func (s *stand) exec(ctx context.Context, ref lab.PodRef, argv []string, stdio l
 	*first = refusal
 	start := func(ctx context.Context, argv []string, stdio lab.Stdio) (int, error) {
 		if stdio.TTY != nil {
-			return s.stream(ctx, ref, container.Name, argv, stdio)
+			return s.api.stream(ctx, ref, container.Name, argv, stdio)
 		}
 		gated, end := gates(stdio)
 		defer end()
-		return s.session(pod).Run(ctx, argv, gated.In, gated.Out, gated.Err)
+		return s.session(pod).run(ctx, argv, gated)
 	}
 	exit, err := start(ctx, append([]string{topologies.WorkloadBinary, workload.UnderCommand, mark}, argv...), stdio)
 	if ctx.Err() != nil {
@@ -144,17 +144,17 @@ func (r *refusal) errno() syscall.Errno {
 
 // execByNode has a pod's node run a command in it, with what the pod's first container has. What the command prints last may be
 // lost: ctr stops reading when it hears of the end.
-func (s *stand) execByNode(ctx context.Context, pod *corev1.Pod, argv []string, stdio lab.Stdio) (int, error) {
+func execByNode(ctx context.Context, host Host, pod *corev1.Pod, argv []string, stdio lab.Stdio) (int, error) {
 	id, err := containerID(pod)
 	if err != nil {
 		return 0, err
 	}
-	return s.host.Exec(ctx, pod.Spec.NodeName, append([]string{"ctr", "--namespace=k8s.io", "task", "exec", "--exec-id=" + rand.Text(), id}, argv...), stdio)
+	return host.Exec(ctx, pod.Spec.NodeName, append([]string{"ctr", "--namespace=k8s.io", "task", "exec", "--exec-id=" + rand.Text(), id}, argv...), stdio)
 }
 
 // stream runs a command over the API server.
-func (s *stand) stream(ctx context.Context, ref lab.PodRef, container string, argv []string, stdio lab.Stdio) (int, error) {
-	at := s.api.podURL(ref.Namespace, ref.Name, "exec")
+func (c *client) stream(ctx context.Context, ref lab.PodRef, container string, argv []string, stdio lab.Stdio) (int, error) {
+	at := c.podURL(ref.Namespace, ref.Name, "exec")
 	q := url.Values{"container": {container}, "command": argv}
 	for name, wanted := range map[string]bool{
 		"stdin": stdio.In != nil, "stdout": stdio.Out != nil, "stderr": stdio.Err != nil && stdio.TTY == nil, "tty": stdio.TTY != nil,
@@ -176,7 +176,7 @@ func (s *stand) stream(ctx context.Context, ref lab.PodRef, container string, ar
 		o.Stderr, o.TerminalSizeQueue = nil, sizes
 	}
 	at.RawQuery = q.Encode()
-	e, err := s.api.executor(at)
+	e, err := c.executor(at)
 	if err != nil {
 		return 0, err
 	}

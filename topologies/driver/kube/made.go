@@ -39,7 +39,8 @@ func (h stock) has(u *unstructured.Unstructured) bool {
 	return now != nil && now.GetDeletionTimestamp() == nil && contains(now.Object, u.Object)
 }
 
-// contains reports whether have is want, or more of it: with other fields, of which one without a value is none.
+// contains reports whether have is want, or has more fields. A field of want that is null, or an empty map or list, may be left out; one
+// that the API server writes in another way, or leaves out as its default, is missing, so that its object is applied again.
 func contains(have, want any) bool {
 	switch want := want.(type) {
 	case nil:

@@ -49,6 +49,7 @@ func TestStockHasWhatIsAsItWasMade(t *testing.T) {
 		"with a default":               {set(container(map[string]any{"imagePullPolicy": "Always"}), containers...), true},
 		"with an empty field left out": {set(container(nil), containers...), true},
 		"with what others added":       {set("x", "metadata", "annotations", "somebody"), true},
+		"with a default left out":      {set([]any{map[string]any{"name": "ztunnel", "env": []any{map[string]any{"name": "A", "value": "1"}}}}, containers...), false},
 		"with another value":           {set(container(map[string]any{"tty": true}), containers...), false},
 		"with a variable more":         {set(container(map[string]any{"env": []any{map[string]any{"name": "A", "value": "1"}, map[string]any{"name": "B"}}}), containers...), false},
 		"without a variable":           {set(container(map[string]any{"env": []any{}}), containers...), false},

@@ -113,95 +113,122 @@ func (c *client) label(ctx context.Context, name string, labels map[string]strin
 	return c.relabel(ctx, name, labels, false)
 }
 
-// relabel is label. If those are to be all, others that label gave the node are undone.
-func (c *client) relabel(ctx context.Context, name string, labels map[string]string, all bool) error {
+// labelOnly is label, and undoes what was noted of others.
+func (c *client) labelOnly(ctx context.Context, name string, labels map[string]string) error {
+	return c.relabel(ctx, name, labels, true)
+}
+
+func (c *client) relabel(ctx context.Context, name string, labels map[string]string, only bool) error {
 	var node corev1.Node
-	if err := c.res.Get(ctx, name, "", &node); err != nil {
-		return fmt.Errorf("label node %s: %w", name, err)
+	err := c.res.Get(ctx, name, "", &node)
+	var patch, undo map[string]*string
+	if err == nil {
+		undo, err = noted(&node)
 	}
-	undo := map[string]*string{}
-	if text := node.Annotations[annotationUndo]; text != "" {
-		if err := json.Unmarshal([]byte(text), &undo); err != nil {
-			return fmt.Errorf("label node %s: annotation %s: %w", name, annotationUndo, err)
-		}
+	if err == nil {
+		patch = planLabels(node.Labels, undo, labels, only)
 	}
-	next := map[string]*string{}
-	for k, v := range labels {
-		if _, noted := undo[k]; !noted && !strings.HasPrefix(k, prefixOwn) {
-			undo[k] = nil
-			if old, had := node.Labels[k]; had {
-				undo[k] = &old
-			}
-		}
-		if next[k] = nil; v != "" {
-			next[k] = &v
-		}
-	}
-	for k, old := range undo {
-		if _, wanted := labels[k]; all && !wanted {
-			next[k] = old
-		}
-	}
-	maps.DeleteFunc(next, func(k string, v *string) bool {
-		now, has := node.Labels[k]
-		return has == (v != nil) && (!has || now == *v)
-	})
-	if len(next) == 0 {
-		return nil
+	if err != nil || len(patch) == 0 {
+		return labelling(err, name)
 	}
 	if len(undo) == 0 {
-		return c.patchNode(ctx, name, next, nil)
+		return c.patchNode(ctx, name, patch, nil)
 	}
 	note, err := json.Marshal(undo)
 	if err != nil {
-		return err
+		return labelling(err, name)
 	}
-	return c.patchNode(ctx, name, next, map[string]*string{annotationUndo: new(string(note))})
+	return c.patchNode(ctx, name, patch, map[string]*string{annotationUndo: new(string(note))})
+}
+
+func labelling(err error, node string) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("label node %s: %w", node, err)
+}
+
+// noted are the labels that a node had before a lab changed them; nil is none.
+func noted(node *corev1.Node) (map[string]*string, error) {
+	undo := map[string]*string{}
+	if text := node.Annotations[annotationUndo]; text != "" {
+		if err := json.Unmarshal([]byte(text), &undo); err != nil {
+			return nil, fmt.Errorf("annotation %s: %w", annotationUndo, err)
+		}
+	}
+	return undo, nil
+}
+
+// planLabels is what to change of the labels that a node has now, where nil takes one away. What that is about to cover is added to undo;
+// with only, what was noted of labels that are not wanted is undone.
+func planLabels(now map[string]string, undo map[string]*string, want map[string]string, only bool) map[string]*string {
+	patch := map[string]*string{}
+	for k, old := range undo {
+		if _, wanted := want[k]; only && !wanted {
+			patch[k] = old
+		}
+	}
+	for k, v := range want {
+		if _, is := undo[k]; !is && !strings.HasPrefix(k, prefixOwn) {
+			undo[k] = nil
+			if old, had := now[k]; had {
+				undo[k] = &old
+			}
+		}
+		if patch[k] = nil; v != "" {
+			patch[k] = &v
+		}
+	}
+	maps.DeleteFunc(patch, func(k string, v *string) bool {
+		old, has := now[k]
+		return has == (v != nil) && (!has || old == *v)
+	})
+	return patch
 }
 
 // startStopped takes away what keeps daemons from nodes that a lab has stopped them on: they start while the mesh waits for the next.
 func (c *client) startStopped(ctx context.Context) error {
-	var list corev1.NodeList
-	if err := c.res.List(ctx, &list); err != nil {
-		return fmt.Errorf("list nodes: %w", err)
-	}
-	var errs []error
-	for _, node := range list.Items {
-		own := map[string]*string{}
-		for k := range node.Labels {
-			if strings.HasPrefix(k, prefixOwn) && k != labelMember && k != labelNode {
-				own[k] = nil
-			}
-		}
-		if len(own) > 0 {
-			errs = append(errs, c.patchNode(ctx, node.Name, own, nil))
-		}
-	}
-	return errors.Join(errs...)
+	return c.eachNode(ctx, func(node *corev1.Node) (patch, annotations map[string]*string, err error) {
+		return ownLabels(node, labelMember, labelNode), nil, nil
+	})
 }
 
 // unlabel undoes what label did to all nodes, but for some labels that only labs put there.
 func (c *client) unlabel(ctx context.Context, but ...string) error {
+	return c.eachNode(ctx, func(node *corev1.Node) (patch, annotations map[string]*string, err error) {
+		patch, err = noted(node)
+		if err == nil {
+			maps.Copy(patch, ownLabels(node, but...))
+		}
+		return patch, map[string]*string{annotationUndo: nil}, err
+	})
+}
+
+// ownLabels takes away the labels of a node that only labs put there, but for some.
+func ownLabels(node *corev1.Node, but ...string) map[string]*string {
+	patch := map[string]*string{}
+	for k := range node.Labels {
+		if strings.HasPrefix(k, prefixOwn) && !slices.Contains(but, k) {
+			patch[k] = nil
+		}
+	}
+	return patch
+}
+
+// eachNode patches nodes of which there is something to patch.
+func (c *client) eachNode(ctx context.Context, plan func(*corev1.Node) (labels, annotations map[string]*string, err error)) error {
 	var list corev1.NodeList
 	if err := c.res.List(ctx, &list); err != nil {
 		return fmt.Errorf("list nodes: %w", err)
 	}
 	var errs []error
-	for _, node := range list.Items {
-		undo := map[string]*string{}
-		if text := node.Annotations[annotationUndo]; text != "" {
-			if err := json.Unmarshal([]byte(text), &undo); err != nil {
-				errs = append(errs, fmt.Errorf("node %s: annotation %s: %w", node.Name, annotationUndo, err))
-				continue
-			}
-		}
-		for k := range node.Labels {
-			if strings.HasPrefix(k, prefixOwn) && !slices.Contains(but, k) {
-				undo[k] = nil
-			}
-		}
-		if len(undo) > 0 {
-			errs = append(errs, c.patchNode(ctx, node.Name, undo, map[string]*string{annotationUndo: nil}))
+	for i := range list.Items {
+		node := &list.Items[i]
+		labels, annotations, err := plan(node)
+		if err != nil {
+			errs = append(errs, labelling(err, node.Name))
+		} else if len(labels) > 0 {
+			errs = append(errs, c.patchNode(ctx, node.Name, labels, annotations))
 		}
 	}
 	return errors.Join(errs...)
@@ -214,10 +241,7 @@ func (c *client) patchNode(ctx context.Context, name string, labels, annotations
 	}
 	node := &corev1.Node{}
 	node.Name = name
-	if err := c.res.Patch(ctx, node, k8s.Patch{PatchType: types.MergePatchType, Data: data}); err != nil {
-		return fmt.Errorf("label node %s: %w", name, err)
-	}
-	return nil
+	return labelling(c.res.Patch(ctx, node, k8s.Patch{PatchType: types.MergePatchType, Data: data}), name)
 }
 
 // topologyLabels are those that the topology gives a node, without those by which Kubernetes knows it.

@@ -61,3 +61,40 @@ func TestNodesAreAssigned(t *testing.T) {
 		})
 	}
 }
+
+func TestLabelsAreChangedOnceAndUndone(t *testing.T) {
+	now := map[string]string{"zone": "a", "role": "", labelNode: "node1"}
+	for name, c := range map[string]struct {
+		undo map[string]*string
+		want map[string]string
+		only bool
+		then map[string]*string // the patch
+		note map[string]*string
+	}{
+		"as they are":                {nil, map[string]string{"zone": "a", labelNode: "node1"}, true, map[string]*string{}, map[string]*string{"zone": new("a")}},
+		"another value":              {nil, map[string]string{"zone": "b"}, false, map[string]*string{"zone": new("b")}, map[string]*string{"zone": new("a")}},
+		"a new one":                  {nil, map[string]string{"rack": "1"}, false, map[string]*string{"rack": new("1")}, map[string]*string{"rack": nil}},
+		"one less":                   {nil, map[string]string{"role": ""}, false, map[string]*string{"role": nil}, map[string]*string{"role": new("")}},
+		"one of labs' own":           {nil, map[string]string{labelMember: member}, false, map[string]*string{labelMember: new(member)}, map[string]*string{}},
+		"what was noted first stays": {map[string]*string{"zone": new("0")}, map[string]string{"zone": "b"}, false, map[string]*string{"zone": new("b")}, map[string]*string{"zone": new("0")}},
+		"others are left":            {map[string]*string{"zone": new("0")}, map[string]string{}, false, map[string]*string{}, map[string]*string{"zone": new("0")}},
+		"others are undone":          {map[string]*string{"zone": new("0"), "role": nil}, map[string]string{}, true, map[string]*string{"zone": new("0"), "role": nil}, map[string]*string{"zone": new("0"), "role": nil}},
+		"others were undone":         {map[string]*string{"zone": new("a"), "rack": nil}, map[string]string{}, true, map[string]*string{}, map[string]*string{"zone": new("a"), "rack": nil}},
+	} {
+		undo := c.undo
+		if undo == nil {
+			undo = map[string]*string{}
+		}
+		if diff := cmp.Diff(c.then, planLabels(now, undo, c.want, c.only)); diff != "" {
+			t.Errorf("%s: (-want +got):\n%s", name, diff)
+		}
+		if diff := cmp.Diff(c.note, undo); diff != "" {
+			t.Errorf("%s: noted (-want +got):\n%s", name, diff)
+		}
+	}
+	n := node("c-worker", false)
+	n.Labels = map[string]string{"zone": "a", labelMember: member, prefixOwn + "ztunnel": runStopped}
+	if diff := cmp.Diff(map[string]*string{prefixOwn + "ztunnel": nil}, ownLabels(&n, labelMember, labelNode)); diff != "" {
+		t.Error(diff)
+	}
+}

@@ -112,6 +112,7 @@ func (s *stand) up(ctx context.Context, was parked, env map[string][]string) err
 	if s.pods, err = watchPods(ctx, s.api.core, s.logs.changed); err != nil {
 		return err
 	}
+	s.connections.forget(s.pods)
 	var have stock
 	if was.name != "" {
 		if have, err = s.takeUp(ctx, was, p); err != nil {
@@ -141,7 +142,7 @@ func (s *stand) labelNodes(ctx context.Context, list []*corev1.Node) error {
 	for _, n := range list {
 		labels := topologyLabels(n)
 		labels[labelMember], labels[labelNode] = member, n.Name
-		if err := s.api.relabel(ctx, s.nodes.cluster(n.Name), labels, true); err != nil {
+		if err := s.api.labelOnly(ctx, s.nodes.cluster(n.Name), labels); err != nil {
 			return err
 		}
 	}
