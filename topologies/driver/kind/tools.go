@@ -89,8 +89,8 @@ func tail(said string) string {
 	return ""
 }
 
-// Exec runs argv in a node's container, which is what a machine is to its cluster. When ctx ends, the
-// command's standard input ends and docker is stopped; a command that heeds neither goes on in the node.
+// Exec runs argv in a node's container, which is what a machine is to its cluster. When ctx ends, the command's standard input
+// ends and docker is stopped; a command that heeds neither goes on in the node.
 func (t tools) Exec(ctx context.Context, node string, argv []string, stdio lab.Stdio) (int, error) {
 	args := []string{"exec"}
 	if stdio.In != nil {

@@ -26,7 +26,8 @@ import (
 	"sigs.k8s.io/e2e-framework/klient/k8s/resources"
 )
 
-// What a lab, or those that share Connections, may ask of the API server: scenarios poll, and client-go's own 5 a second would decide how fast they are.
+// What a lab, or those that share Connections, may ask of the API server: scenarios poll, and client-go's own 5 a second would decide how
+// fast they are.
 const (
 	requestsPerSecond = 500
 	requestBurst      = 1000

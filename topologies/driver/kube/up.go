@@ -188,8 +188,8 @@ func (s *stand) daemonEnv(env map[string][]string) map[string][]string {
 	return out
 }
 
-// storeAll applies the mesh's objects: first the namespaces and definitions that others need, and ztunnel when what it mounts
-// is there.
+// storeAll applies those of the mesh's objects that are not in stock: first the namespaces and definitions that others need, and
+// ztunnel when what it mounts is there.
 func (s *stand) storeAll(ctx context.Context, objs []runtime.Object, have stock) error {
 	var first, rest, last []*unstructured.Unstructured
 	for _, o := range objs {
