@@ -132,7 +132,6 @@ func newConn(cfg Config, o owner, client bool, rec *recordConn, state *tls.Conne
 func (c *conn) run() error {
 	err := c.readLoop()
 	c.fail(err)
-	c.rec.wakeFlusher()
 	c.flusherWork.Wait()
 	c.linger()
 	c.rec.TCPConn.Close() // before the drainers are done: the peer may be waiting for it

@@ -48,6 +48,32 @@ func TestCutEndsTheConnectionsThatArePicked(t *testing.T) {
 	}
 }
 
+// TestAbandonEndsTheFlusher: the read loop may have ended, and nobody else is left who would wake it.
+func TestAbandonEndsTheFlusher(t *testing.T) {
+	a, _ := tcpPair(t)
+	rec, err := newRecordConn(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newConn(Config{}.withDefaults(1, 16<<10), &pooled{NewPool(PoolConfig{}), Key{}}, true, rec, &tls.ConnectionState{})
+	c.timer = time.AfterFunc(time.Hour, func() {})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		c.flushLoop()
+	}()
+	rec.wakeFlusher()
+	eventually(t, "it has looked once", func() bool { return len(rec.handover) == 0 })
+	rec.abandon()
+	select {
+	case <-ended:
+	case <-time.After(budget):
+		close(rec.handover)
+		<-ended
+		t.Error("it waits on")
+	}
+}
+
 // TestExpiredConnectionTakesNoStream: what a pool keeps must not outlive the certificates that it was made with.
 func TestExpiredConnectionTakesNoStream(t *testing.T) {
 	_, hop := startServer(t, serverConfig())

@@ -132,21 +132,43 @@ func listen(t testing.TB) *net.TCPListener {
 
 func addrOf(l net.Listener) netip.AddrPort { return addrPort(l.Addr()) }
 
-// serveApps accepts connections for an application and runs handle for each; it returns the address.
+// serveApps accepts connections for an application and runs handle for each; it returns the address. When the test has ended,
+// those that are left are closed, as what they wait for may end only after that.
 func serveApps(t testing.TB, handle func(*net.TCPConn)) netip.AddrPort {
 	t.Helper()
 	l := listen(t)
 	var g sync.WaitGroup
-	g.Go(func() {
+	var mu sync.Mutex
+	live := make(map[*net.TCPConn]bool)
+	accepted := make(chan struct{})
+	go func() {
+		defer close(accepted)
 		for {
 			c, err := l.AcceptTCP()
 			if err != nil {
 				return
 			}
-			g.Go(func() { handle(c) })
+			mu.Lock()
+			live[c] = true
+			mu.Unlock()
+			g.Go(func() {
+				handle(c)
+				mu.Lock()
+				delete(live, c)
+				mu.Unlock()
+			})
 		}
+	}()
+	t.Cleanup(func() {
+		l.Close()
+		<-accepted
+		mu.Lock()
+		for c := range live {
+			c.Close()
+		}
+		mu.Unlock()
+		g.Wait()
 	})
-	t.Cleanup(func() { l.Close(); g.Wait() })
 	return addrOf(l)
 }
 

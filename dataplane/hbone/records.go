@@ -321,8 +321,10 @@ func (r *recordConn) failLocked(err error) error {
 // idle reports whether nothing waits to be flushed.
 func (r *recordConn) idle() bool { return r.unflushed.Load() == 0 }
 
-// abandon makes every later write fail; the buffers are left to the garbage collector, as someone may be using them.
+// abandon makes every later write fail, and the flusher end; the buffers are left to the garbage collector, as someone may be
+// using them.
 func (r *recordConn) abandon() {
 	r.mu.Lock()
 	_ = r.failLocked(io.ErrClosedPipe)
+	r.wakeFlusher()
 }
