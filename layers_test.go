@@ -72,7 +72,7 @@ var doors = []struct {
 	{"github.com/google/nftables", []string{"dataplane/capture", "topologies/nodenet", "topologies/driver/netns", "topologies/workload"}},
 	{"github.com/vishvananda/netlink", []string{"dataplane/netns", "dataplane/capture", "topologies/nodenet", "topologies/driver/netns"}},
 	{"github.com/containernetworking/cni/libcni", []string{"topologies/driver/netns"}},
-	{"github.com/containernetworking/cni/pkg/skel", []string{"dataplane/cni", "dataplane/cmd/ambient-cni", "kindconfigs/nodeimage/nodad"}},
+	{"github.com/containernetworking/cni/pkg/skel", []string{"dataplane/cni", "dataplane/cmd/ambient-cni", "kindconfigs/nodeimage/nodad", "kindconfigs/nodeimage/plainpackets"}},
 	{"github.com/cilium/ebpf", []string{"dataplane/capture"}},
 	{"github.com/prometheus/client_golang", []string{"dataplane/telemetry"}},
 	{"github.com/gopacket", []string{"topologies/wire", "topologies/cmd/capture"}},

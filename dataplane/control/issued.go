@@ -62,8 +62,11 @@ func (i *issued) behind(version int, now time.Time, wanted func(holder) bool) []
 
 // AuthorityStatus is where a change of roots stands, as /debug/ca shows it.
 type AuthorityStatus struct {
-	Version int            `json:"version"` // grows with every change of roots or signer
-	Issuer  CertificateRef `json:"issuer"`
+	// Directory is where the authority's files are, as this process sees it; "" is Secret istio-ca-secret of Namespace.
+	Directory string         `json:"directory,omitempty"`
+	Namespace string         `json:"namespace,omitempty"`
+	Version   int            `json:"version"` // grows with every change of roots or signer
+	Issuer    CertificateRef `json:"issuer"`
 	// Roots are all that are trusted, that of the issuer first.
 	Roots []CertificateRef `json:"roots"`
 	// Behind lists who holds a certificate of before the last change of roots, and so may neither trust nor be trusted by
@@ -94,7 +97,10 @@ func (s *AuthorityStatus) Ready() bool { return len(s.Behind) == 0 && s.UnknownU
 // AuthorityStatus describes the authority and who has not followed it.
 func (s *Server) AuthorityStatus() AuthorityStatus {
 	now, a := time.Now(), s.cfg.Authority.State()
-	out := AuthorityStatus{Version: a.Version, Issuer: refOf(a.Issuer)}
+	out := AuthorityStatus{Directory: s.cfg.AuthorityDir, Version: a.Version, Issuer: refOf(a.Issuer)}
+	if out.Directory == "" {
+		out.Namespace = s.settings.RootNamespace
+	}
 	for _, r := range a.Roots {
 		out.Roots = append(out.Roots, refOf(r))
 	}

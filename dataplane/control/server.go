@@ -34,6 +34,7 @@ type Config struct {
 	Settings
 	Source        source.Source // run by its owner, not by the server
 	Authority     *identity.Authority
+	AuthorityDir  string // where its files are; "" is a Secret of the cluster
 	Authenticator Authenticator
 	Listener      net.Listener // for TLS; closed by Run
 

@@ -80,7 +80,7 @@ kubernetes() {
 }
 
 ours() {
-  (cd "$root" && go build -trimpath -ldflags '-s -w' -o "$work/bin/" ./kindconfigs/nodeimage/{ocifit,pause,nodad})
+  (cd "$root" && go build -trimpath -ldflags '-s -w' -o "$work/bin/" ./kindconfigs/nodeimage/{ocifit,pause,nodad,plainpackets})
   cp "$bin/nodenet" "$work/bin/"
 }
 

@@ -46,7 +46,7 @@ rm -f "$node"/usr/lib/sysctl.d/*.conf "$node/etc/sysctl.d/99-sysctl.conf" # syst
 ln -sf /usr/bin/containerd "$node/usr/local/bin/containerd"
 mv "$node/usr/lib/cni" "$node/opt/cni/bin"
 mv "$node"/opt/cni/bin/portmap{,.debian}
-install -m 0755 "$work/bin/nodad" "$here/files/portmap" "$node/opt/cni/bin/"
+install -m 0755 "$work/bin/nodad" "$work/bin/plainpackets" "$here/files/portmap" "$node/opt/cni/bin/"
 install -m 0755 "$work/bin/ocifit" "$node/usr/local/bin/ocifit"
 install -D -m 0755 "$here/files/runc" "$node/usr/local/sbin/runc"
 sed -i 's#registry.k8s.io/pause:[0-9.]*#registry.k8s.io/pause:'"$PAUSE_TAG"'#; s#restrict_oom_score_adj = false#restrict_oom_score_adj = true#

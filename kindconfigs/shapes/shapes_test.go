@@ -97,6 +97,7 @@ kubeadmConfigPatches:
   kind: KubeletConfiguration
   allowedUnsafeSysctls:
   - net.ipv4.tcp_tw_reuse
+  syncFrequency: 10s
 - |
   apiVersion: kubeadm.k8s.io/v1beta3
   kind: ClusterConfiguration

@@ -27,9 +27,6 @@ import (
 	"github.com/ambientlab/ambientlab/topologies/workload/peer"
 )
 
-// caDir is the authority's directory in the control plane's pod.
-const caDir = "/run/ambientlab/ca"
-
 var istiod = lab.PodRef{Namespace: "istio-system", Name: "istiod"}
 
 // authority signs what no honest one does.

@@ -5,6 +5,8 @@ package traffic
 import (
 	"bytes"
 	"fmt"
+	"net/netip"
+	"slices"
 
 	. "github.com/onsi/ginkgo/v2"
 	. "github.com/onsi/gomega"
@@ -24,6 +26,8 @@ var _ = Describe("packets of other sizes", func() {
 		l, err := world.Start(ctx, "mixed-mtu", lab.UpOptions{})
 		Expect(err).NotTo(HaveOccurred())
 		const size = megabyte / 2
+		web, cart, stock := l.Pod("shop/web"), l.Pod("shop/cart"), l.Pod("shop/stock")
+		batch, ledger := l.Pod("plain/batch"), l.Pod("plain/ledger")
 		transfer := func(from, to string, v6 bool, o workload.Options) *world.Observation {
 			GinkgoHelper()
 			o.HalfClose, o.Size, o.Download = true, size, size
@@ -38,28 +42,30 @@ var _ = Describe("packets of other sizes", func() {
 			Expect(transfer("shop/web", "shop/cart", f.v6, workload.Options{})).To(expect.Tunnelled())
 			transfer("plain/batch", "plain/ledger", f.v6, workload.Options{})
 			packets := c.stop(ctx)
-			Expect(largest(packets, "eth0")).To(BeNumerically("~", 1400, 12), "on the wire: full packets of the path, and none larger")
-			Expect(fragments(packets)).To(BeZero())
-			Expect(icmp(packets)).To(BeNumerically(">", 0), "it was the router that told the senders")
+			for _, p := range []conversation{{web, cart}, {batch, ledger}} {
+				Expect(p.largest(packets, "eth0")).To(BeNumerically("~", 1400, 12), "on the wire: full packets of the path, and none larger")
+				Expect(p.fragments(packets)).To(BeZero())
+				Expect(tooBig(packets, p.client.Addr(f.v6))).To(BeNumerically(">", 0), "it was the router that told the senders")
+			}
 
 			By("a node of 1280, " + f.name)
 			c = recordNode(ctx, l, "small")
 			Expect(transfer("shop/web", "shop/stock", f.v6, workload.Options{})).To(expect.Tunnelled())
 			packets = c.stop(ctx)
-			Expect(largest(packets, "eth0")).To(BeNumerically("~", 1280, 12))
-			Expect(fragments(packets)).To(BeZero())
+			Expect(conversation{web, stock}.largest(packets, "eth0")).To(BeNumerically("~", 1280, 12))
+			Expect(conversation{web, stock}.fragments(packets)).To(BeZero())
 
 			By("control: where the path is wide, so are the packets, " + f.name)
 			c = recordNode(ctx, l, "jumbo1")
 			transfer("plain/batch", "shop/web", f.v6, workload.Options{})
 			packets = c.stop(ctx)
-			Expect(largest(packets, "")).To(BeNumerically("~", 9000, 12))
+			Expect(conversation{batch, web}.largest(packets, "")).To(BeNumerically("~", 9000, 12))
 
 			By("small segments, " + f.name)
 			c = recordNode(ctx, l, "jumbo1")
 			transfer("plain/batch", "plain/ledger", f.v6, workload.Options{MSS: 536})
 			packets = c.stop(ctx)
-			Expect(largest(packets, "eth0")).To(BeNumerically("<=", 536+60), "both sides keep to the client's announcement")
+			Expect(conversation{batch, ledger}.largest(packets, "eth0")).To(And(BeNumerically(">", 536), BeNumerically("<=", 536+60)), "both sides keep to the client's announcement")
 			Expect(transfer("shop/web", "shop/stock", f.v6, workload.Options{MSS: 536})).To(expect.Tunnelled())
 		}
 	}, SpecTimeout(world.Budget.Spec))
@@ -85,29 +91,48 @@ func (r recording) stop(ctx SpecContext) *wire.Capture {
 	return packets
 }
 
-// largest is the size of the largest IP packet of TCP on an interface, or on any of the node's but loopback.
-func largest(c *wire.Capture, on string) int {
+// conversation is what two pods say to each other; a node says more.
+type conversation struct{ client, server lab.PodInfo }
+
+func (v conversation) has(p wire.Packet) bool {
+	c, s := v.client.IPs, v.server.IPs
+	from, to := p.Src.Addr(), p.Dst.Addr()
+	return slices.Contains(c, from) && slices.Contains(s, to) || slices.Contains(s, from) && slices.Contains(c, to)
+}
+
+// largest is the size of its largest IP packet of TCP on an interface, or on any of the node's but loopback.
+func (v conversation) largest(c *wire.Capture, on string) int {
 	most := 0
 	for _, p := range c.Packets() {
-		if p.Protocol == "tcp" && (p.Interface == on || (on == "" && p.Interface != "lo")) {
+		if v.has(p) && p.Protocol == "tcp" && (p.Interface == on || (on == "" && p.Interface != "lo")) {
 			most = max(most, len(p.Frame)-etherHeader)
 		}
 	}
 	return most
 }
 
-func fragments(c *wire.Capture) (n int) {
+func (v conversation) fragments(c *wire.Capture) (n int) {
 	for _, p := range c.Packets() {
-		if p.Fragment {
+		if v.has(p) && p.Fragment {
 			n++
 		}
 	}
 	return n
 }
 
-func icmp(c *wire.Capture) (n int) {
+// tooBig counts the ICMP messages to a pod that say so (RFC 792, type 3, code 4; RFC 4443, type 2).
+func tooBig(c *wire.Capture, pod netip.Addr) (n int) {
 	for _, p := range c.Packets() {
-		if p.Protocol == "icmp" {
+		if p.Protocol != "icmp" || p.Dst.Addr() != pod {
+			continue
+		}
+		ip := p.Frame[etherHeader:]
+		if pod.Is4() {
+			ip = ip[4*(ip[0]&0xf):]
+			if ip[0] == 3 && ip[1] == 4 {
+				n++
+			}
+		} else if ip[40] == 2 { // without extension headers
 			n++
 		}
 	}

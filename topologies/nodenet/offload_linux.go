@@ -41,25 +41,27 @@ func plainPackets(link string) error {
 	return err
 }
 
-// NoSegmentation turns segmentation offload of a link in ns (nil: the caller's own) off: every packet that is sent on it is one of the
-// wire's. restore turns on what was on; that the link is gone by then is no error.
+// NoOffload is PlainPackets that can be undone. restore turns on what was on; that the link is gone by then is no error.
+func NoOffload(ns *netns.NS, link string) (restore func() error, err error) {
+	return turnOff(ns, link, offloads)
+}
+
+// NoSegmentation is NoOffload of segmentation alone: every packet that is sent on the link is one of the wire's.
 func NoSegmentation(ns *netns.NS, link string) (restore func() error, err error) {
-	do := func(fn func() error) error {
-		if ns == nil {
-			return fn()
-		}
-		return ns.Do(fn)
-	}
+	return turnOff(ns, link, segmentation)
+}
+
+func turnOff(ns *netns.NS, link string, features []offload) (restore func() error, err error) {
 	var changed []offload
-	err = do(func() (err error) {
-		changed, err = change(link, segmentation, 0)
+	err = inside(ns, func() (err error) {
+		changed, err = change(link, features, 0)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	return func() error {
-		err := do(func() error {
+		err := inside(ns, func() error {
 			_, err := change(link, changed, 1)
 			return err
 		})
@@ -70,24 +72,59 @@ func NoSegmentation(ns *netns.NS, link string) (restore func() error, err error)
 	}, nil
 }
 
-// change sets features and returns those that were otherwise before.
-func change(link string, features []offload, value uint32) (changed []offload, err error) {
+// Offloads are the names of those that a link in ns (nil: the caller's own) has on.
+func Offloads(ns *netns.NS, link string) (on []string, err error) {
+	err = inside(ns, func() error {
+		return withSocket(func(fd int) error {
+			for _, o := range offloads {
+				value, err := ethtool(fd, link, o.get, 0)
+				switch {
+				case err != nil && !errors.Is(err, unix.EOPNOTSUPP):
+					return fmt.Errorf("read %s of %s: %w", o.name, link, err)
+				case value != 0:
+					on = append(on, o.name)
+				}
+			}
+			return nil
+		})
+	})
+	return on, err
+}
+
+// inside runs fn in ns, or in the caller's own namespace.
+func inside(ns *netns.NS, fn func() error) error {
+	if ns == nil {
+		return fn()
+	}
+	return ns.Do(fn)
+}
+
+// withSocket lends a socket for ioctls.
+func withSocket(fn func(fd int) error) error {
 	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open socket: %w", err)
+		return fmt.Errorf("open socket: %w", err)
 	}
 	defer func() { _ = unix.Close(fd) }()
-	for _, o := range features {
-		was, err := ethtool(fd, link, o.get, 0)
-		if err == nil && was != value {
-			changed = append(changed, o)
-			_, err = ethtool(fd, link, o.set, value)
+	return fn(fd)
+}
+
+// change sets features and returns those that were otherwise before.
+func change(link string, features []offload, value uint32) (changed []offload, err error) {
+	err = withSocket(func(fd int) error {
+		for _, o := range features {
+			was, err := ethtool(fd, link, o.get, 0)
+			if err == nil && was != value {
+				changed = append(changed, o)
+				_, err = ethtool(fd, link, o.set, value)
+			}
+			if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
+				return fmt.Errorf("set %s of %s to %d: %w", o.name, link, value, err)
+			}
 		}
-		if err != nil && !errors.Is(err, unix.EOPNOTSUPP) {
-			return changed, fmt.Errorf("set %s of %s to %d: %w", o.name, link, value, err)
-		}
-	}
-	return changed, nil
+		return nil
+	})
+	return changed, err
 }
 
 // ethtool is ioctl(SIOCETHTOOL) with a struct ethtool_value.

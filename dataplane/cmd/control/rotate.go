@@ -20,10 +20,10 @@ import (
 	"github.com/ambientlab/ambientlab/dataplane/source/kube"
 )
 
-const caUsage = `usage: control ca rotate STEP --ca-dir DIR [flags]   change the authority's files by one step; a control plane that
-                                                  serves DIR follows at once
-       control ca rotate STEP --kubeconfig FILE   the same in the cluster's Secret; all replicas follow (--in-cluster: as
-                                                  this pod's service account)
+const caUsage = `usage: control ca rotate STEP [flags]             change the running control plane's authority by one step: its files, or
+                                                  the Secret of its cluster as this pod's service account
+       control ca rotate STEP --ca-dir DIR        the same of the authority in DIR; a control plane that serves it follows at once
+       control ca rotate STEP --kubeconfig FILE   the same of a cluster's Secret; all replicas follow (--in-cluster: this pod's)
        control ca status [flags]                  who still holds a certificate of before the last step, as JSON
 
 A new root in three steps, each of which cuts nobody off once all proxies have followed the one before:
@@ -45,7 +45,7 @@ func authority(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	fs.SetOutput(stderr)
 	fs.Usage = func() { fmt.Fprint(stderr, caUsage); fs.PrintDefaults() }
 	o := &options{}
-	fs.StringVar(&o.caDir, "ca-dir", "", "`directory` of the authority's key and roots")
+	fs.StringVar(&o.caDir, "ca-dir", "", "`directory` of the authority's key and roots, if not the running control plane's")
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that names the API server whose Secret "+cluster.SecretName+" has them")
 	fs.BoolVar(&o.inCluster, "in-cluster", false, "the same of the cluster that this runs in")
 	fs.StringVar(&o.RootNamespace, "root-namespace", "istio-system", "`namespace` of that Secret")
@@ -65,10 +65,11 @@ func authority(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	switch verb := strings.Join(args[:words], " "); {
 	case verb == "status":
 		return status(ctx, *server, stdout)
-	case strings.HasPrefix(verb, "rotate ") && o.caDir == "" && !o.cluster():
-		return &usageError{errors.New("--ca-dir is missing (or --kubeconfig, or --in-cluster)")}
 	case strings.HasPrefix(verb, "rotate "):
 		before, err := followed(ctx, *server, *force)
+		if err == nil {
+			err = o.locate(before)
+		}
 		if err == nil {
 			err = o.rotate(ctx, strings.TrimPrefix(verb, "rotate "), *domain)
 		}
@@ -79,6 +80,20 @@ func authority(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	default:
 		return &usageError{fmt.Errorf("%q is not understood\n%s", "ca "+verb, caUsage)}
 	}
+}
+
+// locate takes the authority of the running control plane, unless another is named.
+func (o *options) locate(running *control.AuthorityStatus) error {
+	switch {
+	case o.caDir != "" || o.cluster():
+	case running == nil:
+		return &usageError{errors.New("no control plane says where its authority is: give --ca-dir (or --kubeconfig, or --in-cluster)")}
+	case running.Directory != "":
+		o.caDir = running.Directory
+	default:
+		o.inCluster, o.RootNamespace = true, running.Namespace
+	}
+	return nil
 }
 
 func (o *options) rotate(ctx context.Context, step, domain string) error {

@@ -43,7 +43,7 @@ func TestRotationByCommand(t *testing.T) {
 	if err := step("drop", "--ca-dir", dir, "--control", ""); !errors.Is(err, identity.ErrNoStep) {
 		t.Errorf("out of order: %v", err)
 	}
-	for _, args := range [][]string{{"add"}, {"dance", "--ca-dir", dir, "--control", ""}, {}} {
+	for _, args := range [][]string{{"add", "--control", ""}, {"dance", "--ca-dir", dir, "--control", ""}, {}} {
 		var usage *usageError
 		if err := step(args...); !errors.As(err, &usage) {
 			t.Errorf("%q: %v", args, err)
@@ -60,7 +60,7 @@ func TestAStepWaitsForThoseWhoAreBehind(t *testing.T) {
 	var behind, unknown atomic.Bool
 	version.Store(1)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		s := control.AuthorityStatus{Version: int(version.Load())}
+		s := control.AuthorityStatus{Directory: dir, Version: int(version.Load())}
 		if behind.Load() {
 			s.Behind = []control.Behind{{Identity: "spiffe://cluster.local/ns/shop/sa/web", Holder: "istio-system/ztunnel-node1"}}
 		}
@@ -98,7 +98,15 @@ func TestAStepWaitsForThoseWhoAreBehind(t *testing.T) {
 	if err := run(t.Context(), []string{"ca", "status", "--control", server.URL}, &out, io.Discard); err != nil || !strings.Contains(out.String(), `"version"`) {
 		t.Errorf("status: %s, %v", out.String(), err)
 	}
+	behind.Store(false)
+	out.Reset()
+	if err := run(t.Context(), []string{"ca", "rotate", "drop", "--control", server.URL}, &out, io.Discard); err != nil || !strings.Contains(out.String(), "in force") {
+		t.Errorf("of the running control plane's authority: %q, %v", out.String(), err)
+	}
 	server.Close()
+	if err := run(t.Context(), []string{"ca", "rotate", "add", "--force", "--control", server.URL}, io.Discard, io.Discard); err == nil || !strings.Contains(err.Error(), "--ca-dir") {
+		t.Errorf("nobody says where the authority is, but %v", err)
+	}
 	if _, err := step("drop"); err == nil || !strings.Contains(err.Error(), "--force") {
 		t.Errorf("nobody to ask, but %v", err)
 	}

@@ -87,7 +87,7 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 		return errors.Join(err, listener.Close())
 	}
 	cfg := control.Config{
-		Settings: o.Settings, Source: parts.source, Authority: parts.authority, Authenticator: parts.tokens, Listener: listener,
+		Settings: o.Settings, Source: parts.source, Authority: parts.authority, AuthorityDir: o.caDir, Authenticator: parts.tokens, Listener: listener,
 		ServingNames: o.serving, TrustedAccounts: o.trusted, CertTTL: o.certTTL, Statuses: parts.statuses, Log: log,
 		Version: version, Process: admin.Process{Args: o.args, Environ: os.Environ()}, Metrics: parts.metrics,
 	}

@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -35,6 +36,9 @@ type agent struct {
 	objects   source.Source
 	written   []byte   // the CNI configuration that this process wrote last
 	complains []string // what was logged last, so that it is logged once
+
+	links   nodenet.Links // the last good ones
+	restore func() error  // undoes plain packets on the underlay's link; nil while they are not
 }
 
 // run returns when ctx ends, or when the objects cannot be watched any longer.
@@ -72,12 +76,24 @@ func (a *agent) keep(ctx context.Context) {
 	}
 }
 
-// reconcile makes routes and rules first, and then tells the container runtime that there is a network.
+// reconcile makes routes and rules first, and then tells the container runtime that there is a network. Links that are not understood
+// leave the last good ones in force.
 func (a *agent) reconcile(ctx context.Context, o *source.Objects) error {
 	c, err := config(o.Nodes, a.node, a.cluster)
 	if err != nil {
 		return err
 	}
+	links, misunderstood := nodenet.ParseLinks(o.Nodes[a.node].Annotations[nodenet.AnnotationLinks])
+	if misunderstood == nil {
+		a.links = links
+	}
+	for i, p := range c.Peers {
+		c.Peers[i].PathMTU = a.links.PathMTU[p.Name]
+	}
+	return errors.Join(misunderstood, a.realise(ctx, o, c))
+}
+
+func (a *agent) realise(ctx context.Context, o *source.Objects, c nodenet.Config) error {
 	plan, err := nodenet.NewPlan(c)
 	if err != nil {
 		return err
@@ -92,7 +108,23 @@ func (a *agent) reconcile(ctx context.Context, o *source.Objects) error {
 	if err := a.enforce(ctx, o, c.Self.PodSubnets); err != nil {
 		return err
 	}
+	if err := a.plain(); err != nil {
+		return err
+	}
 	return a.configure(c.Self.PodSubnets)
+}
+
+// plain turns the offloads of the underlay's link off, or on again.
+func (a *agent) plain() (err error) {
+	switch {
+	case a.links.PlainPackets && a.restore == nil:
+		a.restore, err = nodenet.NoOffload(nil, nodenet.UnderlayLink)
+	case !a.links.PlainPackets && a.restore != nil:
+		if err = a.restore(); err == nil {
+			a.restore = nil
+		}
+	}
+	return err
 }
 
 func (a *agent) enforce(ctx context.Context, o *source.Objects, subnets []netip.Prefix) error {

@@ -88,7 +88,18 @@ func TestConfig(t *testing.T) {
 }
 
 func TestConflist(t *testing.T) {
-	text, err := conflist(prefixes("10.244.1.0/24", "fd00:10:244:1::/64"), 1400)
+	for plain, end := range map[bool]string{false: "]}", true: " {plainpackets 0 {[] []}}]}"} {
+		got := conflistOf(t, 1400, plain)
+		if want := "{0.4.0 [{nodad 0 {[] []}} {ptp 1400 {[[{10.244.1.0/24}] [{fd00:10:244:1::/64}]] [{0.0.0.0/0} {::/0}]}} {portmap 0 {[] []}}" + end; got != want {
+			t.Errorf("plain %v: %s, want %s", plain, got, want)
+		}
+	}
+}
+
+// conflistOf is what a CNI configuration says, in short.
+func conflistOf(t *testing.T, mtu int, plain bool) string {
+	t.Helper()
+	text, err := conflist(prefixes("10.244.1.0/24", "fd00:10:244:1::/64"), mtu, plain)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,10 +117,7 @@ func TestConflist(t *testing.T) {
 	if err := json.Unmarshal(text, &c); err != nil {
 		t.Fatal(err)
 	}
-	got := fmt.Sprint(c)
-	if want := "{0.4.0 [{nodad 0 {[] []}} {ptp 1400 {[[{10.244.1.0/24}] [{fd00:10:244:1::/64}]] [{0.0.0.0/0} {::/0}]}} {portmap 0 {[] []}}]}"; got != want {
-		t.Errorf("%s, want %s", got, want)
-	}
+	return fmt.Sprint(c)
 }
 
 // fixed are objects that do not change by themselves.
@@ -171,6 +179,46 @@ func TestReconcile(t *testing.T) {
 	}
 	if !strings.Contains(before, "shop/bad") || log.String() != before {
 		t.Errorf("log, first:\n%s\nthen:\n%s", before, log.String()[len(before):])
+	}
+}
+
+// TestReconcileLinks: a node's links are as its annotation says, the last good ones are kept, and all is undone with it.
+func TestReconcileLinks(t *testing.T) {
+	ns, peer := nstest.New(t), nstest.New(t)
+	nstest.Connect(t, nstest.End{NS: ns, Name: nodenet.UnderlayLink, Addresses: []string{"172.18.0.2/16", "fc00:f853::2/64"}}, nstest.End{NS: peer, Name: "eth0"})
+	if err := nodenet.WaitUp(t.Context(), ns, nodenet.UnderlayLink); err != nil {
+		t.Fatal(err)
+	}
+	a := &agent{
+		settings: settings{node: "a", cluster: prefixes("10.244.0.0/16"), conf: filepath.Join(t.TempDir(), "10-nodenet.conflist")},
+		log:      slog.New(slog.DiscardHandler),
+	}
+	for _, step := range []struct {
+		annotation    string
+		route, mtu    string
+		plain, refuse bool
+	}{
+		{"", "10.244.1.0/24 via 172.18.0.3 dev eth0\n", `"mtu": 1500`, false, false},
+		{`{"mtu":9000,"plainPackets":true,"pathMTU":{"b":1400}}`, "10.244.1.0/24 via 172.18.0.3 dev eth0 mtu 1400\n", `"mtu": 9000`, true, false},
+		{`{"mtu":1}`, "10.244.1.0/24 via 172.18.0.3 dev eth0 mtu 1400\n", `"mtu": 9000`, true, true},
+		{"", "10.244.1.0/24 via 172.18.0.3 dev eth0\n", `"mtu": 1500`, false, false},
+	} {
+		self := node("a", 0)
+		self.Annotations = map[string]string{nodenet.AnnotationLinks: step.annotation}
+		o := &source.Objects{Nodes: map[string]*corev1.Node{"a": self, "b": node("b", 1)}}
+		var err error
+		nstest.In(t, ns, func() error { err = a.reconcile(t.Context(), o); return nil })
+		if (err != nil) != step.refuse {
+			t.Errorf("%s: %v", step.annotation, err)
+		}
+		network, err := nodenet.Dump(t.Context(), ns)
+		if err != nil || !strings.Contains(network, step.route) {
+			t.Errorf("%s: no %q in\n%s, %v", step.annotation, step.route, network, err)
+		}
+		conf, err := os.ReadFile(a.conf)
+		if err != nil || !strings.Contains(string(conf), step.mtu) || strings.Contains(string(conf), "plainpackets") != step.plain || (a.restore != nil) != step.plain {
+			t.Errorf("%s: %s, plain %v, %v", step.annotation, conf, a.restore != nil, err)
+		}
 	}
 }
 

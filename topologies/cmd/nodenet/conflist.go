@@ -6,6 +6,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -19,8 +20,9 @@ import (
 type object = map[string]any
 
 // conflist is the CNI configuration of a node: a cable for each pod, an address of each of the node's pod subnets, used at once
-// (kindconfigs/nodeimage/nodad), and host ports. Version 0.4.0 is read by every container runtime that there is.
-func conflist(subnets []netip.Prefix, mtu int) ([]byte, error) {
+// (kindconfigs/nodeimage/nodad), and host ports. With plain, the cables are without offloads (kindconfigs/nodeimage/plainpackets).
+// Version 0.4.0 is read by every container runtime that there is.
+func conflist(subnets []netip.Prefix, mtu int, plain bool) ([]byte, error) {
 	var ranges [][]object
 	var routes []object
 	for _, p := range subnets {
@@ -31,17 +33,17 @@ func conflist(subnets []netip.Prefix, mtu int) ([]byte, error) {
 		ranges = append(ranges, []object{{"subnet": p.String()}})
 		routes = append(routes, object{"dst": anywhere})
 	}
-	b, err := json.MarshalIndent(object{
-		"cniVersion": "0.4.0",
-		"name":       "nodenet",
-		"plugins": []object{
-			{"type": "nodad"},
-			{"type": "ptp", "ipMasq": false, "mtu": mtu, "ipam": object{
-				"type": "host-local", "dataDir": "/run/cni-ipam-state", "ranges": ranges, "routes": routes,
-			}},
-			{"type": "portmap", "capabilities": object{"portMappings": true}},
-		},
-	}, "", "  ")
+	plugins := []object{
+		{"type": "nodad"},
+		{"type": "ptp", "ipMasq": false, "mtu": mtu, "ipam": object{
+			"type": "host-local", "dataDir": "/run/cni-ipam-state", "ranges": ranges, "routes": routes,
+		}},
+		{"type": "portmap", "capabilities": object{"portMappings": true}},
+	}
+	if plain {
+		plugins = append(plugins, object{"type": "plainpackets"})
+	}
+	b, err := json.MarshalIndent(object{"cniVersion": "0.4.0", "name": "nodenet", "plugins": plugins}, "", "  ")
 	return append(b, '\n'), err
 }
 
@@ -52,7 +54,7 @@ func (a *agent) configure(subnets []netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("read MTU of %s: %w", nodenet.UnderlayLink, err)
 	}
-	text, err := conflist(subnets, link.MTU)
+	text, err := conflist(subnets, cmp.Or(a.links.MTU, link.MTU), a.links.PlainPackets)
 	if err != nil || bytes.Equal(text, a.written) {
 		return err
 	}

@@ -10,6 +10,8 @@
 //	NODE_NAME    the node that it runs on
 //	POD_SUBNETS  the addresses of all pods of the cluster, separated by commas
 //	CNI_CONF     where the CNI configuration goes (default /etc/cni/net.d/10-nodenet.conflist)
+//
+// The annotation nodenet.ambientlab.dev/links of a node asks for links of other sizes: see nodenet.Links.
 package main
 
 import (

@@ -37,6 +37,7 @@ const prefix = "ambientlab-"
 const (
 	createBudget = 4 * time.Minute
 	readyBudget  = time.Minute
+	linksBudget  = 10 * time.Second
 	deleteBudget = time.Minute
 )
 
@@ -77,6 +78,7 @@ type cluster struct {
 	mesh  string   // the mesh image that was loaded last
 
 	topology string // whose lab it has, or whose mesh the last one left; "" is none
+	links    bool   // nodenet was asked for other links than Ethernet's
 
 	mu       sync.Mutex
 	sessions map[string]*session.Lasting // guarded by mu; by node, or container beside the nodes
@@ -86,7 +88,9 @@ type cluster struct {
 }
 
 // about is what there is to be recorded of a cluster without a lab.
-func (c *cluster) about() about { return about{Shape: c.shape, Mesh: c.mesh, Topology: c.topology} }
+func (c *cluster) about() about {
+	return about{Shape: c.shape, Mesh: c.mesh, Topology: c.topology, Links: c.links}
+}
 
 // short is the name without what all begin with.
 func (c *cluster) short() string { return strings.TrimPrefix(c.name, prefix) }

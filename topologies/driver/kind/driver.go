@@ -161,6 +161,9 @@ func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	if err := c.setLinks(ctx, spec); err != nil {
+		return err
+	}
 	d.Driver = kube.New(d.options(ctx, spec, img.Ref, c))
 	if err := d.Driver.Up(ctx, spec, o); err != nil {
 		return err
@@ -193,11 +196,11 @@ func (d *Driver) options(ctx context.Context, spec *topologies.Spec, ref string,
 	}
 }
 
-// Capabilities implements lab.Driver. External hosts are containers beside the nodes.
+// Capabilities implements lab.Driver. External hosts are containers beside the nodes, and nodenet makes links of other MTUs.
 func (d *Driver) Capabilities() lab.Capabilities {
 	caps := maps.Clone(d.Driver.Capabilities())
 	if caps != nil {
-		caps[lab.CapExternal] = ""
+		caps[lab.CapExternal], caps[lab.CapMTU] = "", ""
 	}
 	return caps
 }
@@ -220,7 +223,7 @@ func (d *Driver) Down(ctx context.Context) error {
 	if d.o.Pool == nil {
 		return d.discard(ctx)
 	}
-	if err := errors.Join(d.Driver.Park(ctx), c.stopOutside(ctx)); err != nil {
+	if err := errors.Join(d.Driver.Park(ctx), c.stopOutside(ctx), c.clearLinks(ctx)); err != nil {
 		d.o.Progress(fmt.Sprintf("%s is not clean and goes: %v", c.name, err))
 		return d.discard(ctx)
 	}

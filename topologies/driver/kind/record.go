@@ -22,6 +22,7 @@ type about struct {
 	Shape    shape    `json:"shape"`
 	Mesh     string   `json:"mesh,omitempty"`     // the mesh image that was loaded last
 	Topology string   `json:"topology,omitempty"` // whose lab it has, or whose mesh the last one left
+	Links    bool     `json:"links,omitempty"`    // its nodes' links are not Ethernet's
 	Kept     bool     `json:"kept,omitempty"`     // without a lab, for the next run
 	Detached bool     `json:"detached,omitempty"`
 	Nodes    []string `json:"nodes,omitempty"` // of the lab: containers, in the order of the topology's nodes; none: there is no lab

@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package kind
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/nodenet"
+)
+
+// linksOf are what nodenet is to do to nodes' links, by the topology's node; nothing where all is as Ethernet has it. Nodes keep
+// their own links, which are as wide as Docker's network: what is wider is refused, all of it at once.
+func linksOf(spec *topologies.Spec) (map[string]nodenet.Links, error) {
+	links := map[string]nodenet.Links{}
+	var errs []error
+	nodes := spec.Clusters[0].Nodes
+	for _, n := range nodes {
+		l := nodenet.Links{PlainPackets: n.PlainPackets, PathMTU: map[string]int{}}
+		if n.MTU != topologies.DefaultMTU {
+			l.MTU = n.MTU
+		}
+		for _, p := range nodes {
+			mtu := spec.PathMTU(n.Name, p.Name)
+			switch {
+			case p.Name == n.Name || mtu == topologies.DefaultMTU:
+			case mtu < topologies.DefaultMTU:
+				l.PathMTU[p.Name] = mtu
+			case n.Name < p.Name:
+				errs = append(errs, fmt.Errorf("nodes %s and %s: packets of %d do not pass between them, as Docker's network has an MTU of %d: give the topology a link between them of that or less", n.Name, p.Name, mtu, topologies.DefaultMTU))
+			}
+		}
+		if l.MTU != 0 || l.PlainPackets || len(l.PathMTU) > 0 {
+			links[n.Name] = l
+		}
+	}
+	for _, e := range spec.External {
+		if e.MTU != topologies.DefaultMTU {
+			errs = append(errs, fmt.Errorf("external host %s: its MTU is that of Docker's network, %d, and not %d", e.Name, topologies.DefaultMTU, e.MTU))
+		}
+	}
+	return links, errors.Join(errs...)
+}
+
+// setLinks has nodenet make the links of the cluster's nodes, and of their pods from now on, what a topology asks for, and waits until
+// it has.
+func (c *cluster) setLinks(ctx context.Context, spec *topologies.Spec) error {
+	want, err := linksOf(spec)
+	if err != nil || (len(want) == 0 && !c.links) {
+		return err
+	}
+	name := map[string]string{}
+	for i, n := range spec.Clusters[0].Nodes {
+		name[n.Name] = c.nodes[i]
+	}
+	by := map[string]nodenet.Links{}
+	for node, l := range want {
+		peers := map[string]int{}
+		for p, mtu := range l.PathMTU {
+			peers[name[p]] = mtu
+		}
+		l.PathMTU = peers
+		by[name[node]] = l
+	}
+	return c.linkNodes(ctx, by)
+}
+
+// clearLinks undoes setLinks.
+func (c *cluster) clearLinks(ctx context.Context) error {
+	if !c.links {
+		return nil
+	}
+	return c.linkNodes(ctx, nil)
+}
+
+func (c *cluster) linkNodes(ctx context.Context, by map[string]nodenet.Links) error {
+	c.links = true // before, so that what half succeeds is undone too
+	if err := c.dir.write(c.about()); err != nil {
+		return err
+	}
+	g, each := errgroup.WithContext(ctx)
+	for _, node := range c.nodes {
+		g.Go(func() error {
+			if err := c.linkNode(each, node, by[node]); err != nil {
+				return fmt.Errorf("have nodenet change the links of %s: %w", node, err)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	c.links = len(by) > 0
+	return c.dir.write(c.about())
+}
+
+func (c *cluster) linkNode(ctx context.Context, node string, l nodenet.Links) error {
+	change := nodenet.AnnotationLinks + "-"
+	if l.MTU != 0 || l.PlainPackets || len(l.PathMTU) > 0 {
+		text, err := json.Marshal(l)
+		if err != nil {
+			return err
+		}
+		change = nodenet.AnnotationLinks + "=" + string(text)
+	}
+	if _, err := c.kubectl(ctx, "annotate", "--overwrite", "node", node, change); err != nil {
+		return err
+	}
+	_, err := c.output(ctx, node, "timeout", fmt.Sprint(linksBudget.Seconds()), "sh", "-c", linksScript(l))
+	return err
+}
+
+// linksScript waits until a node's pods are going to have their links, and its routes are as narrow as they are to be. nodenet writes
+// the CNI configuration last.
+func linksScript(l nodenet.Links) string {
+	mtu, plain := fmt.Sprint(l.MTU), "!"
+	if l.MTU == 0 {
+		mtu = "$(cat /sys/class/net/" + nodenet.UnderlayLink + "/mtu)"
+	}
+	if l.PlainPackets {
+		plain = ""
+	}
+	var routes strings.Builder
+	for _, want := range slices.Sorted(maps.Values(l.PathMTU)) {
+		fmt.Fprintf(&routes, " && routes | grep -q ' mtu %d'", want)
+	}
+	if len(l.PathMTU) == 0 {
+		routes.WriteString(" && ! routes | grep -q ' mtu '")
+	}
+	return fmt.Sprintf(`routes() { ip -4 route show dev %[1]s; ip -6 route show dev %[1]s; }
+conf() { cat /etc/cni/net.d/*.conflist; }
+until conf | grep -q "\"mtu\": *%[2]s\b" && %[3]s conf | grep -q plainpackets%[4]s; do sleep 0.05; done`, nodenet.UnderlayLink, mtu, plain, routes.String())
+}

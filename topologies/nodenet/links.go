@@ -1,0 +1,58 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package nodenet
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// AnnotationLinks on a Kubernetes Node says, as JSON of Links, what the node's links are to look like.
+const AnnotationLinks = "nodenet.ambientlab.dev/links"
+
+// Links are what a node's links look like where they are not as the kernel and the underlay have them. The zero value changes nothing.
+type Links struct {
+	// MTU is that of the links of pods that are made from now on; 0 is the underlay's.
+	MTU int `json:"mtu,omitempty"`
+	// PlainPackets turns offloads off on the node's link to the underlay and on those of pods that are made from now on, so that
+	// packets are as on a wire.
+	PlainPackets bool `json:"plainPackets,omitempty"`
+	// PathMTU is, by the name of a peer, the largest packet that the path to it takes.
+	PathMTU map[string]int `json:"pathMTU,omitempty"`
+}
+
+// leastMTU is what IPv6 needs of a link (RFC 8200 §5), mostMTU the largest IP packet.
+const leastMTU, mostMTU = 1280, 65535
+
+// ParseLinks reads the value of AnnotationLinks; "" is the zero value. It reports all that is wrong with it.
+func ParseLinks(text string) (Links, error) {
+	var l Links
+	if text == "" {
+		return l, nil
+	}
+	d := json.NewDecoder(bytes.NewReader([]byte(text)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&l); err != nil {
+		return Links{}, fmt.Errorf("annotation %s: %w", AnnotationLinks, err)
+	}
+	var errs []error
+	check := func(path string, mtu int) {
+		if mtu < leastMTU || mtu > mostMTU {
+			errs = append(errs, fmt.Errorf("annotation %s: %s: %d is not from %d to %d", AnnotationLinks, path, mtu, leastMTU, mostMTU))
+		}
+	}
+	if l.MTU != 0 {
+		check("mtu", l.MTU)
+	}
+	for _, peer := range slices.Sorted(maps.Keys(l.PathMTU)) {
+		check("pathMTU."+peer, l.PathMTU[peer])
+	}
+	if len(errs) > 0 {
+		return Links{}, errors.Join(errs...)
+	}
+	return l, nil
+}
