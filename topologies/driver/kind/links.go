@@ -114,8 +114,10 @@ func (c *cluster) linkNode(ctx context.Context, node string, l nodenet.Links) er
 	if _, err := c.kubectl(ctx, "annotate", "--overwrite", "node", node, change); err != nil {
 		return err
 	}
-	_, err := c.output(ctx, node, "timeout", fmt.Sprint(linksBudget.Seconds()), "sh", "-c", linksScript(l))
-	return err
+	if _, err := c.output(ctx, node, "timeout", fmt.Sprint(linksBudget.Seconds()), "sh", "-c", linksScript(l)); err != nil {
+		return fmt.Errorf("annotation %s is not followed within %s (kubectl --namespace=kube-system logs --selector=k8s-app=nodenet): %w", nodenet.AnnotationLinks, linksBudget, err)
+	}
+	return nil
 }
 
 // linksScript waits until a node's pods are going to have their links, and its routes are as narrow as they are to be. nodenet writes
