@@ -32,6 +32,7 @@ type Lab struct {
 	Dir        string // of its record
 	Kubeconfig string // a file
 	State      State
+	CNI        string // that was asked for; "" is what the node image brings
 }
 
 // Labs lists the clusters that this user's records know of, sorted by name. It asks nobody whether they are really there.
@@ -47,8 +48,9 @@ func Labs() ([]Lab, error) {
 	var labs []Lab
 	for _, d := range dirs {
 		r := record(d.Dir)
+		a, _ := r.read() // without a record nothing was asked for
 		labs = append(labs, Lab{
-			Name: strings.TrimPrefix(r.name(), prefix), Dir: string(r), Kubeconfig: r.kubeconfig(), State: r.state(d.Stands),
+			Name: strings.TrimPrefix(r.name(), prefix), Dir: string(r), Kubeconfig: r.kubeconfig(), State: r.state(d.Stands), CNI: a.Shape.CNI.Name,
 		})
 	}
 	return labs, nil
@@ -75,7 +77,7 @@ func Attach(ctx context.Context, name string) (*lab.Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l, err := kube.Attach(ctx, kube.Options{Kubeconfig: c.dir.kubeconfig(), Direct: c.apiServer(ctx), Host: c, Outside: c.outsideName, NetworkPolicy: true})
+	l, err := kube.Attach(ctx, kube.Options{Kubeconfig: c.dir.kubeconfig(), Direct: c.apiServer(ctx), Host: c, Outside: c.outsideName, NetworkPolicy: c.enforces()})
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +132,7 @@ func open(name string) (*cluster, error) {
 	}
 	c := &cluster{tools: t, name: dir.name(), dir: dir}
 	if a, err := dir.read(); err == nil { // else it is half of one, which can be removed
-		c.shape, c.mesh = a.Shape, a.Mesh
+		c.shape, c.nodenet, c.mesh = a.Shape, a.Nodenet, a.Mesh
 	}
 	return c, nil
 }

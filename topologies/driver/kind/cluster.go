@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	mathrand "math/rand/v2"
 	"net"
 	"net/netip"
@@ -50,6 +51,8 @@ type shape struct {
 	Image          string              `json:"image"` // the node image
 
 	KubeProxyMode topologies.KubeProxyMode `json:"kubeProxyMode,omitempty"` // "" is iptables
+
+	CNI installed `json:"cni,omitzero"`
 }
 
 func shapeOf(c *topologies.Cluster, image string) shape {
@@ -58,7 +61,7 @@ func shapeOf(c *topologies.Cluster, image string) shape {
 
 // holds reports whether a lab of shape o can be had in a cluster of shape s, if need be with another mode of kube-proxy.
 func (s shape) holds(o shape) bool {
-	return s.Nodes >= o.Nodes && s.IPFamily == o.IPFamily && s.Image == o.Image &&
+	return s.Nodes >= o.Nodes && s.IPFamily == o.IPFamily && s.Image == o.Image && s.CNI == o.CNI &&
 		slices.Equal(s.PodSubnets, o.PodSubnets) && slices.Equal(s.ServiceSubnets, o.ServiceSubnets)
 }
 
@@ -67,15 +70,34 @@ func (s shape) mode() topologies.KubeProxyMode {
 	return cmp.Or(s.KubeProxyMode, topologies.KubeProxyIPTables)
 }
 
+// config is kind's configuration of such a cluster, with a directory of this host that its nodes have too.
+func (s shape) config(mount string, apiServerPort uint16) ([]byte, error) {
+	return shapes.Cluster(shapes.ClusterOptions{
+		Mount: mount, APIServerPort: apiServerPort, Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets,
+		Image: s.Image, KubeProxyMode: string(s.KubeProxyMode), DisableDefaultCNI: s.CNI.asked(),
+		Ephemeral: true, UnsafeSysctls: []string{"net.ipv4.tcp_tw_reuse"}, // for pods that use a local port again at once
+	})
+}
+
+// said is what a person who waits for such a cluster is told.
+func (s shape) said() string {
+	text := fmt.Sprintf("%d nodes", s.Nodes)
+	if s.CNI.asked() {
+		text += " with the CNI " + s.CNI.Name
+	}
+	return text
+}
+
 // cluster is a kind cluster of ours.
 type cluster struct {
 	tools
 	shape
 
-	name  string
-	dir   record
-	nodes []string // containers, the control plane first
-	mesh  string   // the mesh image that was loaded last
+	name    string
+	dir     record
+	nodes   []string // containers, the control plane first
+	nodenet bool     // the node image brings that; see ownPodNetwork
+	mesh    string   // the mesh image that was loaded last
 
 	topology string // whose lab it has, or whose mesh the last one left; "" is none
 	links    bool   // nodenet was asked for other links than Ethernet's
@@ -89,7 +111,7 @@ type cluster struct {
 
 // about is what there is to be recorded of a cluster without a lab.
 func (c *cluster) about() about {
-	return about{Shape: c.shape, Mesh: c.mesh, Topology: c.topology, Links: c.links}
+	return about{Shape: c.shape, Nodenet: c.nodenet, Mesh: c.mesh, Topology: c.topology, Links: c.links}
 }
 
 // short is the name without what all begin with.
@@ -133,8 +155,9 @@ func (c *cluster) findAPIServer(ctx context.Context) string {
 // apiServerPort is kubeadm's.
 const apiServerPort = "6443"
 
-// create makes a cluster and waits until its nodes are Ready. On error, or when ctx ends, nothing of it is left.
-func create(ctx context.Context, t tools, dir record, s shape, say func(string)) (_ *cluster, err error) {
+// create makes a cluster of a shape, whose CNI that is, and waits until its nodes are Ready. On error, or when ctx ends, nothing of it
+// is left.
+func create(ctx context.Context, t tools, dir record, s shape, cni CNI, say func(string)) (_ *cluster, err error) {
 	c := &cluster{tools: t, shape: s, name: dir.name(), dir: dir}
 	port, err := freePort()
 	if err != nil {
@@ -143,37 +166,51 @@ func create(ctx context.Context, t tools, dir record, s shape, say func(string))
 	if err := os.MkdirAll(dir.mount(), 0o755); err != nil { //nolint:gosec // the record's own directory is nobody else's
 		return nil, err
 	}
-	config, err := shapes.Cluster(shapes.ClusterOptions{
-		Mount:         dir.mount(),
-		APIServerPort: port, Nodes: s.Nodes, IPFamily: s.IPFamily, PodSubnets: s.PodSubnets, ServiceSubnets: s.ServiceSubnets, Image: s.Image, KubeProxyMode: string(s.KubeProxyMode),
-		Ephemeral: true, UnsafeSysctls: []string{"net.ipv4.tcp_tw_reuse"}, // for pods that use a local port again at once
-	})
+	config, err := s.config(dir.mount(), port)
 	if err != nil {
 		return nil, err
 	}
 	if _, err := t.run(ctx, nil, t.docker, "image", "inspect", s.Image); err != nil {
 		return nil, fmt.Errorf("no node image %s: run `make node-image`: %w", s.Image, err)
 	}
+	if err := t.plugins(ctx, s.Image, cni); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.delete(context.WithoutCancel(ctx)))
 		}
 	}()
-	ctx, cancel := context.WithTimeout(ctx, createBudget)
-	defer cancel()
 	began := time.Now()
-	say(fmt.Sprintf("kind cluster %s: %d nodes ...", c.name, s.Nodes))
-	if _, err := t.run(ctx, bytes.NewReader(config), t.kind, "create", "cluster", "--name", c.name, "--kubeconfig", dir.kubeconfig(), "--config", "-"); err != nil {
-		return nil, err
-	}
-	if err := c.findNodes(ctx); err != nil {
-		return nil, err
-	}
-	if err := c.awaitNodes(ctx); err != nil {
+	say(fmt.Sprintf("kind cluster %s: %s ...", c.name, s.said()))
+	if err := c.start(ctx, config, cni, say); err != nil {
 		return nil, err
 	}
 	say(fmt.Sprintf("kind cluster %s: nodes Ready after %.0f s", c.name, time.Since(began).Seconds()))
 	return c, nil
+}
+
+// start has kind make what config says.
+func (c *cluster) start(ctx context.Context, config []byte, cni CNI, say func(string)) error {
+	network, budget := defaultNetworkBudget(), createBudget
+	if cni.asked() {
+		budget += network.ready
+	}
+	ctx, cancel := context.WithTimeout(ctx, budget)
+	defer cancel()
+	if _, err := c.run(ctx, bytes.NewReader(config), c.kind, "create", "cluster", "--name", c.name, "--kubeconfig", c.dir.kubeconfig(), "--config", "-"); err != nil {
+		return err
+	}
+	if err := c.findNodes(ctx); err != nil {
+		return err
+	}
+	c.nodenet = c.bringsNodenet(ctx)
+	if cni.asked() {
+		if err := c.network(ctx, cni, network, say); err != nil {
+			return errors.Join(err, c.watchesRunOut(ctx))
+		}
+	}
+	return c.awaitNodes(ctx)
 }
 
 // Ports of this host for API servers: below those that Linux gives to connections, of which one could take a port between its
@@ -217,25 +254,37 @@ func nodeRank(name string) int {
 // awaitNodes waits until every node has come to be and is Ready: kubeadm does not wait for a worker's Node to be there. The
 // control plane's node takes pods like the others, since it is one of the topology's.
 func (c *cluster) awaitNodes(ctx context.Context) error {
-	wait := []string{"wait", "--timeout=" + readyBudget.String()}
-	for _, n := range c.nodes {
-		wait = append(wait, "node/"+n)
+	err := c.awaitEach(ctx, "create", readyBudget)
+	if err == nil {
+		err = c.awaitEach(ctx, "condition=Ready", readyBudget)
 	}
-	steps := [][]string{append(wait, "--for=create"), append(slices.Clone(wait), "--for=condition=Ready")}
-	if len(c.nodes) > 1 { // kind itself does it to the node of a cluster that has but one
-		steps = append(steps, []string{"taint", "nodes", c.nodes[0], "node-role.kubernetes.io/control-plane-"})
+	if err == nil && len(c.nodes) > 1 { // kind itself does it to the node of a cluster that has but one
+		_, err = c.kubectl(ctx, "taint", "nodes", c.nodes[0], "node-role.kubernetes.io/control-plane-")
 	}
-	for _, argv := range steps {
-		if _, err := c.kubectl(ctx, argv...); err != nil {
-			return errors.Join(err, c.watchesRunOut(ctx))
-		}
+	if err != nil {
+		return errors.Join(err, c.watchesRunOut(ctx))
 	}
 	return nil
 }
 
+// awaitEach waits until every node is what kubectl's --for says.
+func (c *cluster) awaitEach(ctx context.Context, what string, within time.Duration) error {
+	wait := []string{"wait", "--for=" + what, "--timeout=" + within.String()}
+	for _, n := range c.nodes {
+		wait = append(wait, "node/"+n)
+	}
+	_, err := c.kubectl(ctx, wait...)
+	return err
+}
+
 // kubectl runs the cluster's own kubectl, with its administrator's rights.
 func (c *cluster) kubectl(ctx context.Context, argv ...string) (string, error) {
-	return c.output(ctx, c.nodes[0], append([]string{"kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"}, argv...)...)
+	return c.kubectlWith(ctx, nil, argv...)
+}
+
+// kubectlWith is kubectl with something to read, or nil.
+func (c *cluster) kubectlWith(ctx context.Context, in io.Reader, argv ...string) (string, error) {
+	return c.outputOf(ctx, c.nodes[0], in, append([]string{"kubectl", "--kubeconfig=/etc/kubernetes/admin.conf"}, argv...)...)
 }
 
 // watchesRunOut is the usual reason why a node does not come up on a machine with many containers.

@@ -7,5 +7,6 @@
 //
 // Clusters are made by the pinned kind command (tools/kind), each with a unique name and a kubeconfig of its own; nobody's
 // own kubeconfig is touched. A Pool keeps clusters between the labs of one process, since a cluster takes half a minute and a
-// mesh in it seconds. What a process left behind when it was killed, Sweep removes.
+// mesh in it seconds. A CNI that was asked for is installed before nodes are awaited, and makes a cluster another one. What a process
+// left behind when it was killed, Sweep removes.
 package kind

@@ -24,6 +24,7 @@ import (
 // Options say how a lab relates to this process. The zero value is good.
 type Options struct {
 	Image    string       // the node image; "" is DefaultImage
+	CNI      CNI          // of the cluster; the zero value is what the node image brings
 	Pool     *Pool        // where clusters come from and go to; nil: each lab makes its own
 	Detach   bool         // the lab outlasts this process, until Down of one that attached
 	Name     string       // of the lab and its cluster; "" chooses one that is free
@@ -60,6 +61,9 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if spec.Debug.TLSKeys {
 		return errors.New("debug.tlsKeys: daemons on a cluster have no place to write secrets to; use the netns driver")
 	}
+	if err := d.o.CNI.fits(&spec.Clusters[0]); err != nil {
+		return fmt.Errorf("bring up %s: %w", spec.Name, err)
+	}
 	bin, err := programs.Find(o.Bin, image.Programs...)
 	if err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
@@ -87,6 +91,7 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 // acquire is a cluster of the pool, or a new one.
 func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec) (*owned, error) {
 	want := shapeOf(&spec.Clusters[0], d.o.Image)
+	want.CNI = d.o.CNI.installed
 	if d.o.Pool == nil {
 		return d.make(ctx, t, spec.Name, want)
 	}
@@ -112,7 +117,7 @@ func (d *Driver) make(ctx context.Context, t tools, topology string, want shape)
 	if err != nil {
 		return nil, err
 	}
-	c, err := create(ctx, t, dir, want, d.o.Progress)
+	c, err := create(ctx, t, dir, want, d.o.CNI, d.o.Progress)
 	if err != nil {
 		lock.Close()
 		return nil, err
@@ -191,7 +196,7 @@ func (d *Driver) options(ctx context.Context, spec *topologies.Spec, ref string,
 		nodes[n.Name] = c.nodes[i]
 	}
 	return kube.Options{
-		Kubeconfig: c.dir.kubeconfig(), Direct: c.apiServer(ctx), Image: ref, Force: true, Connections: c.connected(), Nodes: nodes, Host: c.cluster, Outside: c.outsideName, NetworkPolicy: true,
+		Kubeconfig: c.dir.kubeconfig(), Direct: c.apiServer(ctx), Image: ref, Force: true, Connections: c.connected(), Nodes: nodes, Host: c.cluster, Outside: c.outsideName, NetworkPolicy: c.enforces(),
 		KubeProxyMode: c.mode(), Progress: d.o.Progress,
 	}
 }

@@ -175,7 +175,7 @@ func adopt(ctx context.Context, t tools, s shape, topology string) (*owned, erro
 	for _, r := range all {
 		_, mount := os.Stat(r.mount()) // an earlier version's clusters have none
 		if a, err := r.read(); err == nil && mount == nil && a.Kept && a.Shape.holds(s) {
-			kept = append(kept, &cluster{tools: t, shape: a.Shape, name: r.name(), dir: r, mesh: a.Mesh, topology: a.Topology, links: a.Links})
+			kept = append(kept, &cluster{tools: t, shape: a.Shape, name: r.name(), dir: r, nodenet: a.Nodenet, mesh: a.Mesh, topology: a.Topology, links: a.Links})
 		}
 	}
 	slices.SortFunc(kept, func(a, b *cluster) int { return a.cost(s, topology) - b.cost(s, topology) })

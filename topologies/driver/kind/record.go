@@ -20,6 +20,7 @@ type record string
 // about is what a later process must know of a cluster.
 type about struct {
 	Shape    shape    `json:"shape"`
+	Nodenet  bool     `json:"nodenet,omitempty"`  // the node image brings that
 	Mesh     string   `json:"mesh,omitempty"`     // the mesh image that was loaded last
 	Topology string   `json:"topology,omitempty"` // whose lab it has, or whose mesh the last one left
 	Links    bool     `json:"links,omitempty"`    // its nodes' links are not Ethernet's

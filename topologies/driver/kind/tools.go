@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -114,8 +115,13 @@ func (t tools) Exec(ctx context.Context, node string, argv []string, stdio lab.S
 
 // output runs argv in a node's container and returns what it printed.
 func (t tools) output(ctx context.Context, node string, argv ...string) (string, error) {
+	return t.outputOf(ctx, node, nil, argv...)
+}
+
+// outputOf is output of a program with something to read, or nil.
+func (t tools) outputOf(ctx context.Context, node string, in io.Reader, argv ...string) (string, error) {
 	var out, said bytes.Buffer
-	exit, err := t.Exec(ctx, node, argv, lab.Stdio{Out: &out, Err: &said})
+	exit, err := t.Exec(ctx, node, argv, lab.Stdio{In: in, Out: &out, Err: &said})
 	if err == nil && exit != 0 {
 		err = fmt.Errorf("run %s on node %s: exit code %d%s", strings.Join(argv, " "), node, exit, tail(said.String()))
 	}
