@@ -3,7 +3,8 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 BIN      := $(CURDIR)/bin
-OUT      ?= $(if $(filter netns,$(LAB)),out,out/$(LAB))
+CNI      ?=
+OUT      ?= $(if $(filter netns,$(LAB)),out,out/$(LAB)$(addprefix -,$(basename $(notdir $(firstword $(subst =, ,$(CNI)))))))
 LAB      ?= netns
 TOPOLOGY ?= three-nodes
 FOCUS    ?=
@@ -15,6 +16,7 @@ FUZZ     ?= .
 KEEP     ?= 0
 BENCH    ?=
 NODE_IMAGE ?=
+CNI_NETWORK_POLICY ?=
 
 override OUT := $(abspath $(OUT))
 export CGO_ENABLED ?= 0
@@ -23,6 +25,10 @@ export AMBIENTLAB_BIN := $(BIN)
 DAEMONS  := ztunnel control cni-agent ambient-cni
 PLUGINS  := ptp host-local
 LINT      = cd tools/lint && go build -o $(BIN)/tools/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+# The scenarios run in another directory, so that a file's name must not be relative.
+CNI_FILE  = $(wildcard $(lastword $(subst =, ,$(CNI))))
+CNI_FROM  = $(if $(CNI_FILE),$(subst $(CNI_FILE),$(abspath $(CNI_FILE)),$(CNI)),$(CNI))
 
 # What a lab needs besides the project's programs.
 LAB_NEEDS = $(if $(filter kind,$(LAB)),docker kind node-image)
@@ -33,13 +39,13 @@ E2E_FLAGS = --procs=$(PROCS) --timeout=$(if $(filter netns,$(LAB)),20m,60m) -v -
 ##@ People's three
 
 .PHONY: e2e
-e2e: deps build $(LAB_NEEDS) ## Run the scenarios on labs (LAB=netns or kind), PROCS= at a time, results in OUT=; FOCUS= and LABELS= choose, SEED= repeats an order
+e2e: deps build $(LAB_NEEDS) ## Run the scenarios on labs (LAB=netns or kind), PROCS= at a time, results in OUT=; FOCUS= and LABELS= choose, SEED= repeats an order, CNI= is as in lab-up
 	@mkdir -p $(OUT)
-	AMBIENTLAB_E2E=$(LAB) AMBIENTLAB_OUT=$(OUT) AMBIENTLAB_REVISION=$$(git describe --always --dirty 2>/dev/null) go tool ginkgo run $(E2E_FLAGS) ./scenarios
+	$(if $(CNI),AMBIENTLAB_CNI='$(CNI_FROM)') $(if $(CNI_NETWORK_POLICY),AMBIENTLAB_CNI_NETWORK_POLICY=1) AMBIENTLAB_E2E=$(LAB) AMBIENTLAB_OUT=$(OUT) AMBIENTLAB_REVISION=$$(git describe --always --dirty 2>/dev/null) go tool ginkgo run $(E2E_FLAGS) ./scenarios
 
 .PHONY: lab-up
-lab-up: deps build $(LAB_NEEDS) ## Leave a mesh standing to poke at (LAB=netns or kind; TOPOLOGY=, a file or a name of `bin/lab topologies`)
-	$(BIN)/lab up $(TOPOLOGY) --driver $(LAB) --detach
+lab-up: deps build $(LAB_NEEDS) ## Leave a mesh standing to poke at (LAB=netns or kind; TOPOLOGY=, a file or a name of `bin/lab topologies`; CNI= and CNI_NETWORK_POLICY=1 as in `bin/lab up --help`)
+	$(BIN)/lab up $(TOPOLOGY) --driver $(LAB) --detach $(if $(CNI),--cni '$(CNI_FROM)') $(if $(CNI_NETWORK_POLICY),--cni-network-policy)
 
 .PHONY: lab-down
 lab-down: build ## Take that mesh down

@@ -44,6 +44,7 @@ func TestScenarios(t *testing.T) {
 		out = filepath.Join(os.TempDir(), "ambientlab-out")
 	}
 	settings := world.Settings{Driver: driver, Bin: os.Getenv("AMBIENTLAB_BIN"), Out: out, Revision: os.Getenv("AMBIENTLAB_REVISION"), New: newDriver}
+	readCNI(t, &settings)
 
 	debug.SetGCPercent(400) // processors are what runs out here, not memory
 
@@ -84,6 +85,24 @@ func TestScenarios(t *testing.T) {
 	ginkgo.RunSpecs(t, "ambientlab scenarios", suite, reporter)
 }
 
+// cni is that of kind clusters: what AMBIENTLAB_CNI names, as `lab up --cni` does.
+var cni kind.CNI
+
+func readCNI(t *testing.T, s *world.Settings) {
+	from, enforces := os.Getenv("AMBIENTLAB_CNI"), os.Getenv("AMBIENTLAB_CNI_NETWORK_POLICY") != ""
+	if s.Driver != "kind" {
+		if from != "" || enforces {
+			t.Fatalf("AMBIENTLAB_CNI and AMBIENTLAB_CNI_NETWORK_POLICY mean nothing to the driver %s, but to kind", s.Driver)
+		}
+		return
+	}
+	var err error
+	if cni, err = kind.ReadCNI(t.Context(), from, enforces); err != nil {
+		t.Fatal(err)
+	}
+	s.CNI = cni.Name
+}
+
 // clusters are what labs of kind have been in and will be. With AMBIENTLAB_KEEP they stand for the next run.
 var clusters = kind.Pool{Keep: os.Getenv("AMBIENTLAB_KEEP") != ""}
 
@@ -92,7 +111,7 @@ func newDriver(name string) (lab.Driver, error) {
 	case "netns":
 		return netns.New(netns.Options{}), nil
 	case "kind":
-		return kind.New(kind.Options{Pool: &clusters, Image: os.Getenv("AMBIENTLAB_NODE_IMAGE"), Progress: progress}), nil
+		return kind.New(kind.Options{Pool: &clusters, Image: os.Getenv("AMBIENTLAB_NODE_IMAGE"), CNI: cni, Progress: progress}), nil
 	case "kube": // a cluster that stands, whose nodes nobody here can reach
 		return kube.New(kube.Options{Image: os.Getenv("AMBIENTLAB_IMAGE"), Progress: progress}), nil
 	default:

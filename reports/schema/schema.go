@@ -78,6 +78,7 @@ type Environment struct {
 // Lab is one lab that the run brought up.
 type Lab struct {
 	Driver     string        `json:"driver"`
+	CNI        string        `json:"cni,omitempty"` // "" is the driver's own, or what a node image brings
 	Topology   string        `json:"topology"`
 	Nodes      int           `json:"nodes"`
 	Pods       int           `json:"pods"`

@@ -49,6 +49,7 @@ type Settings struct {
 	Out    string // AMBIENTLAB_OUT
 	// Revision of the code under test: AMBIENTLAB_REVISION.
 	Revision string
+	CNI      string // of kind clusters; "" is what their node image brings
 	New      NewDriver
 }
 
@@ -124,7 +125,7 @@ func start(ctx context.Context, topology string, o lab.UpOptions, change func(*t
 	for _, node := range w.Nodes() {
 		w.logs[node] = &accessLog{}
 	}
-	w.report = schema.Lab{Driver: w.driver, Topology: topology, BootMillis: millis(time.Since(began))}
+	w.report = schema.Lab{Driver: w.driver, CNI: settings.CNI, Topology: topology, BootMillis: millis(time.Since(began))}
 	if err := w.look(ctx); err != nil {
 		return w, err
 	}

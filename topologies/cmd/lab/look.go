@@ -79,12 +79,17 @@ func (a *app) list(ctx context.Context) error {
 		Stands     bool   `json:"stands"`
 		Dir        string `json:"dir,omitempty"`
 		Kubeconfig string `json:"kubeconfig,omitempty"`
+		CNI        string `json:"cni,omitempty"`
 	}
 	rows := []row{}
 	text := [][]string{{"LAB", "DRIVER", "STATE", "FILES"}}
 	for _, l := range labs {
-		rows = append(rows, row{l.name, l.driver, l.stands(), l.dir, l.kubeconfig})
-		text = append(text, []string{l.name, l.driver, cmp.Or(l.gone, "stands"), cmp.Or(l.dir, l.kubeconfig)})
+		rows = append(rows, row{l.name, l.driver, l.stands(), l.dir, l.kubeconfig, l.cni})
+		state := cmp.Or(l.gone, "stands")
+		if l.cni != "" {
+			state += ", with the CNI " + l.cni
+		}
+		text = append(text, []string{l.name, l.driver, state, cmp.Or(l.dir, l.kubeconfig)})
 	}
 	return a.print(rows, func() {
 		if len(labs) == 0 {

@@ -31,6 +31,7 @@ type standing struct {
 	name, driver string
 	dir          string // its files on this host; "" if it has none
 	kubeconfig   string // of a cluster
+	cni          string // that was asked for; "" if none was
 	gone         string // why it is no lab that stands; "" if it does
 
 	attach func(context.Context) (*lab.Lab, error)
@@ -88,7 +89,7 @@ func netnsLabs() ([]standing, error) {
 
 func kindLab(c kind.Lab) standing {
 	return standing{
-		name: c.Name, driver: driverKind, dir: c.Dir, kubeconfig: c.Kubeconfig,
+		name: c.Name, driver: driverKind, dir: c.Dir, kubeconfig: c.Kubeconfig, cni: c.CNI,
 		gone: map[kind.State]string{
 			kind.Owned: "in use by a process, without a lab just now",
 			kind.Kept:  "an empty cluster, kept for the scenarios' next run; `lab gc --all` removes it",

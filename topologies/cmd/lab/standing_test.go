@@ -38,13 +38,14 @@ func TestListKnowsClusters(t *testing.T) {
 	}
 	defer lock.Close()
 	cluster(t, root, "left", `{"detached":true,"nodes":["n"]}`, false)
+	cluster(t, root, "flat", `{"shape":{"cni":{"name":"flannel","manifest":"1"}},"detached":true,"nodes":["n"]}`, false)
 	cluster(t, root, "suites", `{"nodes":["n"]}`, true)
 	cluster(t, root, "spare", `{}`, true)
 	cluster(t, root, "kept", `{"kept":true}`, false)
 	cluster(t, root, "dead", `{"nodes":["n"]}`, false)
 	_, out, errOut := runLab(t, "list")
 	for name, state := range map[string]string{
-		"spaces": "netns stands", "left": "kind stands", "suites": "kind stands", "spare": "kind in use", "kept": "kind an empty cluster", "dead": "kind gone; `lab gc`",
+		"spaces": "netns stands", "left": "kind stands", "flat": "kind stands, with the CNI flannel", "suites": "kind stands", "spare": "kind in use", "kept": "kind an empty cluster", "dead": "kind gone; `lab gc`",
 	} {
 		found := false
 		for line := range strings.Lines(out) {
@@ -55,10 +56,10 @@ func TestListKnowsClusters(t *testing.T) {
 			t.Errorf("no %s, %s in\n%s%s", name, state, out, errOut)
 		}
 	}
-	if _, out, _ := runLab(t, "__complete", "down", ""); !strings.HasPrefix(out, "left\nspaces\nsuites\n") {
+	if _, out, _ := runLab(t, "__complete", "down", ""); !strings.HasPrefix(out, "flat\nleft\nspaces\nsuites\n") {
 		t.Errorf("completed with\n%s", out)
 	}
-	expectExit(t, "ps", 2, "choose with --lab: left, spaces, suites")
+	expectExit(t, "ps", 2, "choose with --lab: flat, left, spaces, suites")
 	expectExit(t, "--lab spare ps", 1, `no lab "spare" stands`)
 	expectExit(t, "down suites", 1, "Ctrl-C")
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/ambientlab/ambientlab/kindconfigs/install"
+	"github.com/ambientlab/ambientlab/kindconfigs/shapes"
 	"github.com/ambientlab/ambientlab/topologies"
 	"github.com/ambientlab/ambientlab/topologies/driver/kind"
 	"github.com/ambientlab/ambientlab/topologies/driver/kube"
@@ -32,6 +33,8 @@ type upOptions struct {
 	tlsKeys        bool
 
 	nodeImage string // kind
+	cni       string // kind
+	cniPolicy bool   // kind
 	image     string // kube
 	force     bool   // kube
 }
@@ -46,10 +49,14 @@ func (a *app) upCommand() *cobra.Command {
 			"--driver says in what: netns is Linux namespaces of this machine; kind is a kind cluster of its own, which needs Docker\n" +
 			"and a node image (`make docker kind node-image`); kube is the cluster of --kubeconfig and --context, which must be marked\n" +
 			"for labs (it says how) unless --force is given, and whose nodes must have --image or be able to pull it: `lab image -o`\n" +
-			"makes it. There can be one lab on such a cluster. Of a lab on a cluster the kubeconfig's path is printed.\n" +
+			"makes it. There can be one lab on such a cluster. Of a lab on a cluster the kubeconfig's path is printed.\n\n" +
+			"--cni gives a kind cluster another CNI than its node image's, which kindnet stands for: a project by name, a manifest by its\n" +
+			"file or URL, or NAME=FILE, a project by a manifest of one's own. Its images come from where the manifest says, and nodes must\n" +
+			"reach them. Cilium has a chart and no manifest: `--cni cilium` says how to make one.\n\n" +
 			"It has no JSON form: what it says is for people; `lab list` and `lab ps` have one.",
 		Annotations: map[string]string{noJSON: "what it says is for people"},
 		Example: "  lab up\n  lab up two-nodes --detach --name mine\n  lab up my-topology.yaml\n  lab up two-nodes --driver kind --detach\n" +
+			"  lab up --driver kind --cni flannel\n  lab up --driver kind --cni my-cni.yaml --cni-network-policy\n" +
 			"  lab up --driver kube --kubeconfig cluster.conf",
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: completeTopologies,
@@ -70,6 +77,8 @@ func (a *app) upCommand() *cobra.Command {
 	f.BoolVar(&o.detach, "detach", false, "leave the lab standing")
 	f.BoolVar(&o.tlsKeys, "tls-keys", false, "log the secrets of the mesh's TLS connections, for `lab capture --secrets`: as debug.tlsKeys in the topology (netns)")
 	f.StringVar(&o.nodeImage, "node-image", kind.DefaultImage, "the image of the cluster's nodes (kind)")
+	f.StringVar(&o.cni, "cni", "", "the cluster's CNI: "+shapes.ProjectNames()+", a manifest's file or URL, or NAME=FILE (kind)")
+	f.BoolVar(&o.cniPolicy, "cni-network-policy", false, "the CNI of that file or URL enforces NetworkPolicy objects (kind)")
 	f.StringVar(&o.image, "image", "", "the image of the mesh and its workloads (kube; default "+install.DefaultImage+")")
 	f.BoolVar(&o.force, "force", false, "use a cluster that is not marked for labs (kube)")
 	_ = c.RegisterFlagCompletionFunc("driver", cobra.FixedCompletions(drivers, cobra.ShellCompDirectiveNoFileComp))
@@ -86,7 +95,7 @@ func (a *app) checkUp(c *cobra.Command, o upOptions) error {
 		errs = append(errs, fmt.Errorf("--driver %s: want %s", o.driver, strings.Join(drivers, ", ")))
 	}
 	for flag, driver := range map[string]string{
-		"node-image": driverKind, "image": driverKube, "force": driverKube, "kubeconfig": driverKube, "context": driverKube, "tls-keys": driverNetns,
+		"node-image": driverKind, "cni": driverKind, "cni-network-policy": driverKind, "image": driverKube, "force": driverKube, "kubeconfig": driverKube, "context": driverKube, "tls-keys": driverNetns,
 	} {
 		if c.Flags().Changed(flag) && o.driver != driver {
 			errs = append(errs, fmt.Errorf("--%s means nothing to the driver %s, but to %s", flag, o.driver, driver))
@@ -118,10 +127,14 @@ type candidate struct {
 	ended      func() <-chan struct{} // closed when a lab that stands has ended by itself; nil: nobody can tell
 }
 
-func (a *app) candidate(o upOptions) (*candidate, error) {
+func (a *app) candidate(ctx context.Context, o upOptions) (*candidate, error) {
 	switch o.driver {
 	case driverKind:
-		d := kind.New(kind.Options{Image: o.nodeImage, Detach: o.detach, Name: o.name, Progress: a.progress})
+		cni, err := kind.ReadCNI(ctx, o.cni, o.cniPolicy)
+		if err != nil {
+			return nil, err
+		}
+		d := kind.New(kind.Options{Image: o.nodeImage, CNI: cni, Detach: o.detach, Name: o.name, Progress: a.progress})
 		return &candidate{Driver: d, kubeconfig: d.Kubeconfig, left: func() bool { return kindLeft(o.name) }}, nil
 	case driverKube:
 		d := kube.New(kube.Options{Kubeconfig: a.kubeconfig, Context: a.context, Image: o.image, Force: o.force, Progress: a.progress})
@@ -146,7 +159,7 @@ func (a *app) up(ctx context.Context, o upOptions) error {
 		o.name = spec.Name
 	}
 	spec.Debug.TLSKeys = spec.Debug.TLSKeys || o.tlsKeys
-	c, err := a.candidate(o)
+	c, err := a.candidate(ctx, o)
 	if err != nil {
 		return err
 	}
