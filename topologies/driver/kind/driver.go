@@ -205,9 +205,19 @@ func (d *Driver) options(ctx context.Context, spec *topologies.Spec, ref string,
 func (d *Driver) Capabilities() lab.Capabilities {
 	caps := maps.Clone(d.Driver.Capabilities())
 	if caps != nil {
-		caps[lab.CapExternal], caps[lab.CapMTU] = "", ""
+		caps[lab.CapExternal], caps[lab.CapMTU] = "", d.links()
 	}
 	return caps
+}
+
+// links is why the lab cannot set MTUs.
+func (d *Driver) links() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.cluster == nil {
+		return "there is no cluster"
+	}
+	return d.cluster.mtuMissing()
 }
 
 // Down implements lab.Driver. A cluster that can be left clean, but for its mesh, goes back to the pool.

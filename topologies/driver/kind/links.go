@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/nodenet"
 )
 
@@ -57,6 +58,9 @@ func (c *cluster) setLinks(ctx context.Context, spec *topologies.Spec) error {
 	if err != nil || (len(want) == 0 && !c.links) {
 		return err
 	}
+	if missing := c.mtuMissing(); missing != "" {
+		return fmt.Errorf("MTUs: %w: %s", lab.ErrUnsupported, missing)
+	}
 	name := map[string]string{}
 	for i, n := range spec.Clusters[0].Nodes {
 		name[n.Name] = c.nodes[i]
@@ -71,6 +75,14 @@ func (c *cluster) setLinks(ctx context.Context, spec *topologies.Spec) error {
 		by[name[node]] = l
 	}
 	return c.linkNodes(ctx, by)
+}
+
+// mtuMissing is why the lab cannot set MTUs; "" if it can.
+func (c *cluster) mtuMissing() string {
+	if c.ownPodNetwork() {
+		return ""
+	}
+	return "the links of pods are those of the cluster's CNI, which is not nodenet"
 }
 
 // clearLinks undoes setLinks.
