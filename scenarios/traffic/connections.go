@@ -163,7 +163,7 @@ var _ = Describe("connections", func() {
 			Expect(observe(ctx, "plain/batch", url, workload.Options{})).NotTo(expect.PlainOutbound(), "control: no ztunnel sees an uncaptured client")
 		}
 	},
-		Entry("an API server", Label("TR-14"), SpecTimeout(world.Budget.Spec), "https", uint16(6443), "172.20.0.2", "fd00:172:20::2"),
+		Entry("an API server", Label("TR-14"), SpecTimeout(world.Budget.Spec), "https", uint16(6443), "198.51.100.2", "fd00:198:51::2"),
 		Entry("a metadata address", Label("TR-14"), SpecTimeout(world.Budget.Spec), "http", uint16(80), "169.254.169.254", "fd00:ec2::254"),
 		Entry("an unknown address", Label("TR-14"), SpecTimeout(world.Budget.Spec), "http", uint16(80), "203.0.113.80", "2001:db8:113::80"),
 	)

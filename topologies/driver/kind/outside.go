@@ -5,7 +5,9 @@ package kind
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +24,9 @@ const labelCluster = "dev.ambientlab.cluster"
 func (c *cluster) startOutside(ctx context.Context, hosts []topologies.External) error {
 	if len(hosts) == 0 {
 		return nil
+	}
+	if err := c.apartFromNodes(ctx, hosts); err != nil {
+		return err
 	}
 	g, each := errgroup.WithContext(ctx)
 	routes := make([]string, len(hosts))
@@ -48,6 +53,38 @@ func (c *cluster) startOutside(ctx context.Context, hosts []topologies.External)
 		}
 	}
 	return nil
+}
+
+// apartFromNodes refuses hosts with addresses of Docker's network: a node or a container may have the same, and nodes would look for it
+// at the host's.
+func (c *cluster) apartFromNodes(ctx context.Context, hosts []topologies.External) error {
+	out, err := c.run(ctx, nil, c.docker, "network", "inspect", "kind", "--format", "{{range .IPAM.Config}}{{.Subnet}} {{end}}")
+	if err != nil {
+		return err
+	}
+	var subnets []netip.Prefix
+	for text := range strings.FieldsSeq(out) {
+		p, err := netip.ParsePrefix(text)
+		if err != nil {
+			return fmt.Errorf("read the subnets of Docker's network: %w", err)
+		}
+		subnets = append(subnets, p)
+	}
+	return within(hosts, subnets)
+}
+
+func within(hosts []topologies.External, subnets []netip.Prefix) error {
+	var errs []error
+	for _, h := range hosts {
+		for _, a := range h.Addresses {
+			for _, p := range subnets {
+				if p.Contains(a) {
+					errs = append(errs, fmt.Errorf("external host %s: its address %s is one of Docker's network, %s, as nodes' are: give it another", h.Name, a, p))
+				}
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // nameHosts gives external hosts their names, <name>.external, in the cluster's DNS: a zone of its own in CoreDNS' configuration, with

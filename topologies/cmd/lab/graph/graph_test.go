@@ -37,7 +37,7 @@ func evidence() Evidence {
 		Workloads: []admin.Workload{
 			{UID: "web", Namespace: "shop", Name: "web", WorkloadName: "web", ServiceAccount: "web", Protocol: "HBONE", WorkloadIPs: []string{"10.0.0.1"}},
 			{UID: "cart", Namespace: "shop", Name: "cart", WorkloadName: "cart", ServiceAccount: "cart", Protocol: "HBONE", WorkloadIPs: []string{"10.0.1.1"}},
-			{UID: "db", Namespace: "shop", Name: "db-entry", WorkloadIPs: []string{"172.20.0.2"}},
+			{UID: "db", Namespace: "shop", Name: "db-entry", WorkloadIPs: []string{"198.51.100.2"}},
 		},
 		Services: []admin.Service{
 			{Namespace: "shop", Name: "cart", Hostname: "cart.shop.svc", VIPs: []string{"/10.96.0.1"}, Endpoints: admin.Map[admin.Endpoint]{"cart": {}}},
@@ -55,7 +55,7 @@ func evidence() Evidence {
 			pod("shop", "web", "node1", "10.0.0.1", true), pod("shop", "cart", "node2", "10.0.1.1", true), pod("plain", "batch", "node1", "10.0.0.9", false),
 			pod("istio-system", "istiod", "node1", "10.0.0.3", false), pod("shop", "late", "node1", "10.0.0.8", true),
 		},
-		External: []topologies.External{{Name: "database", Addresses: []netip.Addr{netip.MustParseAddr("172.20.0.2")}}},
+		External: []topologies.External{{Name: "database", Addresses: []netip.Addr{netip.MustParseAddr("198.51.100.2")}}},
 		Ztunnels: []Ztunnel{{Node: "node1", Dump: one}, {Node: "node2", Dump: two}},
 	}
 }
@@ -136,7 +136,7 @@ func TestPlainText(t *testing.T) {
 	source := web
 	source.Identity = mesh.Identity{}
 	ev.log(0, telemetry.MessageComplete, "", telemetry.Record{Direction: telemetry.Outbound, Src: source, Dst: telemetry.Peer{Addr: at("203.0.113.80:80")}, BytesSent: 1})
-	ev.log(0, telemetry.MessageComplete, "", telemetry.Record{Direction: telemetry.Outbound, Src: source, Dst: telemetry.Peer{Addr: at("172.20.0.2:5432")}})
+	ev.log(0, telemetry.MessageComplete, "", telemetry.Record{Direction: telemetry.Outbound, Src: source, Dst: telemetry.Peer{Addr: at("198.51.100.2:5432")}})
 	ev.log(0, telemetry.MessageComplete, "", telemetry.Record{Direction: telemetry.Outbound, Src: source, Dst: telemetry.Peer{Addr: at("10.0.1.1:8080")}})
 	ev.log(1, telemetry.MessageComplete, "", telemetry.Record{Direction: telemetry.Inbound, Src: telemetry.Peer{Addr: at("10.0.0.1:50000")}, Dst: telemetry.Peer{Addr: at("10.0.1.1:8080")}})
 	var got []string
