@@ -235,13 +235,26 @@ func (c *client) eachNode(ctx context.Context, plan func(*corev1.Node) (labels, 
 }
 
 func (c *client) patchNode(ctx context.Context, name string, labels, annotations map[string]*string) error {
-	data, err := json.Marshal(map[string]any{"metadata": map[string]any{"labels": labels, "annotations": annotations}})
+	data, err := nodePatch(labels, annotations)
 	if err != nil {
 		return err
 	}
 	node := &corev1.Node{}
 	node.Name = name
 	return labelling(c.res.Patch(ctx, node, k8s.Patch{PatchType: types.MergePatchType, Data: data}), name)
+}
+
+// nodePatch changes labels and annotations of a node, where nil takes one away; in a merge patch (RFC 7386) null in the place of a map
+// would take away all, those of the cluster's CNI too.
+func nodePatch(labels, annotations map[string]*string) ([]byte, error) {
+	metadata := map[string]any{}
+	if len(labels) > 0 {
+		metadata["labels"] = labels
+	}
+	if len(annotations) > 0 {
+		metadata["annotations"] = annotations
+	}
+	return json.Marshal(map[string]any{"metadata": metadata})
 }
 
 // topologyLabels are those that the topology gives a node, without those by which Kubernetes knows it.

@@ -21,6 +21,21 @@ func node(name string, control bool) corev1.Node {
 	return n
 }
 
+// A patch leaves alone what it does not name.
+func TestNodePatch(t *testing.T) {
+	for _, tc := range []struct {
+		labels, annotations map[string]*string
+		want                string
+	}{
+		{map[string]*string{"a": new("b"), "c": nil}, nil, `{"metadata":{"labels":{"a":"b","c":null}}}`},
+		{nil, map[string]*string{"a": nil}, `{"metadata":{"annotations":{"a":null}}}`},
+	} {
+		if got, err := nodePatch(tc.labels, tc.annotations); err != nil || string(got) != tc.want {
+			t.Errorf("%s, %v, want %s", got, err, tc.want)
+		}
+	}
+}
+
 func TestNodesAreAssigned(t *testing.T) {
 	have := []corev1.Node{node("c-worker2", false), node("c-control-plane", true), node("c-worker", false)}
 	want := []topologies.Node{{Name: "node1"}, {Name: "node2"}}
