@@ -166,10 +166,12 @@ func (d *Driver) install(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if err := c.setLinks(ctx, spec); err != nil {
+	options := d.options(ctx, spec, img.Ref, c)
+	var err error
+	if options.PodNetwork, err = c.setLinks(ctx, spec); err != nil {
 		return err
 	}
-	d.Driver = kube.New(d.options(ctx, spec, img.Ref, c))
+	d.Driver = kube.New(options)
 	if err := d.Driver.Up(ctx, spec, o); err != nil {
 		return err
 	}

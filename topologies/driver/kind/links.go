@@ -51,15 +51,18 @@ func linksOf(spec *topologies.Spec) (map[string]nodenet.Links, error) {
 	return links, errors.Join(errs...)
 }
 
-// setLinks has nodenet make the links of the cluster's nodes, and of their pods from now on, what a topology asks for, and waits until
-// it has.
-func (c *cluster) setLinks(ctx context.Context, spec *topologies.Spec) error {
+// setLinks has nodenet make the links of the cluster's nodes, and of their pods from now on, what a topology asks for, waits until
+// it has, and says it in words that no other links have; "" if the topology asks for nothing.
+func (c *cluster) setLinks(ctx context.Context, spec *topologies.Spec) (string, error) {
 	want, err := linksOf(spec)
 	if err != nil || (len(want) == 0 && !c.links) {
-		return err
+		return "", err
 	}
 	if missing := c.mtuMissing(); missing != "" {
-		return fmt.Errorf("MTUs: %w: %s", lab.ErrUnsupported, missing)
+		return "", fmt.Errorf("MTUs: %w: %s", lab.ErrUnsupported, missing)
+	}
+	if len(want) == 0 {
+		return "", c.clearLinks(ctx)
 	}
 	name := map[string]string{}
 	for i, n := range spec.Clusters[0].Nodes {
@@ -74,7 +77,11 @@ func (c *cluster) setLinks(ctx context.Context, spec *topologies.Spec) error {
 		l.PathMTU = peers
 		by[name[node]] = l
 	}
-	return c.linkNodes(ctx, by)
+	text, err := json.Marshal(want)
+	if err != nil {
+		return "", err
+	}
+	return string(text), c.linkNodes(ctx, by)
 }
 
 // mtuMissing is why the lab cannot set MTUs; "" if it can.

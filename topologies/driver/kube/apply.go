@@ -173,7 +173,7 @@ func (s *stand) applyPod(ctx context.Context, p *corev1.Pod) error {
 // fitted is a pod as this cluster gets it, and signed.
 func (s *stand) fitted(p *corev1.Pod) (*corev1.Pod, error) {
 	p = s.fit(p)
-	made, err := podDigest(p)
+	made, err := podDigest(p, s.podNetwork)
 	if err != nil {
 		return nil, fmt.Errorf("apply pod %s: %w", refOf(p), err)
 	}

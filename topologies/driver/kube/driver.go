@@ -54,6 +54,10 @@ type Options struct {
 	// KubeProxyMode is that of the cluster's kube-proxy; "" is unknown, so that a topology that asks for one is refused.
 	KubeProxyMode topologies.KubeProxyMode
 
+	// PodNetwork says what the links of pods are like that are made now; "" is as always. Pods that an earlier lab made with other
+	// links are made again.
+	PodNetwork string
+
 	Progress func(string) // what Up and Down are doing; may be nil
 }
 
@@ -92,6 +96,8 @@ type stand struct {
 	say     func(string)
 	log     *slog.Logger
 	dir     string // for logs; removed at the end
+
+	podNetwork string // Options.PodNetwork
 	byNode  bool   // nodes start commands in workloads' pods, not the API server
 
 	api            *client
@@ -170,7 +176,7 @@ func (d *Driver) prepare(ctx context.Context, spec *topologies.Spec, o lab.UpOpt
 		return nil, errors.New("debug.tlsKeys: daemons on a cluster have no place to write secrets to; use the netns driver")
 	}
 	s := &stand{
-		name: spec.Name, spec: spec, cluster: &spec.Clusters[0], image: cmp.Or(d.o.Image, install.DefaultImage), host: d.o.Host, outside: d.o.Outside, log: o.Log, byNode: o.ExecByNode && d.o.Host != nil,
+		name: spec.Name, spec: spec, cluster: &spec.Clusters[0], image: cmp.Or(d.o.Image, install.DefaultImage), host: d.o.Host, outside: d.o.Outside, log: o.Log, byNode: o.ExecByNode && d.o.Host != nil, podNetwork: d.o.PodNetwork,
 		given: map[types.UID]given{}, kinds: kindSet{}, cuts: map[cut]bool{}, namespaces: map[string]bool{},
 	}
 	s.say = s.progress(d.o.Progress)

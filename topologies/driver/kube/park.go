@@ -117,7 +117,7 @@ func (s *stand) staying(p *parts) (map[string]bool, error) {
 		names[name(u)] = true
 	}
 	for _, want := range p.pods {
-		made, err := podDigest(s.fit(want))
+		made, err := podDigest(s.fit(want), s.podNetwork)
 		if err != nil {
 			return nil, err
 		}
@@ -145,9 +145,9 @@ func (s *stand) made(p *parts) (string, error) {
 	return digest(all)
 }
 
-// podDigest is that of a pod's spec, a dot, and that of its labels and annotations, which alone can change.
-func podDigest(p *corev1.Pod) (string, error) {
-	spec, err := digest(p.Spec)
+// podDigest is that of a pod's spec and of what its network is like, a dot, and that of its labels and annotations, which alone can change.
+func podDigest(p *corev1.Pod, network string) (string, error) {
+	spec, err := digest([]any{p.Spec, network})
 	if err != nil {
 		return "", err
 	}

@@ -40,17 +40,18 @@ func TestOnlyIntactPodsStay(t *testing.T) {
 }
 
 func TestDigestsTellPodsApart(t *testing.T) {
-	pod := func(change func(*corev1.Pod)) string {
+	podOf := func(network string, change func(*corev1.Pod)) string {
 		t.Helper()
 		p := &corev1.Pod{}
 		p.Name, p.Labels = "web", map[string]string{"app": "web"}
 		change(p)
-		d, err := podDigest(p)
+		d, err := podDigest(p, network)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return d
 	}
+	pod := func(change func(*corev1.Pod)) string { return podOf("", change) }
 	first := pod(func(*corev1.Pod) {})
 	if again := pod(func(*corev1.Pod) {}); again != first {
 		t.Errorf("%s and %s for the same", first, again)
@@ -61,6 +62,9 @@ func TestDigestsTellPodsApart(t *testing.T) {
 	other := pod(func(p *corev1.Pod) { p.Spec.NodeName = "node2" })
 	if relabelled := changed(other, first); relabelled == first {
 		t.Error("a pod of another spec with the same labels passes for the first")
+	}
+	if linked := podOf("narrow", func(*corev1.Pod) {}); linked == first {
+		t.Error("other links make no difference")
 	}
 	if back := changed(changed(first, pod(func(p *corev1.Pod) { p.Labels["app"] = "cart" })), first); back != first {
 		t.Errorf("%s with its labels back, want %s", back, first)
