@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/dynamic"
 
 	"github.com/ambientlab/ambientlab/topologies/lab"
 )
@@ -126,6 +127,10 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 		case apierrors.IsNotFound(err):
 		case err != nil:
 			return err
+		case u.GetKind() == "Namespace" && old.GetDeletionTimestamp() != nil: // nothing can be made in it
+			if err := awaitEnd(ctx, r, old); err != nil {
+				return err
+			}
 		case old.GetLabels()[LabelLab] != s.name && keep:
 			return nil
 		case old.GetLabels()[LabelLab] != s.name:
@@ -143,6 +148,20 @@ func (s *stand) store(ctx context.Context, u *unstructured.Unstructured, keep bo
 	u.SetLabels(labels)
 	_, err = r.Apply(ctx, u.GetName(), u, metav1.ApplyOptions{FieldManager: manager, Force: true})
 	return err
+}
+
+// awaitEnd waits until an object that is about to go has gone.
+func awaitEnd(ctx context.Context, r dynamic.ResourceInterface, old *unstructured.Unstructured) error {
+	return poll(ctx, func() (string, bool) {
+		now, err := r.Get(ctx, old.GetName(), metav1.GetOptions{})
+		switch {
+		case apierrors.IsNotFound(err) || err == nil && now.GetUID() != old.GetUID():
+			return "", true
+		case err != nil:
+			return err.Error(), false
+		}
+		return name(old) + " does not go", false
+	})
 }
 
 // ownFor reports whether an object can be the lab's alone, since its namespace is: of the core group controllers put some there too.

@@ -131,6 +131,14 @@ func (s *stand) sweep(ctx context.Context, of string) error {
 
 // end deletes objects and waits until they are gone.
 func (s *stand) end(ctx context.Context, list []*found, propagation func(*found) metav1.DeletionPropagation) error {
+	if err := s.deleteAll(ctx, list, propagation); err != nil {
+		return err
+	}
+	return s.awaitGone(ctx, list)
+}
+
+// deleteAll deletes objects, which are about to go then.
+func (s *stand) deleteAll(ctx context.Context, list []*found, propagation func(*found) metav1.DeletionPropagation) error {
 	g, each := errgroup.WithContext(ctx)
 	g.SetLimit(atOnce)
 	for _, o := range list {
@@ -143,10 +151,7 @@ func (s *stand) end(ctx context.Context, list []*found, propagation func(*found)
 			return nil
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	return s.awaitGone(ctx, list)
+	return g.Wait()
 }
 
 // awaitGone waits until objects of labs are gone. It asks for all of a kind at once, as there may be thousands.

@@ -98,7 +98,7 @@ type stand struct {
 	dir     string // for logs; removed at the end
 
 	podNetwork string // Options.PodNetwork
-	byNode  bool   // nodes start commands in workloads' pods, not the API server
+	byNode     bool   // nodes start commands in workloads' pods, not the API server
 
 	api            *client
 	nodes          *nodes

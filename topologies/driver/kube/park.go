@@ -64,33 +64,38 @@ func (s *stand) park(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(s.clear(ctx, p), s.mark(ctx, &parked{name: s.name, made: made, kinds: s.known()}))
+	emptied, err := s.clear(ctx, p)
+	if err == nil {
+		err = s.awaitGone(ctx, emptied)
+	}
+	return errors.Join(err, s.mark(ctx, &parked{name: s.name, made: made, kinds: s.known()}))
 }
 
-// clear deletes what the lab has beside the mesh and the topology, and pods of the topology that are not as they were made.
-func (s *stand) clear(ctx context.Context, p *parts) error {
+// clear deletes what the lab has beside the mesh and the topology, and pods of the topology that are not as they were made. All of it is
+// gone but for namespaces, which are about to go.
+func (s *stand) clear(ctx context.Context, p *parts) (emptied []*found, err error) {
 	kinds, all, err := s.belongings(ctx, s.name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stays, err := s.staying(p)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var namespaces, rest []*found
+	var rest []*found
 	for _, o := range all {
 		switch {
 		case stays[o.what] || stays[strings.Replace(o.what, "Endpoints ", "Service ", 1)] || len(o.object.GetOwnerReferences()) > 0:
 		case o.kind.Group == "" && o.kind.Kind == "Namespace": // whose controller looks again late if there is something in them
-			namespaces = append(namespaces, o)
+			emptied = append(emptied, o)
 		default:
 			rest = append(rest, o)
 		}
 	}
 	if err := s.end(ctx, rest, withPods); err != nil {
-		return err
+		return nil, err
 	}
-	return errors.Join(s.end(ctx, namespaces, withPods), s.leaveGuests(ctx, kinds, s.name))
+	return emptied, errors.Join(s.deleteAll(ctx, emptied, withPods), s.leaveGuests(ctx, kinds, s.name))
 }
 
 // withPods has what makes pods end after them: its own end is then theirs. Of the rest the garbage collector would have to look at
@@ -226,7 +231,7 @@ func (s *stand) takeUp(ctx context.Context, was parked, p *parts) (stock, error)
 	}
 	made, err := s.made(p)
 	if err == nil && made != was.made {
-		err = s.clear(ctx, p)
+		_, err = s.clear(ctx, p) // whoever wants one of the namespaces waits for its end: see store
 	}
 	if err == nil {
 		err = s.mark(ctx, nil)
