@@ -76,7 +76,7 @@ func (c *cluster) awaitNetwork(ctx context.Context, b networkBudget, say func(st
 
 // sayWaits says what pods wait for, if that has changed.
 func (c *cluster) sayWaits(now, before []podWait, say func(string)) {
-	if slices.Equal(now, before) {
+	if slices.EqualFunc(now, before, podWait.alike) {
 		return
 	}
 	for _, w := range now {
@@ -135,6 +135,11 @@ func (w podWait) pulls() bool {
 	return slices.Contains([]string{"ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName", "RegistryUnavailable"}, w.reason)
 }
 
+// alike reports whether a person who knows of one learns nothing from the other: pulls that fail and pulls that wait take turns.
+func (w podWait) alike(o podWait) bool {
+	return w.pod == o.pod && w.node == o.node && w.container == o.container && (w.reason == o.reason || w.pulls() && o.pulls())
+}
+
 // podWaits are the cluster's pods that are not ready, but for those that only wait for a node that is.
 func (c *cluster) podWaits(ctx context.Context) ([]podWait, error) {
 	out, err := c.kubectl(ctx, "get", "pods", "--all-namespaces", "--output=json")
@@ -165,7 +170,7 @@ func waitOf(p *corev1.Pod) podWait {
 	switch {
 	case conditions[corev1.PodReady].Status == corev1.ConditionTrue, p.Status.Phase == corev1.PodSucceeded:
 		return w
-	case scheduled.Status == corev1.ConditionFalse && strings.Contains(scheduled.Message, corev1.TaintNodeNotReady):
+	case scheduled.Status == corev1.ConditionFalse && strings.Contains(scheduled.Message, "untolerated taint"): // that the node is not ready
 		return w
 	case scheduled.Status == corev1.ConditionFalse:
 		w.reason, w.message = scheduled.Reason, firstLine(scheduled.Message)
