@@ -4,7 +4,7 @@ SHELL := bash
 
 BIN      := $(CURDIR)/bin
 CNI      ?=
-OUT      ?= $(if $(filter netns,$(LAB)),out,out/$(LAB)$(addprefix -,$(basename $(notdir $(firstword $(subst =, ,$(CNI)))))))
+OUT      ?= $(if $(filter netns,$(LAB)),out,out/$(LAB)$(addprefix -,$(basename $(notdir $(firstword $(subst =, ,$(filter-out kindnet,$(CNI))))))))
 LAB      ?= netns
 TOPOLOGY ?= three-nodes
 FOCUS    ?=
@@ -27,7 +27,7 @@ PLUGINS  := ptp host-local
 LINT      = cd tools/lint && go build -o $(BIN)/tools/golangci-lint github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 
 # The scenarios run in another directory, so that a file's name must not be relative.
-CNI_FILE  = $(wildcard $(lastword $(subst =, ,$(CNI))))
+CNI_FILE  = $(if $(findstring /,$(CNI))$(filter %.yaml %.yml %.json,$(CNI)),$(wildcard $(lastword $(subst =, ,$(CNI)))))
 CNI_FROM  = $(if $(CNI_FILE),$(subst $(CNI_FILE),$(abspath $(CNI_FILE)),$(CNI)),$(CNI))
 
 # What a lab needs besides the project's programs.

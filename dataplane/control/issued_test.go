@@ -24,6 +24,12 @@ func TestWhoIsBehindAChangeOfRoots(t *testing.T) {
 	ask("starting", time.Hour)
 	if s := p.AuthorityStatus(); !s.Ready() || s.Version != 1 || len(s.Roots) != 1 || s.Issuer != s.Roots[0] {
 		t.Fatalf("control: at first %+v", s)
+	} else if s.Directory != "" || s.Namespace != "istio-system" {
+		t.Errorf("the authority is in %q of %q", s.Directory, s.Namespace)
+	}
+	p.cfg.AuthorityDir = "/ca"
+	if s := p.AuthorityStatus(); s.Directory != "/ca" || s.Namespace != "" {
+		t.Errorf("the authority is in %q of %q, and not in a directory", s.Directory, s.Namespace)
 	}
 	if err := identity.AddRoot(t.Context(), identity.Directory(p.caDir), "cluster.local"); err != nil {
 		t.Fatal(err)

@@ -3,9 +3,11 @@
 package hbone
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
+	"runtime"
 	"testing"
 	"time"
 
@@ -63,7 +65,12 @@ func TestAbandonEndsTheFlusher(t *testing.T) {
 		c.flushLoop()
 	}()
 	rec.wakeFlusher()
-	eventually(t, "it has looked once", func() bool { return len(rec.handover) == 0 })
+	eventually(t, "it has looked once, and waits again", func() bool {
+		stack := make([]byte, 1<<20)
+		stack = stack[:runtime.Stack(stack, true)]
+		i := bytes.Index(stack, []byte("hbone.(*conn).flushLoop"))
+		return len(rec.handover) == 0 && i >= 0 && bytes.Contains(stack[bytes.LastIndex(stack[:i], []byte("goroutine ")):i], []byte("chan receive"))
+	})
 	rec.abandon()
 	select {
 	case <-ended:

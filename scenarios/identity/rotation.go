@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +35,7 @@ var _ = Describe("a change of the mesh's root", func() {
 		fresh := load(ctx, l, url, workload.Options{Interval: 15 * time.Millisecond, Timeout: world.Budget.Call})
 		kept := load(ctx, l, tcp, workload.Options{Interval: 15 * time.Millisecond, Timeout: world.Budget.Call, KeepOpen: true, Size: 64})
 		By("intermediate: an authority below the root, that signs from now on")
-		out, err := rotate(ctx, l, "intermediate")
+		out, err := rotate(ctx, l, "intermediate", forced(ctx, l)...)
 		Expect(err).NotTo(HaveOccurred(), string(out))
 		Expect(status(ctx, l).Behind).To(BeEmpty(), "the root is the same, so nobody need hurry")
 		for _, step := range []struct {
@@ -44,7 +43,7 @@ var _ = Describe("a change of the mesh's root", func() {
 			roots int
 		}{{"add", 2}, {"sign", 2}, {"drop", 1}} {
 			By(step.name)
-			out, err := rotate(ctx, l, step.name)
+			out, err := rotate(ctx, l, step.name, forced(ctx, l)...)
 			Expect(err).NotTo(HaveOccurred(), string(out))
 			for _, node := range l.Nodes() {
 				Expect(world.Wait(ctx, world.Budget.Propagation, func(ctx context.Context) (bool, error) {
@@ -102,13 +101,19 @@ var _ = Describe("a change of the mesh's root", func() {
 	}, SpecTimeout(world.Budget.Spec))
 })
 
-// rotate has the operator's command take a step. A control plane that is younger than its authority, as where a lab has taken a mesh over,
-// cannot know that nobody else is about.
+// rotate has the operator's command take a step.
 func rotate(ctx context.Context, l *world.World, step string, more ...string) ([]byte, error) {
-	if status(ctx, l).UnknownUntil != nil && !slices.Contains(more, "--force") {
-		more = append(more, "--force")
-	}
 	return l.Output(ctx, istiod, append([]string{"control", "ca", "rotate", step}, more...)...)
+}
+
+// forced is what the command needs of a control plane that is younger than its authority, as where a lab has taken a mesh over: it
+// cannot know that nobody else is about.
+func forced(ctx context.Context, l *world.World) []string {
+	GinkgoHelper()
+	if status(ctx, l).UnknownUntil != nil {
+		return []string{"--force"}
+	}
+	return nil
 }
 
 // authorityStatus is what `control ca status` prints.

@@ -4,6 +4,8 @@ package nodenet
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +27,13 @@ type Links struct {
 	PathMTU map[string]int `json:"pathMTU,omitempty"`
 }
 
+// LinksDone is what the CNI configuration of a node says of the value of AnnotationLinks that it goes by, behind the key "links". It is
+// the last that is written for it.
+func LinksDone(annotation string) string {
+	sum := sha256.Sum256([]byte(annotation))
+	return hex.EncodeToString(sum[:8])
+}
+
 // leastMTU is what IPv6 needs of a link (RFC 8200 §5), mostMTU the largest IP packet.
 const leastMTU, mostMTU = 1280, 65535
 
@@ -36,7 +45,11 @@ func ParseLinks(text string) (Links, error) {
 	}
 	d := json.NewDecoder(bytes.NewReader([]byte(text)))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&l); err != nil {
+	err := d.Decode(&l)
+	if err == nil && d.More() {
+		err = errors.New("more than one JSON value")
+	}
+	if err != nil {
 		return Links{}, fmt.Errorf("annotation %s: %w", AnnotationLinks, err)
 	}
 	var errs []error

@@ -28,6 +28,7 @@ func TestParseLinksTellsAllThatIsWrong(t *testing.T) {
 	for in, want := range map[string][]string{
 		"{":              {"unexpected EOF"},
 		`{"MTTU": 1500}`: {"MTTU"},
+		`{} {}`:          {"more than one"},
 		`{"mtu": 68, "pathMTU": {"b": 1400, "a": 70000, "c": 0}}`: {"mtu: 68 is not from 1280 to 65535", "pathMTU.a: 70000", "pathMTU.c: 0"},
 	} {
 		l, err := ParseLinks(in)

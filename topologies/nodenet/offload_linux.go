@@ -41,20 +41,20 @@ func plainPackets(link string) error {
 	return err
 }
 
-// NoOffload is PlainPackets that can be undone. restore turns on what was on; that the link is gone by then is no error.
-func NoOffload(ns *netns.NS, link string) (restore func() error, err error) {
-	return turnOff(ns, link, offloads)
+// UseOffloads turns on the offloads of a link in ns (nil: the caller's own) that there are, as the kernel has them at first.
+func UseOffloads(ctx context.Context, ns *netns.NS, link string) error {
+	return nft.Inside(ctx, ns, "use offloads", func() error {
+		_, err := change(link, offloads, 1)
+		return err
+	})
 }
 
-// NoSegmentation is NoOffload of segmentation alone: every packet that is sent on the link is one of the wire's.
+// NoSegmentation turns segmentation offload of a link in ns (nil: the caller's own) off: every packet that is sent on it is one of the
+// wire's. restore turns on what was on; that the link is gone by then is no error.
 func NoSegmentation(ns *netns.NS, link string) (restore func() error, err error) {
-	return turnOff(ns, link, segmentation)
-}
-
-func turnOff(ns *netns.NS, link string, features []offload) (restore func() error, err error) {
 	var changed []offload
 	err = inside(ns, func() (err error) {
-		changed, err = change(link, features, 0)
+		changed, err = change(link, segmentation, 0)
 		return err
 	})
 	if err != nil {

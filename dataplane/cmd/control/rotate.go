@@ -3,6 +3,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"time"
 
@@ -48,7 +50,7 @@ func authority(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	fs.StringVar(&o.caDir, "ca-dir", "", "`directory` of the authority's key and roots, if not the running control plane's")
 	fs.StringVar(&o.kubeconfig, "kubeconfig", "", "`file` that names the API server whose Secret "+cluster.SecretName+" has them")
 	fs.BoolVar(&o.inCluster, "in-cluster", false, "the same of the cluster that this runs in")
-	fs.StringVar(&o.RootNamespace, "root-namespace", "istio-system", "`namespace` of that Secret")
+	fs.StringVar(&o.RootNamespace, "root-namespace", "", "`namespace` of that Secret (default the running control plane's, or istio-system)")
 	domain := fs.String("trust-domain", mesh.DefaultTrustDomain, "name in a new root")
 	server := fs.String("control", "http://127.0.0.1:15014", "`address` of the running control plane's --http; none if empty")
 	force := fs.Bool("force", false, "do not ask who is behind")
@@ -82,16 +84,24 @@ func authority(ctx context.Context, args []string, stdout, stderr io.Writer) err
 	}
 }
 
-// locate takes the authority of the running control plane, unless another is named.
+// locate takes the authority of the running control plane, unless another is named. What that says is true where it runs.
 func (o *options) locate(running *control.AuthorityStatus) error {
+	named := o.caDir != "" || o.cluster()
+	if running == nil {
+		running = &control.AuthorityStatus{}
+	}
+	o.RootNamespace = cmp.Or(o.RootNamespace, running.Namespace, "istio-system")
 	switch {
-	case o.caDir != "" || o.cluster():
-	case running == nil:
-		return &usageError{errors.New("no control plane says where its authority is: give --ca-dir (or --kubeconfig, or --in-cluster)")}
+	case named:
 	case running.Directory != "":
+		if _, err := os.Stat(running.Directory); err != nil {
+			return fmt.Errorf("the control plane's authority is not here: run this in its pod, or give --ca-dir: %w", err)
+		}
 		o.caDir = running.Directory
+	case running.Namespace != "":
+		o.inCluster = true
 	default:
-		o.inCluster, o.RootNamespace = true, running.Namespace
+		return &usageError{errors.New("no control plane says where its authority is: give --ca-dir (or --kubeconfig, or --in-cluster)")}
 	}
 	return nil
 }
@@ -101,7 +111,7 @@ func (o *options) rotate(ctx context.Context, step, domain string) error {
 	if o.caDir == "" {
 		api, err := kube.Connect(o.kubeconfig, cluster.Manager)
 		if err != nil {
-			return err
+			return fmt.Errorf("the authority is a Secret, and this is no pod of its cluster that may read it (--kubeconfig names the cluster): %w", err)
 		}
 		if store, err = o.store(api); err != nil {
 			return err

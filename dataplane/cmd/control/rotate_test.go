@@ -111,3 +111,37 @@ func TestAStepWaitsForThoseWhoAreBehind(t *testing.T) {
 		t.Errorf("nobody to ask, but %v", err)
 	}
 }
+
+func TestLocate(t *testing.T) {
+	here := t.TempDir()
+	for name, tc := range map[string]struct {
+		o, want options
+		running *control.AuthorityStatus
+		says    string
+	}{
+		"a directory":          {running: &control.AuthorityStatus{Directory: here}, want: options{caDir: here}},
+		"one that is not here": {running: &control.AuthorityStatus{Directory: "/not/here"}, says: "--ca-dir"},
+		"a Secret":             {running: &control.AuthorityStatus{Namespace: "mesh"}, want: options{inCluster: true, Settings: control.Settings{RootNamespace: "mesh"}}},
+		"of another namespace": {
+			o: options{Settings: control.Settings{RootNamespace: "other"}}, running: &control.AuthorityStatus{Namespace: "mesh"},
+			want: options{inCluster: true, Settings: control.Settings{RootNamespace: "other"}},
+		},
+		"named":        {o: options{caDir: "/mine"}, running: &control.AuthorityStatus{Directory: here}, want: options{caDir: "/mine"}},
+		"nobody says":  {says: "--kubeconfig"},
+		"it says none": {running: &control.AuthorityStatus{}, says: "--kubeconfig"},
+	} {
+		err := tc.o.locate(tc.running)
+		if tc.says != "" {
+			if err == nil || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("%s: %v, want %q", name, err, tc.says)
+			}
+			continue
+		}
+		if tc.want.RootNamespace == "" {
+			tc.want.RootNamespace = "istio-system"
+		}
+		if err != nil || tc.o.caDir != tc.want.caDir || tc.o.inCluster != tc.want.inCluster || tc.o.RootNamespace != tc.want.RootNamespace {
+			t.Errorf("%s: %q, %v, %q, %v", name, tc.o.caDir, tc.o.inCluster, tc.o.RootNamespace, err)
+		}
+	}
+}

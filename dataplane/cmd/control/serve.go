@@ -78,6 +78,12 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 	if err := writeRoots(o.rootOut, parts.authority.RootsPEM()); err != nil {
 		return err
 	}
+	caDir := o.caDir
+	if caDir != "" { // for those who ask, and may be elsewhere
+		if caDir, err = filepath.Abs(caDir); err != nil {
+			return err
+		}
+	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
 	if err != nil {
 		return fmt.Errorf("listen for proxies (--listen chooses another address): %w", err)
@@ -87,7 +93,7 @@ func serve(ctx context.Context, o *options, stderr io.Writer) error {
 		return errors.Join(err, listener.Close())
 	}
 	cfg := control.Config{
-		Settings: o.Settings, Source: parts.source, Authority: parts.authority, AuthorityDir: o.caDir, Authenticator: parts.tokens, Listener: listener,
+		Settings: o.Settings, Source: parts.source, Authority: parts.authority, AuthorityDir: caDir, Authenticator: parts.tokens, Listener: listener,
 		ServingNames: o.serving, TrustedAccounts: o.trusted, CertTTL: o.certTTL, Statuses: parts.statuses, Log: log,
 		Version: version, Process: admin.Process{Args: o.args, Environ: os.Environ()}, Metrics: parts.metrics,
 	}

@@ -23,6 +23,10 @@ func TestMain(m *testing.M) { os.Exit(nstest.Main(m)) }
 func TestAdd(t *testing.T) {
 	node, pod := nstest.New(t), nstest.New(t)
 	nstest.Connect(t, nstest.End{NS: node, Name: "veth0"}, nstest.End{NS: pod, Name: "eth0"})
+	on, err := nodenet.Offloads(node, "veth0")
+	if err != nil || len(on) == 0 {
+		t.Fatalf("control: on at first are %v, %v", on, err)
+	}
 	stdin := fmt.Sprintf(`{"cniVersion":"0.4.0","name":"n","type":"plainpackets","prevResult":{"cniVersion":"0.4.0","interfaces":[{"name":"veth0"},{"name":"eth0","sandbox":"/proc/self/fd/%d"}]}}`, pod.Fd())
 	nstest.In(t, node, func() error { return add(&skel.CmdArgs{StdinData: []byte(stdin)}) })
 	nstest.In(t, node, func() error { return unchanged("veth0") })

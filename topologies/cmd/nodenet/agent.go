@@ -5,12 +5,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"time"
 
@@ -37,8 +38,14 @@ type agent struct {
 	written   []byte   // the CNI configuration that this process wrote last
 	complains []string // what was logged last, so that it is logged once
 
-	links   nodenet.Links // the last good ones
-	restore func() error  // undoes plain packets on the underlay's link; nil while they are not
+	links asked // the last good ones
+	plain bool  // the underlay's link is without offloads, or may be: an earlier process may have made it so
+}
+
+// asked are links, and the annotation that asked for them.
+type asked struct {
+	nodenet.Links
+	annotation string
 }
 
 // run returns when ctx ends, or when the objects cannot be watched any longer.
@@ -57,15 +64,18 @@ func (a *agent) keep(ctx context.Context) {
 	case <-a.objects.Ready():
 	}
 	a.log.Info("objects are known", "node", a.node, "podSubnets", a.cluster)
+	a.plain = a.wasPlain()
 	retry := firstRetry
 	for ctx.Err() == nil {
 		changed, next := a.objects.Changed(), recheck
-		if err := a.reconcile(ctx, a.objects.Load()); err != nil {
-			a.complain([]string{err.Error()})
+		problems, err := a.reconcile(ctx, a.objects.Load())
+		if err != nil {
+			problems = append(problems, err.Error())
 			next, retry = retry, min(2*retry, recheck)
 		} else {
 			retry = firstRetry
 		}
+		a.complain(problems)
 		wait := time.NewTimer(next)
 		select {
 		case <-ctx.Done():
@@ -76,24 +86,37 @@ func (a *agent) keep(ctx context.Context) {
 	}
 }
 
-// reconcile makes routes and rules first, and then tells the container runtime that there is a network. Links that are not understood
-// leave the last good ones in force.
-func (a *agent) reconcile(ctx context.Context, o *source.Objects) error {
+// reconcile makes routes and rules first, and then tells the container runtime that there is a network. Problems are mistakes of
+// objects: policies with one are left out, and links that are not understood leave the last good ones in force.
+func (a *agent) reconcile(ctx context.Context, o *source.Objects) (problems []string, err error) {
 	c, err := config(o.Nodes, a.node, a.cluster)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	links, misunderstood := nodenet.ParseLinks(o.Nodes[a.node].Annotations[nodenet.AnnotationLinks])
-	if misunderstood == nil {
-		a.links = links
+	annotation := o.Nodes[a.node].Annotations[nodenet.AnnotationLinks]
+	if links, err := nodenet.ParseLinks(annotation); err == nil {
+		a.links = asked{links, annotation}
+	} else {
+		problems = append(problems, err.Error())
 	}
 	for i, p := range c.Peers {
 		c.Peers[i].PathMTU = a.links.PathMTU[p.Name]
 	}
-	return errors.Join(misunderstood, a.realise(ctx, o, c))
+	if err := a.route(ctx, c); err != nil {
+		return problems, err
+	}
+	more, err := a.enforce(ctx, o, c.Self.PodSubnets)
+	problems = append(problems, more...)
+	if err == nil {
+		err = a.offload(ctx)
+	}
+	if err == nil {
+		err = a.configure(c.Self.PodSubnets)
+	}
+	return problems, err
 }
 
-func (a *agent) realise(ctx context.Context, o *source.Objects, c nodenet.Config) error {
+func (a *agent) route(ctx context.Context, c nodenet.Config) error {
 	plan, err := nodenet.NewPlan(c)
 	if err != nil {
 		return err
@@ -105,45 +128,45 @@ func (a *agent) realise(ctx context.Context, o *source.Objects, c nodenet.Config
 	if changed {
 		a.log.Info("routes and rules written", "peers", len(c.Peers))
 	}
-	if err := a.enforce(ctx, o, c.Self.PodSubnets); err != nil {
-		return err
-	}
-	if err := a.plain(); err != nil {
-		return err
-	}
-	return a.configure(c.Self.PodSubnets)
+	return nil
 }
 
-// plain turns the offloads of the underlay's link off, or on again.
-func (a *agent) plain() (err error) {
+// offload turns the offloads of the underlay's link off, or on again.
+func (a *agent) offload(ctx context.Context) (err error) {
 	switch {
-	case a.links.PlainPackets && a.restore == nil:
-		a.restore, err = nodenet.NoOffload(nil, nodenet.UnderlayLink)
-	case !a.links.PlainPackets && a.restore != nil:
-		if err = a.restore(); err == nil {
-			a.restore = nil
-		}
+	case a.links.PlainPackets == a.plain:
+	case a.plain:
+		err = nodenet.UseOffloads(ctx, nil, nodenet.UnderlayLink)
+	default:
+		err = nodenet.PlainPackets(ctx, nil, nodenet.UnderlayLink)
+	}
+	if err == nil {
+		a.plain = a.links.PlainPackets
 	}
 	return err
 }
 
-func (a *agent) enforce(ctx context.Context, o *source.Objects, subnets []netip.Prefix) error {
+// wasPlain reports whether an earlier process left a CNI configuration for plain packets.
+func (a *agent) wasPlain() bool {
+	text, err := os.ReadFile(a.conf)
+	return err == nil && bytes.Contains(text, []byte(`"plainpackets"`))
+}
+
+func (a *agent) enforce(ctx context.Context, o *source.Objects, subnets []netip.Prefix) (problems []string, err error) {
 	c := policy.Objects(o)
 	c.Node, c.PodSubnets = a.node, subnets
 	plan := policy.NewPlan(c)
 	changed, err := policy.Apply(ctx, nil, plan)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if changed {
 		a.log.Info("NetworkPolicy rules written", "policies", len(c.Policies))
 	}
-	var problems []string
 	for _, p := range plan.Problems {
 		problems = append(problems, p.Error())
 	}
-	a.complain(problems)
-	return nil
+	return problems, nil
 }
 
 func (a *agent) complain(problems []string) {

@@ -89,7 +89,7 @@ func TestConfig(t *testing.T) {
 
 func TestConflist(t *testing.T) {
 	for plain, end := range map[bool]string{false: "]}", true: " {plainpackets 0 {[] []}}]}"} {
-		got := conflistOf(t, 1400, plain)
+		got := conflistOf(t, 1400, asked{Links: nodenet.Links{PlainPackets: plain}})
 		if want := "{0.4.0 [{nodad 0 {[] []}} {ptp 1400 {[[{10.244.1.0/24}] [{fd00:10:244:1::/64}]] [{0.0.0.0/0} {::/0}]}} {portmap 0 {[] []}}" + end; got != want {
 			t.Errorf("plain %v: %s, want %s", plain, got, want)
 		}
@@ -97,9 +97,9 @@ func TestConflist(t *testing.T) {
 }
 
 // conflistOf is what a CNI configuration says, in short.
-func conflistOf(t *testing.T, mtu int, plain bool) string {
+func conflistOf(t *testing.T, mtu int, links asked) string {
 	t.Helper()
-	text, err := conflist(prefixes("10.244.1.0/24", "fd00:10:244:1::/64"), mtu, plain)
+	text, err := conflist(prefixes("10.244.1.0/24", "fd00:10:244:1::/64"), mtu, links)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,7 +153,11 @@ func TestReconcile(t *testing.T) {
 	}
 	reconcile := func() {
 		t.Helper()
-		nstest.In(t, ns, func() error { return a.reconcile(t.Context(), o) })
+		nstest.In(t, ns, func() error {
+			problems, err := a.reconcile(t.Context(), o)
+			a.complain(problems)
+			return err
+		})
 	}
 	reconcile()
 	rules, err := policy.Dump(t.Context(), ns)
@@ -189,35 +193,46 @@ func TestReconcileLinks(t *testing.T) {
 	if err := nodenet.WaitUp(t.Context(), ns, nodenet.UnderlayLink); err != nil {
 		t.Fatal(err)
 	}
-	a := &agent{
-		settings: settings{node: "a", cluster: prefixes("10.244.0.0/16"), conf: filepath.Join(t.TempDir(), "10-nodenet.conflist")},
-		log:      slog.New(slog.DiscardHandler),
+	conf := filepath.Join(t.TempDir(), "10-nodenet.conflist")
+	agentOf := func() *agent {
+		a := &agent{settings: settings{node: "a", cluster: prefixes("10.244.0.0/16"), conf: conf}, log: slog.New(slog.DiscardHandler)}
+		a.plain = a.wasPlain()
+		return a
 	}
+	var a *agent
+	const v4, v6, narrow = "10.244.1.0/24 via 172.18.0.3 dev eth0", "fd00:10:244:1::/64 via fc00:f853::3 dev eth0", `{"mtu":9000,"plainPackets":true,"pathMTU":{"b":1400}}`
 	for _, step := range []struct {
 		annotation    string
-		route, mtu    string
+		more          string // of both routes
+		mtu, done     string
 		plain, refuse bool
 	}{
-		{"", "10.244.1.0/24 via 172.18.0.3 dev eth0\n", `"mtu": 1500`, false, false},
-		{`{"mtu":9000,"plainPackets":true,"pathMTU":{"b":1400}}`, "10.244.1.0/24 via 172.18.0.3 dev eth0 mtu 1400\n", `"mtu": 9000`, true, false},
-		{`{"mtu":1}`, "10.244.1.0/24 via 172.18.0.3 dev eth0 mtu 1400\n", `"mtu": 9000`, true, true},
-		{"", "10.244.1.0/24 via 172.18.0.3 dev eth0\n", `"mtu": 1500`, false, false},
+		{"", "\n", `"mtu": 1500`, "", false, false},
+		{narrow, " mtu 1400\n", `"mtu": 9000`, nodenet.LinksDone(narrow), true, false},
+		{`{"mtu":1}`, " mtu 1400\n", `"mtu": 9000`, nodenet.LinksDone(narrow), true, true},
+		{"", "\n", `"mtu": 1500`, "", false, false},
 	} {
+		if !step.refuse {
+			a = agentOf() // another process goes on with what the last has left
+		}
 		self := node("a", 0)
 		self.Annotations = map[string]string{nodenet.AnnotationLinks: step.annotation}
 		o := &source.Objects{Nodes: map[string]*corev1.Node{"a": self, "b": node("b", 1)}}
-		var err error
-		nstest.In(t, ns, func() error { err = a.reconcile(t.Context(), o); return nil })
-		if (err != nil) != step.refuse {
-			t.Errorf("%s: %v", step.annotation, err)
+		var problems []string
+		nstest.In(t, ns, func() (err error) { problems, err = a.reconcile(t.Context(), o); return err })
+		if (len(problems) > 0) != step.refuse {
+			t.Errorf("%s: %v", step.annotation, problems)
 		}
 		network, err := nodenet.Dump(t.Context(), ns)
-		if err != nil || !strings.Contains(network, step.route) {
-			t.Errorf("%s: no %q in\n%s, %v", step.annotation, step.route, network, err)
+		if err != nil || !strings.Contains(network, v4+step.more) || !strings.Contains(network, v6+step.more) {
+			t.Errorf("%s: not both routes with %q in\n%s, %v", step.annotation, step.more, network, err)
 		}
-		conf, err := os.ReadFile(a.conf)
-		if err != nil || !strings.Contains(string(conf), step.mtu) || strings.Contains(string(conf), "plainpackets") != step.plain || (a.restore != nil) != step.plain {
-			t.Errorf("%s: %s, plain %v, %v", step.annotation, conf, a.restore != nil, err)
+		text, err := os.ReadFile(conf)
+		if err != nil || !strings.Contains(string(text), step.mtu) || strings.Contains(string(text), "plainpackets") != step.plain || !strings.Contains(string(text), step.done) {
+			t.Errorf("%s: %s, %v", step.annotation, text, err)
+		}
+		if on, err := nodenet.Offloads(ns, nodenet.UnderlayLink); err != nil || (len(on) == 0) != step.plain {
+			t.Errorf("%s: offloads %v, %v", step.annotation, on, err)
 		}
 	}
 }

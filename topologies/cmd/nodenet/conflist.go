@@ -20,9 +20,9 @@ import (
 type object = map[string]any
 
 // conflist is the CNI configuration of a node: a cable for each pod, an address of each of the node's pod subnets, used at once
-// (kindconfigs/nodeimage/nodad), and host ports. With plain, the cables are without offloads (kindconfigs/nodeimage/plainpackets).
-// Version 0.4.0 is read by every container runtime that there is.
-func conflist(subnets []netip.Prefix, mtu int, plain bool) ([]byte, error) {
+// (kindconfigs/nodeimage/nodad), and host ports. Where plain packets are asked for the cables are without offloads
+// (kindconfigs/nodeimage/plainpackets). Version 0.4.0 is read by every container runtime that there is.
+func conflist(subnets []netip.Prefix, mtu int, links asked) ([]byte, error) {
 	var ranges [][]object
 	var routes []object
 	for _, p := range subnets {
@@ -40,10 +40,14 @@ func conflist(subnets []netip.Prefix, mtu int, plain bool) ([]byte, error) {
 		}},
 		{"type": "portmap", "capabilities": object{"portMappings": true}},
 	}
-	if plain {
+	if links.PlainPackets {
 		plugins = append(plugins, object{"type": "plainpackets"})
 	}
-	b, err := json.MarshalIndent(object{"cniVersion": "0.4.0", "name": "nodenet", "plugins": plugins}, "", "  ")
+	list := object{"cniVersion": "0.4.0", "name": "nodenet", "plugins": plugins}
+	if links.annotation != "" {
+		list["links"] = nodenet.LinksDone(links.annotation)
+	}
+	b, err := json.MarshalIndent(list, "", "  ")
 	return append(b, '\n'), err
 }
 
@@ -54,7 +58,7 @@ func (a *agent) configure(subnets []netip.Prefix) error {
 	if err != nil {
 		return fmt.Errorf("read MTU of %s: %w", nodenet.UnderlayLink, err)
 	}
-	text, err := conflist(subnets, cmp.Or(a.links.MTU, link.MTU), a.links.PlainPackets)
+	text, err := conflist(subnets, cmp.Or(a.links.MTU, link.MTU), a.links)
 	if err != nil || bytes.Equal(text, a.written) {
 		return err
 	}

@@ -38,7 +38,6 @@ const prefix = "ambientlab-"
 const (
 	createBudget = 4 * time.Minute
 	readyBudget  = time.Minute
-	linksBudget  = 10 * time.Second
 	deleteBudget = time.Minute
 )
 
@@ -173,9 +172,6 @@ func create(ctx context.Context, t tools, dir record, s shape, cni CNI, say func
 	if _, err := t.run(ctx, nil, t.docker, "image", "inspect", s.Image); err != nil {
 		return nil, fmt.Errorf("no node image %s: run `make node-image`: %w", s.Image, err)
 	}
-	if err := t.plugins(ctx, s.Image, cni); err != nil {
-		return nil, err
-	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, c.delete(context.WithoutCancel(ctx)))
@@ -204,7 +200,10 @@ func (c *cluster) start(ctx context.Context, config []byte, cni CNI, say func(st
 	if err := c.findNodes(ctx); err != nil {
 		return err
 	}
-	c.nodenet = c.bringsNodenet(ctx)
+	var err error
+	if c.nodenet, err = c.bringsNodenet(ctx); err != nil {
+		return err
+	}
 	if cni.asked() {
 		if err := c.network(ctx, cni, network, say); err != nil {
 			return errors.Join(err, c.watchesRunOut(ctx))

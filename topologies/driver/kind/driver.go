@@ -61,7 +61,7 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	if spec.Debug.TLSKeys {
 		return errors.New("debug.tlsKeys: daemons on a cluster have no place to write secrets to; use the netns driver")
 	}
-	if err := d.o.CNI.fits(&spec.Clusters[0]); err != nil {
+	if err := d.fits(spec); err != nil {
 		return fmt.Errorf("bring up %s: %w", spec.Name, err)
 	}
 	bin, err := programs.Find(o.Bin, image.Programs...)
@@ -88,15 +88,29 @@ func (d *Driver) Up(ctx context.Context, spec *topologies.Spec, o lab.UpOptions)
 	return nil
 }
 
+// fits says what keeps the lab from serving a topology, as far as that is known without a cluster.
+func (d *Driver) fits(spec *topologies.Spec) error {
+	links, err := linksOf(spec)
+	if len(links) > 0 && d.o.CNI.asked() {
+		err = errors.Join(err, fmt.Errorf("MTUs: %w: %s", lab.ErrUnsupported, notNodenet))
+	}
+	return errors.Join(d.o.CNI.fits(&spec.Clusters[0]), err)
+}
+
 // acquire is a cluster of the pool, or a new one.
 func (d *Driver) acquire(ctx context.Context, t tools, spec *topologies.Spec) (*owned, error) {
 	want := shapeOf(&spec.Clusters[0], d.o.Image)
 	want.CNI = d.o.CNI.installed
+	if d.o.Pool != nil {
+		if c := d.o.Pool.take(want, spec.Name); c != nil {
+			return c, nil
+		}
+	}
+	if err := t.plugins(ctx, d.o.Image, d.o.CNI); err != nil { // before another cluster goes for it
+		return nil, err
+	}
 	if d.o.Pool == nil {
 		return d.make(ctx, t, spec.Name, want)
-	}
-	if c := d.o.Pool.take(want, spec.Name); c != nil {
-		return c, nil
 	}
 	if err := d.o.Pool.room(ctx); err != nil {
 		return nil, err

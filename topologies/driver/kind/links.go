@@ -7,9 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -89,8 +87,10 @@ func (c *cluster) mtuMissing() string {
 	if c.ownPodNetwork() {
 		return ""
 	}
-	return "the links of pods are those of the cluster's CNI, which is not nodenet"
+	return notNodenet
 }
+
+const notNodenet = "the links of pods are those of the cluster's CNI, which is not nodenet"
 
 // clearLinks undoes setLinks.
 func (c *cluster) clearLinks(ctx context.Context) error {
@@ -122,41 +122,26 @@ func (c *cluster) linkNodes(ctx context.Context, by map[string]nodenet.Links) er
 }
 
 func (c *cluster) linkNode(ctx context.Context, node string, l nodenet.Links) error {
-	change := nodenet.AnnotationLinks + "-"
+	change, script := nodenet.AnnotationLinks+"-", "! "+linksAre+`"links":`
 	if l.MTU != 0 || l.PlainPackets || len(l.PathMTU) > 0 {
 		text, err := json.Marshal(l)
 		if err != nil {
 			return err
 		}
 		change = nodenet.AnnotationLinks + "=" + string(text)
+		script = linksAre + fmt.Sprintf(`"links": *"%s"`, nodenet.LinksDone(string(text)))
 	}
 	if _, err := c.kubectl(ctx, "annotate", "--overwrite", "node", node, change); err != nil {
 		return err
 	}
-	if _, err := c.output(ctx, node, "timeout", fmt.Sprint(linksBudget.Seconds()), "sh", "-c", linksScript(l)); err != nil {
+	if _, err := c.output(ctx, node, "timeout", fmt.Sprint(linksBudget.Seconds()), "sh", "-c", "until "+script+"'; do sleep 0.05; done"); err != nil {
 		return fmt.Errorf("annotation %s is not followed within %s (kubectl --namespace=kube-system logs --selector=k8s-app=nodenet): %w", nodenet.AnnotationLinks, linksBudget, err)
 	}
 	return nil
 }
 
-// linksScript waits until a node's pods are going to have their links, and its routes are as narrow as they are to be. nodenet writes
-// the CNI configuration last.
-func linksScript(l nodenet.Links) string {
-	mtu, plain := fmt.Sprint(l.MTU), "!"
-	if l.MTU == 0 {
-		mtu = "$(cat /sys/class/net/" + nodenet.UnderlayLink + "/mtu)"
-	}
-	if l.PlainPackets {
-		plain = ""
-	}
-	var routes strings.Builder
-	for _, want := range slices.Sorted(maps.Values(l.PathMTU)) {
-		fmt.Fprintf(&routes, " && routes | grep -q ' mtu %d'", want)
-	}
-	if len(l.PathMTU) == 0 {
-		routes.WriteString(" && ! routes | grep -q ' mtu '")
-	}
-	return fmt.Sprintf(`routes() { ip -4 route show dev %[1]s; ip -6 route show dev %[1]s; }
-conf() { cat /etc/cni/net.d/*.conflist; }
-until conf | grep -q "\"mtu\": *%[2]s\b" && %[3]s conf | grep -q plainpackets%[4]s; do sleep 0.05; done`, nodenet.UnderlayLink, mtu, plain, routes.String())
-}
+// linksAre, completed by a pattern and a quote, looks at what nodenet writes last.
+const linksAre = "cat /etc/cni/net.d/*.conflist | grep -q '"
+
+// linksBudget bounds waiting for nodenet.
+const linksBudget = 10 * time.Second

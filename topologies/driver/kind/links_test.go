@@ -3,8 +3,8 @@
 package kind
 
 import (
+	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/ambientlab/ambientlab/topologies"
+	"github.com/ambientlab/ambientlab/topologies/lab"
 	"github.com/ambientlab/ambientlab/topologies/nodenet"
 )
 
@@ -57,41 +58,42 @@ func TestLinksOf(t *testing.T) {
 	}
 }
 
-// TestLinksScript runs what waits on a node, against files and routes of other content.
-func TestLinksScript(t *testing.T) {
+// TestLinksAreSetAndCleared: the record says so before anything is done, and no more when all is undone.
+func TestLinksAreSetAndCleared(t *testing.T) {
 	dir := t.TempDir()
-	put := func(name, text string) {
-		t.Helper()
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o755); err != nil { //nolint:gosec // a program
-			t.Fatal(err)
-		}
+	calls := filepath.Join(dir, "calls")
+	c := &cluster{name: "lab", dir: record(dir), nodes: []string{"lab-control-plane", "lab-worker"}, nodenet: true, tools: playing(t, `echo "$*" >> `+calls+`
+grep -q '"links": true' `+dir+`/lab.json || echo unrecorded >> `+calls)}
+	spec := specOf(t, "clusters: [{name: K, nodes: [{name: a, mtu: 1280}, {name: b}]}]")
+	said, err := c.setLinks(t.Context(), spec)
+	if err != nil || said == "" {
+		t.Fatal(said, err)
 	}
-	put("mtu", "1500\n")
-	ends := func(l nodenet.Links) bool {
-		script := strings.NewReplacer("/etc/cni/net.d", dir, "/sys/class/net/eth0", dir, "do sleep 0.05;", "do exit 1;").Replace(linksScript(l))
-		cmd := exec.CommandContext(t.Context(), "sh", "-c", script)
-		cmd.Env = append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"))
-		return cmd.Run() == nil
+	other, err := c.setLinks(t.Context(), specOf(t, "clusters: [{name: K, nodes: [{name: a, mtu: 1300}, {name: b}]}]"))
+	if err != nil || other == said {
+		t.Errorf("other links are said to be %q, %v", other, err)
 	}
-	asked := nodenet.Links{MTU: 9000, PlainPackets: true, PathMTU: map[string]int{"a": 1400, "b": 1280}}
-	const wide, narrow = `{"type": "ptp", "mtu": 1500}`, `{"type":"ptp","mtu":9000},{"type":"plainpackets"}`
-	for _, tc := range []struct {
-		conf, routes  string
-		asked, undone bool
-	}{
-		{wide, "10.0.0.0/8 via 172.18.0.3 proto 76", false, true},
-		{narrow, "10.0.0.0/8 via 172.18.0.3 proto 76 mtu 1400\n10.1.0.0/16 proto 76 mtu 1280 ", true, false},
-		{narrow, "10.0.0.0/8 via 172.18.0.3 proto 76 mtu 1400", false, false},
-		{`{"type":"ptp","mtu":9000}`, "10.0.0.0/8 mtu 1400\n10.1.0.0/16 mtu 1280", false, false},
-		{wide, "10.0.0.0/8 via 172.18.0.3 proto 76 mtu 1400", false, false},
+	if err := c.clearLinks(t.Context()); err != nil || c.about().Links {
+		t.Errorf("cleared: %+v, %v", c.about(), err)
+	}
+	text, err := os.ReadFile(calls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`annotate --overwrite node lab-control-plane nodenet.ambientlab.dev/links={"mtu":1280,"pathMTU":{"lab-worker":1280}}`,
+		`annotate --overwrite node lab-worker nodenet.ambientlab.dev/links={"pathMTU":{"lab-control-plane":1280}}`,
+		"annotate --overwrite node lab-worker nodenet.ambientlab.dev/links-", `"links": *"` + nodenet.LinksDone(`{"pathMTU":{"lab-control-plane":1280}}`) + `"`,
 	} {
-		put("10-nodenet.conflist", tc.conf)
-		put("ip", "#!/bin/sh\nprintf '%s\\n' '"+tc.routes+"'\n")
-		if got := ends(asked); got != tc.asked {
-			t.Errorf("%+v: as asked: %v", tc, got)
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %q in\n%s", want, text)
 		}
-		if got := ends(nodenet.Links{}); got != tc.undone {
-			t.Errorf("%+v: as before: %v", tc, got)
-		}
+	}
+	if strings.Contains(string(text), "unrecorded") {
+		t.Errorf("nodes were changed before the record said so:\n%s", text)
+	}
+	c.nodenet = false
+	if _, err := c.setLinks(t.Context(), spec); !errors.Is(err, lab.ErrUnsupported) {
+		t.Errorf("another CNI's links were changed: %v", err)
 	}
 }

@@ -201,9 +201,9 @@ func firstLine(message string) string {
 func (c *cluster) ownPodNetwork() bool { return c.nodenet && !c.CNI.asked() }
 
 // bringsNodenet looks into the node image.
-func (c *cluster) bringsNodenet(ctx context.Context) bool {
-	_, err := c.output(ctx, c.nodes[0], "grep", "--quiet", "ambientlab/nodenet", "/kind/manifests/default-cni.yaml")
-	return err == nil
+func (c *cluster) bringsNodenet(ctx context.Context) (bool, error) {
+	manifest, err := c.output(ctx, c.nodes[0], "cat", "/kind/manifests/default-cni.yaml")
+	return strings.Contains(manifest, "ambientlab/nodenet"), err
 }
 
 // enforces reports whether the cluster's CNI enforces NetworkPolicy objects: those of node images do.

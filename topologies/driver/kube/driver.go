@@ -54,8 +54,8 @@ type Options struct {
 	// KubeProxyMode is that of the cluster's kube-proxy; "" is unknown, so that a topology that asks for one is refused.
 	KubeProxyMode topologies.KubeProxyMode
 
-	// PodNetwork says what the links of pods are like that are made now; "" is as always. Pods that an earlier lab made with other
-	// links are made again.
+	// PodNetwork says what the links of pods are like that are made now; "" is as always. The topology's pods that an earlier lab made with
+	// other links are made again; daemons keep theirs.
 	PodNetwork string
 
 	Progress func(string) // what Up and Down are doing; may be nil

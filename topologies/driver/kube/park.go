@@ -147,7 +147,7 @@ func (s *stand) made(p *parts) (string, error) {
 		}
 		all = append(all, o)
 	}
-	return digest(all)
+	return digest(append(all, s.podNetwork))
 }
 
 // podDigest is that of a pod's spec and of what its network is like, a dot, and that of its labels and annotations, which alone can change.
