@@ -24,10 +24,11 @@ var (
 	segmentation = []offload{
 		{"TCP segmentation offload", 0x1e, 0x1f}, {"generic segmentation offload", 0x23, 0x24},
 	}
-	offloads = append([]offload{
-		{"generic receive offload", 0x2b, 0x2c}, {"scatter-gather", 0x18, 0x19},
-		{"transmit checksum offload", 0x16, 0x17}, {"receive checksum offload", 0x14, 0x15},
+	// usual are those that the kernel turns on for a new cable.
+	usual = append([]offload{
+		{"scatter-gather", 0x18, 0x19}, {"transmit checksum offload", 0x16, 0x17}, {"receive checksum offload", 0x14, 0x15},
 	}, segmentation...)
+	offloads = append([]offload{{"generic receive offload", 0x2b, 0x2c}}, usual...)
 )
 
 // PlainPackets turns the offloads of a link in ns (nil: the caller's own) off: every packet that is sent on it is then no larger than its
@@ -41,10 +42,10 @@ func plainPackets(link string) error {
 	return err
 }
 
-// UseOffloads turns on the offloads of a link in ns (nil: the caller's own) that there are, as the kernel has them at first.
+// UseOffloads turns on the offloads of a link in ns (nil: the caller's own) that the kernel turns on for a new cable.
 func UseOffloads(ctx context.Context, ns *netns.NS, link string) error {
 	return nft.Inside(ctx, ns, "use offloads", func() error {
-		_, err := change(link, offloads, 1)
+		_, err := change(link, usual, 1)
 		return err
 	})
 }
