@@ -186,7 +186,23 @@ func (w *podWatch) problem(p *corev1.Pod) string {
 			return fmt.Sprintf("container %s: %s: %s", c.Name, s.Reason, s.Message)
 		}
 	}
-	return cmp.Or(warning, p.Status.Message)
+	return cmp.Or(warning, p.Status.Message, unseen(p))
+}
+
+// unseen is what a pod waits for of which no kubelet has said anything; "" of any other.
+func unseen(p *corev1.Pod) string {
+	switch {
+	case p.Status.StartTime != nil:
+		return ""
+	case p.Spec.NodeName != "":
+		return fmt.Sprintf("kubelet on node %s says nothing of it: does it run, and reach the API server?", p.Spec.NodeName)
+	}
+	for _, c := range p.Status.Conditions {
+		if c.Type == corev1.PodScheduled {
+			return c.Message
+		}
+	}
+	return ""
 }
 
 func podReady(p *corev1.Pod) bool {
