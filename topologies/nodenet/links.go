@@ -27,6 +27,9 @@ type Links struct {
 	PathMTU map[string]int `json:"pathMTU,omitempty"`
 }
 
+// IsZero reports whether nothing is asked for.
+func (l Links) IsZero() bool { return l.MTU == 0 && !l.PlainPackets && len(l.PathMTU) == 0 }
+
 // LinksDone is what the CNI configuration of a node says of the value of AnnotationLinks that it goes by, behind the key "links". It is
 // the last that is written for it.
 func LinksDone(annotation string) string {

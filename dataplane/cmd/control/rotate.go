@@ -110,8 +110,11 @@ func (o *options) rotate(ctx context.Context, step, domain string) error {
 	var store identity.Store = identity.Directory(o.caDir)
 	if o.caDir == "" {
 		api, err := kube.Connect(o.kubeconfig, cluster.Manager)
-		if err != nil {
+		if err != nil && o.kubeconfig == "" {
 			return fmt.Errorf("the authority is a Secret, and this is no pod of its cluster that may read it (--kubeconfig names the cluster): %w", err)
+		}
+		if err != nil {
+			return err
 		}
 		if store, err = o.store(api); err != nil {
 			return err

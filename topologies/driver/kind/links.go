@@ -37,7 +37,7 @@ func linksOf(spec *topologies.Spec) (map[string]nodenet.Links, error) {
 				errs = append(errs, fmt.Errorf("nodes %s and %s: packets of %d do not pass between them, as Docker's network has an MTU of %d: give the topology a link between them of that or less", n.Name, p.Name, mtu, topologies.DefaultMTU))
 			}
 		}
-		if l.MTU != 0 || l.PlainPackets || len(l.PathMTU) > 0 {
+		if !l.IsZero() {
 			links[n.Name] = l
 		}
 	}
@@ -123,7 +123,7 @@ func (c *cluster) linkNodes(ctx context.Context, by map[string]nodenet.Links) er
 
 func (c *cluster) linkNode(ctx context.Context, node string, l nodenet.Links) error {
 	change, script := nodenet.AnnotationLinks+"-", "! "+linksAre+`"links":`
-	if l.MTU != 0 || l.PlainPackets || len(l.PathMTU) > 0 {
+	if !l.IsZero() {
 		text, err := json.Marshal(l)
 		if err != nil {
 			return err
